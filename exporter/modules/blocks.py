@@ -1,0 +1,141 @@
+"""The blocks Stage B and Stage C share: ResBlock, TimestepBlock, AttnBlock in export form."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exporter.modules.layout import (
+    ChannelNorm,
+    Convolution,
+    Layout,
+    Pointwise,
+    channel_axis,
+    spatial_axes,
+)
+
+
+class GlobalResponseNorm(nn.Module):
+    """x * (gamma * |x| / mean |x| + 1), |x| over the positions; fp32 inside.
+
+    The reference's beta is folded into the bias of the Linear that follows (rewrite 7).
+    """
+
+    def __init__(self, width: int, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        axes, channels = spatial_axes(self.layout), channel_axis(self.layout)
+        shape = [1, 1, 1, 1]
+        shape[channels] = -1
+        norm = x.float().square().sum(dim=axes, keepdim=True).sqrt()
+        share = norm / (norm.mean(dim=channels, keepdim=True) + 1e-6)
+        return x * (self.gamma.float().view(shape) * share + 1).to(x.dtype)
+
+
+class ResBlock(nn.Module):
+    """Depthwise convolution, norm, [concatenate `skip`], Linear, GELU, GRN, Linear; residual.
+
+    Stage C's blocks concatenate nothing; Stage B's take the down path's output, the 16-channel
+    image embedding, or both (rewrite 1: `c_skip` counts them as they enter the Linear).
+    """
+
+    def __init__(self, width: int, c_skip: int, kernel_size: int, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        depthwise = nn.Conv2d(
+            width, width, kernel_size, padding=kernel_size // 2, groups=width
+        )
+        self.depthwise = Convolution(depthwise, layout)
+        self.norm = ChannelNorm(layout)
+        self.expand = Pointwise(width + c_skip, 4 * width, layout)
+        self.grn = GlobalResponseNorm(4 * width, layout)
+        self.contract = Pointwise(4 * width, width, layout)
+
+    def forward(self, x: Tensor, skip: list[Tensor]) -> Tensor:
+        inner = self.norm(self.depthwise(x))
+        if skip:
+            inner = torch.cat([inner, *skip], dim=channel_axis(self.layout))
+        return x + self.contract(self.grn(F.gelu(self.expand(inner))))
+
+
+class TimestepBlock(nn.Module):
+    """x * (1 + a) + b with a, b linear in the timestep embedding (B, c_r).
+
+    The 1 is folded into the mapper's bias.
+    """
+
+    def __init__(self, width: int, c_r: int, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.mapper = nn.Linear(c_r, 2 * width)
+
+    def forward(self, x: Tensor, timestep_embedding: Tensor) -> Tensor:
+        mapped = self.mapper(timestep_embedding)
+        mapped = mapped[:, :, None, None] if self.layout == "nchw" else mapped[:, None, None, :]
+        scale, shift = mapped.chunk(2, dim=channel_axis(self.layout))
+        return x * scale + shift
+
+
+class AttnBlock(nn.Module):
+    """Attention from every position to all positions and to the text; residual.
+
+    The text's keys and values come ready-made, (B, 2, T, width): they do not depend on the step
+    (rewrite 5). Softmax runs in fp32.
+
+    With `constant_tokens`, the text is that many equal tokens: `constant_kv` (1, 2, 1, width), a
+    weight, stands for all of them, its logit raised by log(constant_tokens) (rewrite 6).
+    """
+
+    def __init__(
+        self, width: int, heads: int, layout: Layout, constant_tokens: int | None = None
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.heads = heads
+        self.constant_tokens = constant_tokens
+        if constant_tokens is not None:
+            self.constant_kv = nn.Parameter(torch.empty(1, 2, 1, width))
+        self.norm = ChannelNorm(layout)
+        self.to_q = Pointwise(width, width, layout)
+        self.to_k = Pointwise(width, width, layout)
+        self.to_v = Pointwise(width, width, layout)
+        self.to_out = Pointwise(width, width, layout)
+
+    def forward(self, x: Tensor, text_kv: Tensor | None) -> Tensor:
+        if text_kv is None:
+            text_kv = self.constant_kv.expand(x.shape[0], -1, -1, -1)
+        normed = self.norm(x)
+        # Keys stay transposed, (B, heads, d, tokens): in NCHW that is how they arrive.
+        query = self._positions(self.to_q(normed)).transpose(2, 3)
+        key = torch.cat([self._positions(self.to_k(normed)), self._text(text_kv[:, 0])], dim=3)
+        value = torch.cat([self._positions(self.to_v(normed)), self._text(text_kv[:, 1])], dim=3)
+        scores = (query * query.shape[-1] ** -0.5) @ key
+        if self.constant_tokens is not None:
+            scores = scores + self._constant_bias(scores)
+        weights = scores.float().softmax(dim=-1).to(x.dtype)
+        return x + self.to_out(self._back(weights @ value.transpose(2, 3), x))
+
+    def _constant_bias(self, scores: Tensor) -> Tensor:
+        """log(constant_tokens) on the last key, 0 elsewhere."""
+        last = torch.arange(scores.shape[3]) == scores.shape[3] - 1
+        return last.to(scores.dtype) * math.log(self.constant_tokens or 1)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """To (B, heads, d, H*W)."""
+        if self.layout == "nchw":
+            return x.flatten(2).unflatten(1, (self.heads, -1))
+        return x.flatten(1, 2).unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1)
+
+    def _text(self, x: Tensor) -> Tensor:
+        """(B, T, width) to (B, heads, d, T)."""
+        return x.unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1)
+
+    def _back(self, x: Tensor, like: Tensor) -> Tensor:
+        """(B, heads, H*W, d) to the layout."""
+        if self.layout == "nchw":
+            return x.transpose(2, 3).reshape(like.shape)
+        return x.transpose(1, 2).reshape(like.shape)

@@ -1,0 +1,76 @@
+"""Pointwise layers that work in either memory layout (rewrite 4).
+
+NCHW writes Linear as a 1x1 convolution and normalises over axis 1; NHWC keeps channels last and
+moves them only around depthwise convolutions. Both compute the same; engines differ in which is
+faster. Reductions run in fp32 whatever the compute type: GlobalResponseNorm sums squares over
+all positions and leaves fp16's range where its input's RMS passes 2.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layout = Literal["nchw", "nhwc"]
+
+
+def spatial_axes(layout: Layout) -> tuple[int, int]:
+    return (2, 3) if layout == "nchw" else (1, 2)
+
+
+def channel_axis(layout: Layout) -> int:
+    return 1 if layout == "nchw" else 3
+
+
+def to_layout(x: Tensor, layout: Layout) -> Tensor:
+    """(B,C,H,W) into the layout."""
+    return x if layout == "nchw" else x.permute(0, 2, 3, 1)
+
+
+def to_nchw(x: Tensor, layout: Layout) -> Tensor:
+    """From the layout back to (B,C,H,W)."""
+    return x if layout == "nchw" else x.permute(0, 3, 1, 2)
+
+
+class Pointwise(nn.Module):
+    """Linear over channels: weight (c_out, c_in), bias (c_out)."""
+
+    def __init__(self, c_in: int, c_out: int, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.weight = nn.Parameter(torch.empty(c_out, c_in))
+        self.bias = nn.Parameter(torch.empty(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layout == "nchw":
+            return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over channels, eps 1e-6, no affine part; fp32 inside."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        if self.layout == "nhwc":
+            return F.layer_norm(wide, wide.shape[-1:], eps=1e-6).to(x.dtype)
+        centred = wide - wide.mean(dim=1, keepdim=True)
+        variance = centred.square().mean(dim=1, keepdim=True)
+        return (centred * torch.rsqrt(variance + 1e-6)).to(x.dtype)
+
+
+class Convolution(nn.Module):
+    """A convolution (or its transpose) over NCHW weights, from and to the layout."""
+
+    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_layout(self.convolution(to_nchw(x, self.layout)), self.layout)

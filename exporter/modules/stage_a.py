@@ -1,0 +1,52 @@
+"""Stage A, the decoder half of the VQGAN: latents to pixels."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exporter.configs import StageAConfig
+from exporter.modules.layout import ChannelNorm, Convolution, Layout, Pointwise, to_layout, to_nchw
+
+
+class MixingResidualBlock(nn.Module):
+    """Depthwise and channelwise residuals; the reference's six gammas are folded into weights."""
+
+    def __init__(self, width: int, layout: Layout) -> None:
+        super().__init__()
+        padded = nn.Sequential(nn.ReplicationPad2d(1), nn.Conv2d(width, width, 3, groups=width))
+        self.norm = ChannelNorm(layout)
+        self.depthwise = Convolution(padded, layout)
+        self.expand = Pointwise(width, 4 * width, layout)
+        self.contract = Pointwise(4 * width, width, layout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.depthwise(self.norm(x))
+        return x + self.contract(F.gelu(self.expand(self.norm(x))))
+
+
+class StageA(nn.Module):
+    """`latents` (B,4,H,W) -> `image` (B,3,4H,4W) in 0..1.
+
+    The checkpoint's scale factor is folded into the first layer's weights.
+    """
+
+    def __init__(self, config: StageAConfig, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        widths = config.widths
+        self.embed = Pointwise(config.latent_channels, widths[0], layout)
+        self.blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            for _ in range(config.bottleneck_blocks if i == 0 else 1):
+                self.blocks.append(MixingResidualBlock(width, layout))
+            if i < config.levels - 1:
+                up = nn.ConvTranspose2d(width, widths[i + 1], 4, stride=2, padding=1)
+                self.blocks.append(Convolution(up, layout))
+        self.shuffle = config.up_down_scale_factor
+        self.out = Pointwise(widths[-1], config.out_channels * self.shuffle**2, layout)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.embed(to_layout(latents.to(self.embed.weight.dtype), self.layout))
+        for block in self.blocks:
+            x = block(x)
+        pixels = F.pixel_shuffle(to_nchw(self.out(x), self.layout), self.shuffle)
+        return pixels.float().clamp(0, 1)

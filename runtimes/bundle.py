@@ -1,0 +1,82 @@
+"""Open a bundle: read its manifest and verify that the files are the ones it names."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from runtimes.errors import RunError
+from runtimes.manifest import Graph, Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """The absolute path of a file or folder of the bundle."""
+        return self.folder / name
+
+    def graph(self, name: str) -> Graph:
+        """A graph's specification; RunError when this bundle does not hold it."""
+        if name not in self.manifest.graphs:
+            raise RunError(f"{self.folder} holds no graph '{name}'; export it with --modules")
+        return self.manifest.graphs[name]
+
+
+def open_bundle(folder: str | Path, *, verify_hashes: bool = False) -> Bundle:
+    """Open and verify a bundle: paths and sizes always, SHA-256 when `verify_hashes`.
+
+    Raises RunError naming the first file that is missing, changed or outside the bundle.
+    """
+    root = Path(folder).resolve()
+    bundle = Bundle(root, read_manifest(root))
+    for name, file in bundle.manifest.files.items():
+        path = _inside(bundle.folder, name)
+        if not path.is_file():
+            raise RunError(f"{bundle.folder}: {name} is missing; export the bundle again")
+        if path.stat().st_size != file.size:
+            raise RunError(
+                f"{bundle.folder}: {name} has {path.stat().st_size} bytes, the manifest says "
+                f"{file.size}; export the bundle again"
+            )
+        if verify_hashes and sha256(path) != file.sha256:
+            raise RunError(
+                f"{bundle.folder}: {name} is not the file the manifest names (SHA-256 differs); "
+                "export the bundle again"
+            )
+    for name, graph in bundle.manifest.graphs.items():
+        if graph.file not in bundle.manifest.files:
+            raise RunError(f"{bundle.folder}: the manifest lists no file for graph '{name}'")
+    return bundle
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file `name` of the bundle, refused when it leads out of the folder.
+
+    A hub cache keeps snapshots as links into its own `blobs` folder; those stay valid.
+    """
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+        raise RunError(f"{folder}: the manifest names '{name}', a path outside the bundle")
+    path = folder / name
+    target = path.resolve()
+    if not (target.is_relative_to(folder) or _in_own_blobs(folder, target)):
+        raise RunError(f"{folder}: {name} links to {target}, outside the bundle")
+    return path
+
+
+def _in_own_blobs(folder: Path, target: Path) -> bool:
+    """Whether `target` is a blob of the hub cache whose snapshot holds `folder`."""
+    for parent in folder.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return target.parent == parent.parent / "blobs"
+    return False

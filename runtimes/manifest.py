@@ -1,0 +1,167 @@
+"""The bundle's manifest, `bundle.json`: what a host needs to know to run the graphs."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.errors import RunError
+from runtimes.typed_json import decode
+
+FORMAT = "wuerstchen-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+
+# Every graph of the pipeline, in the order it runs.
+GRAPHS = (
+    "text_encoder",
+    "stage_c_condition",
+    "stage_c",
+    "decoder_text_encoder",
+    "stage_b_condition",
+    "stage_b",
+    "stage_a",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which checkpoint the graphs come from; revisions are commit hashes for hub models."""
+
+    id: str
+    revision: str
+    prior_id: str
+    prior_revision: str
+    license: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A graph input or output. A dimension is a number, or a name where it is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One exported graph: its file inside the bundle, compute precision and tensors."""
+
+    file: str
+    precision: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A text encoder's tokenizer: its folder inside the bundle and its special token ids."""
+
+    folder: str
+    max_length: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampling step, x' = a*x + b*epsilon + c*noise, from timestep t to the next row's t."""
+
+    t: float
+    a: float
+    b: float
+    c: float
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """How a denoiser is sampled.
+
+    `timestep_embedding` of t is sin, then cos, of (t * 10000) * timestep_frequencies in fp32,
+    zero-padded by `timestep_padding` values; `embeddings` tabulates it for the default schedule.
+    `guidance` above 1 doubles the batch: conditional half first.
+    """
+
+    channels: int
+    guidance: float
+    timestep_frequencies: tuple[float, ...]
+    timestep_padding: int
+    timesteps: tuple[float, ...]
+    schedule: tuple[Row, ...]
+    embeddings: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Constants of the C -> B -> A loop, from the checkpoint's configs.
+
+    Stage C's latent side is ceil(pixels / resolution_multiple); Stage B's is
+    int(that * latent_dim_scale) and a multiple of `stage_b_multiple`; the picture's is that
+    times `stage_a_scale`. image_embedding = stage C latents * latent_mean - latent_std.
+    """
+
+    s: float
+    scaler: float
+    resolution_multiple: float
+    latent_dim_scale: float
+    latent_mean: float
+    latent_std: float
+    stage_b_multiple: int
+    stage_a_scale: int
+    height: int
+    width: int
+    stage_c: Denoiser
+    stage_b: Denoiser
+
+
+@dataclass(frozen=True)
+class File:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`text_graphs` names the text encoder of Stage C and of Stage B (None: Stage B is text-free)."""
+
+    format: str
+    format_version: int
+    model: Model
+    backend: str
+    precision: str
+    graphs: dict[str, Graph]
+    tokenizers: dict[str, Tokenizer]
+    text_graphs: dict[str, str | None]
+    sampling: Sampling
+    files: dict[str, File]
+    tools: dict[str, str]
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as indented JSON text; tables of numbers stay on one line each."""
+    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
+    path = folder / MANIFEST_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise RunError(
+            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise RunError(f"{path} is not a {FORMAT} manifest")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format version {value.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; export the bundle again with a matching version"
+        )
+    return decode(Manifest, value, str(path))

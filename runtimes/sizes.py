@@ -1,0 +1,56 @@
+"""From picture size to latent sizes, and which sizes the stages can make."""
+
+import math
+from dataclasses import dataclass
+
+from runtimes.errors import UsageError
+from runtimes.manifest import Sampling
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Heights and widths: Stage C's and Stage B's latents in cells, the picture in pixels."""
+
+    stage_c: tuple[int, int]
+    stage_b: tuple[int, int]
+    picture: tuple[int, int]
+
+
+def sizes(height: int, width: int, sampling: Sampling) -> Sizes:
+    """Latent sizes of a picture asked for as height x width pixels.
+
+    The picture made may differ a little from what was asked for, as in diffusers: sizes go
+    through two roundings. Raises UsageError where Stage B's down and up path does not close,
+    naming the nearest sizes at which it does.
+    """
+    sides = [_side(pixels, name, sampling) for pixels, name in ((height, "height"), (width, "width"))]
+    (ch, bh, ph), (cw, bw, pw) = sides
+    return Sizes((ch, cw), (bh, bw), (ph, pw))
+
+
+def _side(pixels: int, name: str, sampling: Sampling) -> tuple[int, int, int]:
+    if pixels < 1:
+        raise UsageError(f"--{name} is {pixels}; it must be at least 1 pixel")
+    cells = math.ceil(pixels / sampling.resolution_multiple)
+    latent = int(cells * sampling.latent_dim_scale)
+    if latent % sampling.stage_b_multiple or latent == 0:
+        near = " and ".join(str(size) for size in nearest_valid(cells, sampling))
+        raise UsageError(
+            f"--{name} {pixels} gives Stage B a latent side of {latent}, no multiple of "
+            f"{sampling.stage_b_multiple}; the nearest valid {name}s are {near}"
+        )
+    return cells, latent, latent * sampling.stage_a_scale
+
+
+def nearest_valid(cells: int, sampling: Sampling) -> list[int]:
+    """The closest valid picture sides, in pixels, below and above `cells` of Stage C."""
+
+    def closes(n: int) -> bool:
+        latent = int(n * sampling.latent_dim_scale)
+        return latent > 0 and latent % sampling.stage_b_multiple == 0
+
+    # A multiple of Stage B's side is met within this many cells of Stage C, whatever the ratio.
+    reach = 64 * sampling.stage_b_multiple
+    below = next((n for n in range(cells - 1, 0, -1) if closes(n)), None)
+    above = next((n for n in range(cells + 1, cells + reach) if closes(n)), None)
+    return [int(n * sampling.resolution_multiple) for n in (below, above) if n is not None]

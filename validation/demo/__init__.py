@@ -1,0 +1,1 @@
+"""The demo data set: drawn scenes, their captions, and the judge that scores pictures of them."""
