@@ -14,12 +14,12 @@ from exporter.modules.stage_a import StageA
 from exporter.modules.stage_b import StageB, StageBCondition, plan
 from exporter.modules.stage_c import StageC, StageCCondition
 from exporter.modules.text_encoder import TextEncoder
-from exporter.weights import Weights, fill
+from exporter.weights import WeightSource, fill
 
 Tensors = Iterator[tuple[str, Tensor]]
 
 
-def load_text_encoder(config: TextConfig, weights: Weights) -> TextEncoder:
+def load_text_encoder(config: TextConfig, weights: WeightSource) -> TextEncoder:
     """CLIPTextModel's weights under the names of the export form."""
     with torch.device("meta"):
         module = TextEncoder(config)
@@ -33,7 +33,7 @@ def load_text_encoder(config: TextConfig, weights: Weights) -> TextEncoder:
     return module
 
 
-def load_stage_c_condition(config: StageCConfig, weights: Weights) -> StageCCondition:
+def load_stage_c_condition(config: StageCConfig, weights: WeightSource) -> StageCCondition:
     """`cond_mapper` and every block's text projections (rewrite 5)."""
     with torch.device("meta"):
         module = StageCCondition(config)
@@ -45,7 +45,7 @@ def load_stage_c_condition(config: StageCConfig, weights: Weights) -> StageCCond
     return module
 
 
-def load_stage_c(config: StageCConfig, weights: Weights, layout: Layout) -> StageC:
+def load_stage_c(config: StageCConfig, weights: WeightSource, layout: Layout) -> StageC:
     """Everything of Stage C that depends on the step."""
     with torch.device("meta"):
         module = StageC(config, layout)
@@ -59,7 +59,7 @@ def load_stage_c(config: StageCConfig, weights: Weights, layout: Layout) -> Stag
     return module
 
 
-def load_stage_b_condition(config: StageBConfig, weights: Weights, text: bool) -> StageBCondition:
+def load_stage_b_condition(config: StageBConfig, weights: WeightSource, text: bool) -> StageBCondition:
     """The text's projection, norm and every block's keys and values; the resize has no weights."""
     with torch.device("meta"):
         module = StageBCondition(config, text)
@@ -76,10 +76,15 @@ def load_stage_b_condition(config: StageBConfig, weights: Weights, text: bool) -
     return module
 
 
-def load_stage_b(config: StageBConfig, weights: Weights, layout: Layout, text: bool) -> StageB:
-    """Everything of Stage B that depends on the step, the image embedding at rank 16."""
+def load_stage_b(
+    config: StageBConfig, weights: WeightSource, layout: Layout, zero_tokens: int | None = None
+) -> StageB:
+    """Everything of Stage B that depends on the step, the image embedding at rank 16.
+
+    With `zero_tokens`, the text-free form: that many tokens of zero text (rewrite 6).
+    """
     with torch.device("meta"):
-        module = StageB(config, layout, text)
+        module = StageB(config, layout, zero_tokens)
     tensors = {
         "embedding.convolution.weight": _unshuffled(weights["embedding.1.weight"], config),
         "embedding.convolution.bias": weights["embedding.1.bias"],
@@ -93,7 +98,7 @@ def load_stage_b(config: StageBConfig, weights: Weights, layout: Layout, text: b
             tensors |= _timestep(weights, name, f"blocks.{i}", config.c_hidden[level])
         elif kind == "attention":
             tensors |= _attention(weights, name, f"blocks.{i}")
-            if not text:
+            if zero_tokens is not None:
                 tensors[f"blocks.{i}.constant_kv"] = _constant_kv(weights, name)
         else:
             tensors |= _copy(weights, f"{name}.1", f"blocks.{i}.convolution")
@@ -101,7 +106,7 @@ def load_stage_b(config: StageBConfig, weights: Weights, layout: Layout, text: b
     return module
 
 
-def load_stage_a(config: StageAConfig, weights: Weights, layout: Layout) -> StageA:
+def load_stage_a(config: StageAConfig, weights: WeightSource, layout: Layout) -> StageA:
     """The VQGAN's decoder, the latents' scale and the blocks' gammas folded in."""
     with torch.device("meta"):
         module = StageA(config, layout)
@@ -118,19 +123,19 @@ def load_stage_a(config: StageAConfig, weights: Weights, layout: Layout) -> Stag
     return module
 
 
-def _copy(weights: Weights, source: str, target: str) -> Tensors:
+def _copy(weights: WeightSource, source: str, target: str) -> Tensors:
     for name in ("weight", "bias"):
         yield f"{target}.{name}", weights[f"{source}.{name}"]
 
 
-def _pointwise(weights: Weights, source: str, target: str) -> Tensors:
+def _pointwise(weights: WeightSource, source: str, target: str) -> Tensors:
     """A Linear or a 1x1 convolution as (c_out, c_in)."""
     yield f"{target}.weight", weights[f"{source}.weight"].flatten(1)
     yield f"{target}.bias", weights[f"{source}.bias"]
 
 
 def _res(
-    weights: Weights, source: str, target: str, mapper: str | None = None, c_cond: int = 0
+    weights: WeightSource, source: str, target: str, mapper: str | None = None, c_cond: int = 0
 ) -> Tensors:
     """Rewrites 1 (with a `mapper`, its c_cond channels come last in the Linear) and 7."""
     yield from _copy(weights, f"{source}.depthwise", f"{target}.depthwise.convolution")
@@ -151,26 +156,26 @@ def _res(
     yield f"{target}.contract.bias", folded.float()
 
 
-def _timestep(weights: Weights, source: str, target: str, width: int) -> Tensors:
+def _timestep(weights: WeightSource, source: str, target: str, width: int) -> Tensors:
     yield f"{target}.mapper.weight", weights[f"{source}.mapper.weight"]
     bias = weights[f"{source}.mapper.bias"].clone()
     bias[:width] += 1
     yield f"{target}.mapper.bias", bias
 
 
-def _attention(weights: Weights, source: str, target: str) -> Tensors:
+def _attention(weights: WeightSource, source: str, target: str) -> Tensors:
     for name in ("to_q", "to_k", "to_v"):
         yield from _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
     yield from _copy(weights, f"{source}.attention.to_out.0", f"{target}.to_out")
 
 
-def _text_key_value(weights: Weights, source: str, target: str) -> Tensors:
+def _text_key_value(weights: WeightSource, source: str, target: str) -> Tensors:
     yield from _copy(weights, f"{source}.kv_mapper.1", f"{target}.kv_mapper")
     for name in ("to_k", "to_v"):
         yield from _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
 
 
-def _constant_kv(weights: Weights, source: str) -> Tensor:
+def _constant_kv(weights: WeightSource, source: str) -> Tensor:
     """Key and value (1,2,1,width) that zero text gives in one attention block (rewrite 6)."""
     text = weights["clip_mapper.bias"].double()
     text = torch.nn.functional.layer_norm(text, text.shape, eps=1e-6)
@@ -184,7 +189,7 @@ def _constant_kv(weights: Weights, source: str) -> Tensor:
     return torch.stack(pair)[None, :, None].float()
 
 
-def _mixing(weights: Weights, source: str, target: str) -> Tensors:
+def _mixing(weights: WeightSource, source: str, target: str) -> Tensors:
     """scale * f(norm(x) * (1 + m) + n): all of it linear around f, so all of it folds.
 
     Replication padding commutes with the affine part, zero padding would not.

@@ -29,6 +29,40 @@ class Source:
         return {key: value.strip().strip("'\"") for key, value in pairs}
 
 
+# The checkpoint that ships with this package: the default model.
+DEMO = Path(__file__).parent / "demo_checkpoint"
+DEMO_REVISION = "demo-1"
+
+
+def demo_pair() -> tuple[Source, Source]:
+    """Decoder and prior of the demo checkpoint."""
+    names = ("wuerstchen", "wuerstchen-prior")
+    decoder, prior = (Source(f"demo/{name}", DEMO_REVISION, DEMO / name) for name in names)
+    return decoder, prior
+
+
+def find_pair(
+    model: str,
+    prior: str | None,
+    revisions: tuple[str | None, str | None] = (None, None),
+    variant: str | None = None,
+    flag: str = "--model",
+) -> tuple[Source, Source]:
+    """Decoder and prior folders; the prior's is the one given, or named by the model card.
+
+    A folder that holds the prior too (saved by WuerstchenCombinedPipeline) is both.
+    """
+    source = find_source(model, revisions[0], variant, flag)
+    if (source.folder / "prior_prior").is_dir():
+        return source, source
+    named = prior or source.front_matter.get("prior")
+    if not named:
+        raise UsageError(
+            f"{flag} {model} holds no prior and its model card names none: give --prior"
+        )
+    return source, find_source(named, revisions[1], variant, "--prior")
+
+
 def find_source(name: str, revision: str | None, variant: str | None, flag: str) -> Source:
     """The folder of a local path or hub id. Raises UsageError saying what was looked for."""
     folder = Path(name)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,22 @@ from exporter.shapes import Shapes
 from runtimes.errors import UsageError
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+class WeightSource(Protocol):
+    """Weights by their name in the checkpoint."""
+
+    def __getitem__(self, name: str) -> Tensor: ...
+
+
+class MetaWeights:
+    """Weights with shapes and no values."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self._shapes = shapes
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.empty(self._shapes[name], device="meta")
 
 
 class Weights:
@@ -55,9 +71,13 @@ class Weights:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.__exit__(kind, error, trace)
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the files."""
         self._files.clear()
+        for handle in self._handles:
+            handle.__exit__(None, None, None)
 
 
 def _open(path: Path) -> Any:

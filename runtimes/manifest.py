@@ -77,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Denoiser:
-    """How a denoiser is sampled.
+    """How a denoiser is sampled: `s` and `scaler` shape its cosine schedule.
 
     `timestep_embedding` of t is sin, then cos, of (t * 10000) * timestep_frequencies in fp32,
     zero-padded by `timestep_padding` values; `embeddings` tabulates it for the default schedule.
@@ -85,6 +85,8 @@ class Denoiser:
     """
 
     channels: int
+    s: float
+    scaler: float
     guidance: float
     timestep_frequencies: tuple[float, ...]
     timestep_padding: int
@@ -102,8 +104,6 @@ class Sampling:
     times `stage_a_scale`. image_embedding = stage C latents * latent_mean - latent_std.
     """
 
-    s: float
-    scaler: float
     resolution_multiple: float
     latent_dim_scale: float
     latent_mean: float

@@ -21,8 +21,6 @@ from exporter.modules.stage_c import TextKeyValue
 
 SIGMOID_EPS = 1e-3  # the reference's forward(eps=1e-3): the divisor stays within 0.001..0.999
 
-TEXT_TOKENS = 77  # CLIP's context; what zero text would fill in the text-free form
-
 Kind = Literal["res", "timestep", "attention", "down", "up"]
 
 
@@ -89,13 +87,15 @@ class StageBCondition(nn.Module):
 class StageB(nn.Module):
     """`latents` (B,4,H,W), `timestep_embedding` (B,c_r) and the conditions -> `epsilon` (B,4,H,W).
 
-    Text-free (rewrite 6): the keys and values of zero text are the same for all T tokens, so
-    they are one constant key whose logit carries + log T; `text_kv` then is a weight.
+    Text-free (rewrite 6): the keys and values of `zero_tokens` tokens of zero text are all the
+    same, so they are one constant key whose logit carries + log(zero_tokens).
     """
 
-    def __init__(self, config: StageBConfig, layout: Layout, text: bool) -> None:
+    def __init__(
+        self, config: StageBConfig, layout: Layout, zero_tokens: int | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.layout, self.text = config, layout, text
+        self.config, self.layout, self.zero_tokens = config, layout, zero_tokens
         self.plan = plan(config)
         patch, first = config.patch_size, config.c_hidden[0]
         # PixelUnshuffle then 1x1 convolution is one strided convolution.
@@ -116,8 +116,7 @@ class StageB(nn.Module):
         if kind == "timestep":
             return TimestepBlock(width, config.c_r, layout)
         if kind == "attention":
-            constant = None if self.text else TEXT_TOKENS
-            return AttnBlock(width, config.nhead[level], layout, constant)
+            return AttnBlock(width, config.nhead[level], layout, self.zero_tokens)
         above = config.c_hidden[level - 1]
         if kind == "down":
             return Convolution(nn.Conv2d(above, width, 2, stride=2), layout)
@@ -135,14 +134,15 @@ class StageB(nn.Module):
         }
         skips: list[Tensor] = []
         x = self.norm(self.embedding(to_layout(latents.to(dtype), self.layout)))
-        for (name, kind, level, takes_skip), block in zip(self.plan, self.blocks, strict=True):
+        for (_, kind, level, takes_skip), block in zip(self.plan, self.blocks, strict=True):
             if kind == "res":
                 skip = [skips[level]] if takes_skip else []
                 x = block(x, skip + ([effnet[level]] if level in effnet else []))
             elif kind == "timestep":
                 x = block(x, timestep_embedding)
             elif kind == "attention":
-                x = block(x, next(texts[config.c_hidden[level]]) if self.text else None)
+                given_text = self.zero_tokens is None
+                x = block(x, next(texts[config.c_hidden[level]]) if given_text else None)
             else:
                 if kind == "down":
                     skips.append(x)

@@ -1,0 +1,1 @@
+"""Export Wuerstchen checkpoints to bundles of graphs: python -m exporter."""

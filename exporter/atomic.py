@@ -1,0 +1,92 @@
+"""Write a folder all at once: a temporary sibling, synced, then one rename."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtimes.errors import RunError, UsageError
+from runtimes.manifest import MANIFEST_NAME
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """UsageError when `output` is in the way: before any work, so that nothing is lost."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UsageError(f"{output} exists and is no folder; choose another output")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / MANIFEST_NAME).is_file():
+        raise UsageError(f"{output} exists and is no bundle; choose another output")
+    if not overwrite:
+        raise UsageError(f"{output} exists; give --overwrite to replace it once the new one is whole")
+
+
+@contextmanager
+def atomic_folder(output: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `output` when the block ends without an error.
+
+    Whatever ends the block early, an old `output` stays as it was. Raises RunError for a full
+    disk or a place that cannot be written.
+    """
+    output = output.absolute()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise _write_error(output, error) from error
+    try:
+        yield part
+        _sync(part)
+        _replace(part, output)
+    except OSError as error:
+        raise _write_error(output, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_space(output: Path, needed: int) -> None:
+    """UsageError when the disk has less than `needed` bytes free."""
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UsageError(
+            f"{output} needs about {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free"
+        )
+
+
+def _replace(part: Path, output: Path) -> None:
+    if output.exists():
+        old = output.with_name(f".{output.name}.old-{os.getpid()}")
+        os.rename(output, old)
+        try:
+            os.rename(part, output)
+        except OSError:
+            os.rename(old, output)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(part, output)
+    _sync_one(output.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o755 if path.is_dir() else 0o644)  # some writers make private files
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_error(output: Path, error: OSError) -> RunError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else (error.strerror or str(error))
+    return RunError(f"cannot write {output}: {reason}; nothing was changed there")

@@ -1,0 +1,73 @@
+"""The README inside a bundle: what it is, how to run it, the host recipe."""
+
+from runtimes.manifest import Manifest
+
+_TEMPLATE = """# {model} as a {backend} bundle, {precision}
+
+Made by wuerstchen-export from {model} ({revision}) and {prior} ({prior_revision}). License: {license}.
+
+    python -m runtimes . "{prompt}" -o picture.png
+
+## In your own host
+
+Names, shapes and every constant below are in `bundle.json`; `golden/run.safetensors` holds every
+tensor of a recorded run to compare with, step by step.
+
+1. `text_encoder`: token ids (`tokenizer/`) of the prompt and of "" -> `last_hidden_state`.
+2. `stage_c_condition`: `last_hidden_state` -> `text_kv`, once per prompt.
+3. Stage C starts from normal noise (1, {c_channels}, {c_side}); for each row (t, a, b, c) of
+   `sampling.stage_c.schedule`: run `stage_c` on the latents twice in one batch (prompt, ""),
+   epsilon = uncond + {guidance:g} * (cond - uncond), latents = a*latents + b*epsilon + c*noise.
+   `timestep_embedding` of t is the row of `sampling.stage_c.embeddings`, or sin, then cos, of
+   (t * 10000) * `timestep_frequencies` in fp32.
+4. image_embedding = latents * {mean:g} - {std:g}.
+5. `stage_b_condition`{text}: image_embedding -> the other inputs of `stage_b`, once per image.
+6. Stage B starts from noise (1, {b_channels}, {b_side}); the same loop over
+   `sampling.stage_b.schedule`, without guidance.
+7. `stage_a`: latents -> `image` in 0..1, {picture} pixels.
+
+Other sizes: Stage C's side is ceil(pixels / {multiple:g}), Stage B's int(that * {scale:g}), which
+must be a multiple of {closes}.
+
+## Graphs
+
+| graph | precision | inputs | outputs |
+|---|---|---|---|
+{rows}
+"""
+
+
+def bundle_readme(manifest: Manifest, prompt: str, sides: tuple[str, str, str]) -> str:
+    """Markdown text; `sides` are the default sizes of Stage C, Stage B and the picture."""
+    sampling = manifest.sampling
+    rows = []
+    for name, graph in manifest.graphs.items():
+        cells = [
+            ", ".join(f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in tensors)
+            for tensors in (graph.inputs, graph.outputs)
+        ]
+        rows.append(f"| {name} | {graph.precision} | {cells[0]} | {cells[1]} |")
+    text = manifest.text_graphs["stage_b"]
+    return _TEMPLATE.format(
+        model=manifest.model.id,
+        prior=manifest.model.prior_id,
+        revision=manifest.model.revision,
+        prior_revision=manifest.model.prior_revision,
+        license=manifest.model.license,
+        backend=manifest.backend,
+        precision=manifest.precision,
+        prompt=prompt,
+        c_channels=sampling.stage_c.channels,
+        b_channels=sampling.stage_b.channels,
+        c_side=sides[0],
+        b_side=sides[1],
+        picture=sides[2],
+        guidance=sampling.stage_c.guidance,
+        mean=sampling.latent_mean,
+        std=sampling.latent_std,
+        multiple=sampling.resolution_multiple,
+        scale=sampling.latent_dim_scale,
+        closes=sampling.stage_b_multiple,
+        text=f" (with the prompt's `last_hidden_state` from `{text}`)" if text else "",
+        rows="\n".join(rows),
+    )

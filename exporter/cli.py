@@ -1,0 +1,189 @@
+"""python -m exporter: checkpoint to bundle, and `inspect`."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtimes.errors import RunError, UsageError
+from runtimes.manifest import GRAPHS
+
+if TYPE_CHECKING:
+    from exporter.sources import Source
+
+DEFAULT_OUTPUT = "wuerstchen-bundle"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m exporter`; `inspect` has the same checkpoint options."""
+    found = argparse.ArgumentParser(
+        prog="python -m exporter",
+        description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
+        "'python -m exporter inspect' prints its costs instead.",
+    )
+    found.add_argument("output", nargs="?", default=DEFAULT_OUTPUT, type=Path,
+                       help=f"bundle folder to write (default: {DEFAULT_OUTPUT})")
+    _checkpoint_options(found)
+    found.add_argument("--backend", choices=["onnx"], default="onnx", help="graph format")
+    found.add_argument("--precision", choices=["fp32", "fp16"], default="fp32",
+                       help="type the graphs compute in; norms and reductions stay fp32")
+    found.add_argument("--static", action="store_true",
+                       help="fix batch, height and width instead of leaving them open")
+    found.add_argument("--batch-size", type=int, default=1, help="pictures at a time, with --static")
+    found.add_argument("--modules", nargs="+", default=list(GRAPHS), metavar="GRAPH",
+                       help=f"graphs to export, of: {', '.join(GRAPHS)}")
+    found.add_argument("--no-golden", action="store_true", help="record no golden run")
+    found.add_argument("--overwrite", action="store_true",
+                       help="replace an existing bundle, once the new one is whole")
+    _output_options(found)
+    return found  # fmt: skip
+
+
+def inspect_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m exporter inspect`."""
+    found = argparse.ArgumentParser(
+        prog="python -m exporter inspect",
+        description="Print parameters, FLOPs, memory and disk of a checkpoint from its configs; "
+        "no weights are read, nothing is written.",
+    )
+    _checkpoint_options(found)
+    _output_options(found)
+    return found
+
+
+def _checkpoint_options(found: argparse.ArgumentParser) -> None:
+    found.add_argument("-m", "--model", metavar="DIR_OR_ID",
+                       help="diffusers folder or hub id of decoder and VQGAN, or a folder with the "
+                       "prior in it too (default: the demo checkpoint)")
+    found.add_argument("--prior", metavar="DIR_OR_ID",
+                       help="diffusers folder or hub id of the prior (default: the one the model "
+                       "card of --model names)")
+    found.add_argument("--revision", help="branch, tag or commit of --model on the hub")
+    found.add_argument("--prior-revision", help="branch, tag or commit of --prior on the hub")
+    found.add_argument("--variant", help="weight files of a variant, such as fp16")
+    found.add_argument("--stage-b-text", choices=["keep", "drop"], default="keep",
+                       help="drop: Stage B without text, and without its text encoder (not exact; "
+                       "see README)")
+    found.add_argument("--height", type=int, help="default picture height in pixels")
+    found.add_argument("--width", type=int, help="default picture width in pixels")  # fmt: skip
+
+
+def _output_options(found: argparse.ArgumentParser) -> None:
+    found.add_argument("--quiet", action="store_true", help="print errors only")
+    found.add_argument("--json", action="store_true", help="print the result as JSON")
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    is_inspect = words[:1] == ["inspect"]
+    args = inspect_parser().parse_args(words[1:]) if is_inspect else parser().parse_args(words)
+    try:
+        _inspect(args) if is_inspect else _export(args)
+    except (UsageError, RunError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was written", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    if args.batch_size < 1:
+        raise UsageError(f"--batch-size is {args.batch_size}; it must be at least 1")
+    _require_export_packages()
+    from exporter.atomic import check_output
+    from exporter.export import ExportOptions, export
+
+    check_output(args.output, overwrite=args.overwrite)  # before a hub download
+    source, prior = _sources(args)
+    options = ExportOptions(
+        backend=args.backend,
+        precision=args.precision,
+        text=args.stage_b_text == "keep",
+        height=args.height,
+        width=args.width,
+        static=args.static,
+        batch_size=args.batch_size,
+        modules=tuple(args.modules),
+        golden=not args.no_golden,
+        overwrite=args.overwrite,
+        variant=args.variant,
+    )
+    silent = args.quiet or args.json
+    report = (lambda line: None) if silent else (lambda line: print(line, flush=True))
+    manifest = export(source, prior, args.output, options, report)
+    size = sum(file.size for file in manifest.files.values())
+    if args.json:
+        found = {"output": str(args.output), "graphs": list(manifest.graphs), "bytes": size}
+        print(json.dumps(found))
+    report(f"wrote {args.output}: {len(manifest.graphs)} graphs, {size / 1e6:.1f} MB")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    _require_export_packages()
+    from exporter.components import open_checkpoint
+    from exporter.inspection import inspect
+
+    checkpoint = open_checkpoint(*_sources(args), args.variant, weights=False)
+    found = inspect(
+        checkpoint,
+        args.height or checkpoint.height,
+        args.width or checkpoint.width,
+        text=args.stage_b_text == "keep",
+    )
+    if args.json:
+        value = dataclasses.asdict(found) | {"disk_bytes": found.disk_bytes}
+        print(json.dumps(value, indent=1))
+        return
+    print(f"{'component':<24}{'parameters':>16}{'fp32 MB':>12}")
+    for name, parameters in found.components.items():
+        print(f"{name:<24}{parameters:>16,}{4 * parameters / 1e6:>12,.1f}")
+    print(f"\none picture of {found.height} x {found.width} pixels, default guidance and steps")
+    print(f"{'graph':<24}{'parameters':>16}{'GFLOP a run':>14}{'runs':>6}{'peak MB fp32':>14}")
+    for graph in found.graphs:
+        print(
+            f"{graph.name:<24}{graph.parameters:>16,}{graph.flops / 1e9:>14,.2f}{graph.runs:>6}"
+            f"{graph.peak_bytes / 1e6:>14,.1f}"
+        )
+    total = sum(graph.flops * graph.runs for graph in found.graphs)
+    disk = ", ".join(f"{key} {value / 1e6:,.1f} MB" for key, value in found.disk_bytes.items())
+    print(f"\nTFLOP a picture: {total / 1e12:,.3f}; disk: {disk}")
+
+
+def _sources(args: argparse.Namespace) -> "tuple[Source, Source]":
+    """The two checkpoint folders of the command line; the demo's without --model."""
+    from exporter.sources import demo_pair, find_pair
+
+    for name in ("height", "width"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; it must be at least 1 pixel")
+    if args.model is not None:
+        revisions = (args.revision, args.prior_revision)
+        return find_pair(args.model, args.prior, revisions, args.variant)
+    given = [f for f in ("prior", "revision", "prior_revision") if getattr(args, f) is not None]
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')} needs --model")
+    return demo_pair()
+
+
+def _require_export_packages() -> None:
+    """One clear line where the export extra is not installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import safetensors  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"{error.name} is not installed: pip install 'wuerstchen-export[export]'"
+        ) from None

@@ -1,0 +1,49 @@
+"""The golden run: a recorded run of the checkpoint in fp32, for hosts to check themselves against."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from exporter.graphs import GraphPlan
+from exporter.torch_engine import TorchGraphs
+from runtimes.engine import Tensors
+from runtimes.manifest import Manifest
+from runtimes.pipeline import Options, Pipeline
+from runtimes.tokenizer import PromptTokenizer
+
+GOLDEN_FILE = "golden/run.safetensors"
+PROMPT = "a large red circle on the left and a small blue star at the top right"
+# A real-size step takes seconds to a minute: beyond this size a few steps must do.
+FULL_RUN_PARAMETERS = 100_000_000
+SHORT_STEPS = (3, 2)
+
+
+def record_golden(
+    plans: list[GraphPlan],
+    manifest: Manifest,
+    tokenizers: dict[str, PromptTokenizer],
+    folder: Path,
+    *,
+    full: bool,
+) -> None:
+    """Run the export-form modules through the same sampler as every bundle and keep all tensors.
+
+    Tensors are named '<graph>.<tensor>' and '<denoiser>/<step>.<tensor>', the starting latents
+    '<denoiser>/start.latents'; the metadata holds prompt, seed and timesteps.
+    """
+    recorded: Tensors = {}
+
+    def keep(name: str, tensors: Tensors) -> None:
+        for tensor, values in tensors.items():
+            recorded[f"{name}.{tensor}"] = np.ascontiguousarray(values)
+
+    steps, decoder_steps = (None, None) if full else SHORT_STEPS
+    options = Options(seed=0, steps=steps, decoder_steps=decoder_steps)
+    with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
+        result = pipeline([PROMPT], "", options, on_tensors=keep)
+    (folder / GOLDEN_FILE).parent.mkdir(parents=True)
+    metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": "0"}
+    metadata |= {"steps": str(steps or "default"), "decoder_steps": str(decoder_steps or "default")}
+    metadata |= {"height": str(result.sizes.picture[0]), "width": str(result.sizes.picture[1])}
+    save_file({k: np.asarray(v) for k, v in recorded.items()}, folder / GOLDEN_FILE, metadata)

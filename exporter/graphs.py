@@ -1,0 +1,208 @@
+"""The seven graphs of a checkpoint: their tensors from the configs alone, their modules on demand."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from exporter import loading
+from exporter.components import Checkpoint, Component
+from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.modules.layout import Layout
+from exporter.shapes import (
+    OPTIONAL_TEXT_NAMES,
+    Shapes,
+    stage_a_decoder_shapes,
+    stage_a_encoder_shapes,
+    stage_b_shapes,
+    stage_c_shapes,
+    text_shapes,
+)
+from exporter.weights import MetaWeights, Weights, WeightSource
+from runtimes.manifest import Tensor
+
+Shape = tuple[int | str, ...]
+AnyComponent = (
+    Component[TextConfig]
+    | Component[StageCConfig]
+    | Component[StageBConfig]
+    | Component[StageAConfig]
+)
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """One graph before its weights are read.
+
+    Dimensions that are strings may change from run to run: 'batch', and sides such as 'height'
+    or 'height/4'. `multiple` is what 'height' and 'width' are multiples of.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    multiple: int
+    component: AnyComponent
+    shapes: Shapes
+    build: Callable[[WeightSource], nn.Module]
+
+    def weights(self) -> Weights:
+        """The checkpoint's weights, every name and shape checked; read on demand."""
+        return Weights(self.component.files, self.shapes, OPTIONAL_TEXT_NAMES)
+
+    @contextmanager
+    def module(self) -> Iterator[nn.Module]:
+        """The export-form module, its weights mapped from disk while in use."""
+        with self.weights() as weights:
+            yield self.build(weights)
+
+    def meta_module(self) -> nn.Module:
+        """The same module without memory behind its weights: for counting."""
+        return self.build(MetaWeights(self.shapes))
+
+
+def plan_graphs(checkpoint: Checkpoint, layout: Layout, *, text: bool) -> list[GraphPlan]:
+    """All graphs, in running order; `text=False` leaves Stage B text-free (rewrite 6)."""
+    decoder_text = [_text("decoder_text_encoder", checkpoint.decoder_text_encoder)] if text else []
+    return [
+        _text("text_encoder", checkpoint.text_encoder),
+        _stage_c_condition(checkpoint),
+        _stage_c(checkpoint, layout),
+        *decoder_text,
+        _stage_b_condition(checkpoint, text),
+        _stage_b(checkpoint, layout, text),
+        _stage_a(checkpoint, layout),
+    ]
+
+
+def stage_a_shapes(config: StageAConfig) -> Shapes:
+    """Both halves of the VQGAN: the file holds both."""
+    return stage_a_decoder_shapes(config) | stage_a_encoder_shapes(config)
+
+
+def _text(name: str, component: Component[TextConfig]) -> GraphPlan:
+    config = component.config
+    tokens: Shape = ("batch", config.max_position_embeddings)
+    return GraphPlan(
+        name,
+        (Tensor("input_ids", "int64", tokens), Tensor("attention_mask", "int64", tokens)),
+        (_float("last_hidden_state", (*tokens, config.hidden_size)),),
+        1,
+        component,
+        text_shapes(config),
+        lambda weights: loading.load_text_encoder(config, weights),
+    )
+
+
+def _stage_c_condition(checkpoint: Checkpoint) -> GraphPlan:
+    component, tokens = checkpoint.stage_c, _tokens(checkpoint.text_encoder)
+    config = component.config
+    return GraphPlan(
+        "stage_c_condition",
+        (_float("last_hidden_state", ("batch", tokens, config.c_cond)),),
+        (_float("text_kv", ("batch", config.depth, 2, tokens, config.c)),),
+        1,
+        component,
+        stage_c_shapes(config),
+        lambda weights: loading.load_stage_c_condition(config, weights),
+    )
+
+
+def _stage_c(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
+    component, tokens = checkpoint.stage_c, _tokens(checkpoint.text_encoder)
+    config = component.config
+    latents: Shape = ("batch", config.c_in, "height", "width")
+    return GraphPlan(
+        "stage_c",
+        (
+            _float("latents", latents),
+            _float("timestep_embedding", ("batch", config.c_r)),
+            _float("text_kv", ("batch", config.depth, 2, tokens, config.c)),
+        ),
+        (_float("epsilon", latents),),
+        1,
+        component,
+        stage_c_shapes(config),
+        lambda weights: loading.load_stage_c(config, weights, layout),
+    )
+
+
+def _stage_b_conditions(checkpoint: Checkpoint, text: bool) -> tuple[Tensor, ...]:
+    """What `stage_b_condition` gives and `stage_b` takes."""
+    config, tokens = checkpoint.stage_b.config, _tokens(checkpoint.decoder_text_encoder)
+    found = []
+    for level in config.effnet_levels:
+        cell = config.patch_size * 2**level
+        sides: Shape = (f"height/{cell}", f"width/{cell}") if cell > 1 else ("height", "width")
+        found.append(_float(f"effnet_{level}", ("batch", config.effnet_embd, *sides)))
+    if text:
+        pairs = list(zip(config.c_hidden, config.level_config, config.blocks, strict=True))
+        for width in config.text_widths:
+            blocks = sum(2 * n * kinds.count("A") for c, kinds, n in pairs if c == width)
+            found.append(_float(f"text_kv_{width}", ("batch", blocks, 2, tokens, width)))
+    return tuple(found)
+
+
+def _stage_b_condition(checkpoint: Checkpoint, text: bool) -> GraphPlan:
+    component = checkpoint.stage_b
+    config, tokens = component.config, _tokens(checkpoint.decoder_text_encoder)
+    sides: Shape = ("embedding_height", "embedding_width")
+    inputs = [
+        _float("image_embedding", ("batch", config.effnet_embd, *sides)),
+        _float("latents", ("batch", config.c_in, "height", "width")),
+    ]
+    if text:
+        inputs.append(_float("last_hidden_state", ("batch", tokens, config.clip_embd)))
+    return GraphPlan(
+        "stage_b_condition",
+        tuple(inputs),
+        _stage_b_conditions(checkpoint, text),
+        config.multiple,
+        component,
+        stage_b_shapes(config),
+        lambda weights: loading.load_stage_b_condition(config, weights, text),
+    )
+
+
+def _stage_b(checkpoint: Checkpoint, layout: Layout, text: bool) -> GraphPlan:
+    component = checkpoint.stage_b
+    config = component.config
+    zero_tokens = None if text else _tokens(checkpoint.decoder_text_encoder)
+    latents: Shape = ("batch", config.c_in, "height", "width")
+    return GraphPlan(
+        "stage_b",
+        (
+            _float("latents", latents),
+            _float("timestep_embedding", ("batch", config.c_r)),
+            *_stage_b_conditions(checkpoint, text),
+        ),
+        (_float("epsilon", latents),),
+        config.multiple,
+        component,
+        stage_b_shapes(config),
+        lambda weights: loading.load_stage_b(config, weights, layout, zero_tokens),
+    )
+
+
+def _stage_a(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
+    component = checkpoint.stage_a
+    config = component.config
+    scale = config.scale
+    return GraphPlan(
+        "stage_a",
+        (_float("latents", ("batch", config.latent_channels, "height", "width")),),
+        (_float("image", ("batch", 3, f"{scale}*height", f"{scale}*width")),),
+        1,
+        component,
+        stage_a_shapes(config),
+        lambda weights: loading.load_stage_a(config, weights, layout),
+    )
+
+
+def _tokens(component: Component[TextConfig]) -> int:
+    return component.config.max_position_embeddings
+
+
+def _float(name: str, shape: Shape) -> Tensor:
+    return Tensor(name, "float32", shape)

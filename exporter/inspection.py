@@ -1,0 +1,140 @@
+"""What a checkpoint would cost, from its configs alone: parameters, bytes, FLOPs, memory, disk.
+
+The export-form modules run on PyTorch's meta device, where tensors have shapes and no memory.
+"""
+
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from exporter.components import Checkpoint
+from exporter.dimensions import example_inputs, make_static
+from exporter.graphs import GraphPlan, plan_graphs
+from exporter.sampling import sampling
+from exporter.shapes import (
+    Shapes,
+    stage_a_decoder_shapes,
+    stage_b_shapes,
+    stage_c_shapes,
+    text_shapes,
+)
+from runtimes.sizes import sizes
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """One graph: its parameters, FLOPs of one run, and bytes of weights plus live activations."""
+
+    name: str
+    runs: int
+    parameters: int
+    flops: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint's components (parameters in the checkpoint) and what they export to."""
+
+    components: dict[str, int]
+    graphs: tuple[GraphCost, ...]
+    height: int
+    width: int
+
+    @property
+    def disk_bytes(self) -> dict[str, int]:
+        """Size of the weights on disk per precision; conditions stay fp32 in both."""
+        conditions = sum(g.parameters for g in self.graphs if g.name.endswith("_condition"))
+        rest = sum(g.parameters for g in self.graphs) - conditions
+        return {"fp32": 4 * (conditions + rest), "fp16": 4 * conditions + 2 * rest}
+
+
+def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> Inspection:
+    """Costs of one picture of height x width pixels, guidance as by default, no weights read."""
+    constants = sampling(checkpoint, height, width)
+    made = sizes(height, width, constants)
+    guided = 2 if constants.stage_c.guidance > 1 else 1
+    graphs = []
+    for plan in plan_graphs(checkpoint, "nchw", text=text):
+        rows = guided if plan.name in ("text_encoder", "stage_c_condition", "stage_c") else 1
+        side = made.stage_c if plan.name == "stage_c" else made.stage_b
+        named = {"batch": rows, "height": side[0], "width": side[1]}
+        named |= {"embedding_height": made.stage_c[0], "embedding_width": made.stage_c[1]}
+        runs = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
+        graphs.append(_cost(make_static(plan, named), len(runs.schedule) if runs else 1))
+    return Inspection(_components(checkpoint), tuple(graphs), *made.picture)
+
+
+def graph_parameters(plan: GraphPlan) -> int:
+    """Parameters of a graph in export form."""
+    return sum(parameter.numel() for parameter in plan.meta_module().parameters())
+
+
+def count(shapes: Shapes) -> int:
+    """Parameters in a table of shapes."""
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _components(checkpoint: Checkpoint) -> dict[str, int]:
+    return {
+        "text_encoder": count(text_shapes(checkpoint.text_encoder.config)),
+        "stage_c": count(stage_c_shapes(checkpoint.stage_c.config)),
+        "decoder_text_encoder": count(text_shapes(checkpoint.decoder_text_encoder.config)),
+        "stage_b": count(stage_b_shapes(checkpoint.stage_b.config)),
+        "stage_a": count(stage_a_decoder_shapes(checkpoint.stage_a.config)),
+    }
+
+
+def _cost(plan: GraphPlan, runs: int) -> GraphCost:
+    module = plan.meta_module().requires_grad_(False)
+    inputs = [tensor.to("meta") for tensor in example_inputs(plan)]
+    weights = sum(4 * parameter.numel() for parameter in module.parameters())
+    live = _LiveBytes()
+    with torch.device("meta"), FlopCounterMode(display=False) as flops, live:
+        _run(module, inputs)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return GraphCost(plan.name, runs, parameters, flops.get_total_flops(), weights + live.peak)
+
+
+def _run(module: nn.Module, inputs: list[Tensor]) -> None:
+    with torch.no_grad():
+        module(*inputs)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors alive at once while it is active, by their storages' lifetimes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._track(value.untyped_storage())
+        return result
+
+    def _track(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size

@@ -1,0 +1,5 @@
+import sys
+
+from runtimes.cli import main
+
+sys.exit(main())

@@ -1,0 +1,165 @@
+"""python -m runtimes: a bundle and prompts to PNG files."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle import open_bundle
+from runtimes.errors import RunError, UsageError
+from runtimes.images import save_png
+from runtimes.pipeline import Options, Pipeline, Result
+from runtimes.progress import Progress
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m runtimes`."""
+    found = argparse.ArgumentParser(
+        prog="python -m runtimes",
+        description="Make pictures from prompts with a bundle; needs NumPy and one engine only.",
+    )
+    add = found.add_argument
+    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add("prompts", nargs="*", metavar="PROMPT", help="one picture is made per prompt")
+    add("--prompts-file", type=Path, help="text file with one prompt a line, after PROMPT")
+    add("-o", "--output", type=Path, default=Path("out.png"),
+        help="PNG file; several pictures get -0, -1, ... before the suffix (default: out.png)")
+    add("--negative-prompt", default="", help="what the pictures should not show")
+    add("--seed", type=int, nargs="+", default=[0],
+        help="one seed draws the whole batch as diffusers does; one per prompt draws each by itself")
+    add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
+    add("--timesteps", type=_floats, help="Stage C timesteps, comma-separated, descending from 1 to 0")
+    add("--guidance", type=float, help="Stage C guidance scale; up to 1 is off (default: 4)")
+    add("--decoder-steps", type=int, help="even Stage B steps (default: 12)")
+    add("--decoder-timesteps", type=_floats, help="Stage B timesteps, comma-separated")
+    add("--decoder-guidance", type=float, help="Stage B guidance scale (default: 0, off)")
+    add("--height", type=int, help="picture height in pixels (default: the bundle's)")
+    add("--width", type=int, help="picture width in pixels (default: the bundle's)")
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add("--low-memory", action="store_true", help="hold one graph in memory at a time")
+    add("--verify", action="store_true", help="check the SHA-256 of every file of the bundle first")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--json", action="store_true", help="print the result as JSON")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return found  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        _run(args)
+    except (UsageError, RunError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted; no picture was written", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    prompts = args.prompts + _prompts_from(args.prompts_file)
+    if not prompts:
+        raise UsageError('there is no prompt; give at least one (it may be empty: "")')
+    paths = _paths(args.output, len(prompts))
+    options = _options(args)
+    progress = Progress(quiet=args.quiet or args.json)
+    bundle = open_bundle(args.bundle, verify_hashes=args.verify)
+    with Pipeline.open(bundle, device=args.device, low_memory=args.low_memory) as pipeline:
+        result = pipeline(prompts, args.negative_prompt, options, on_step=progress.step)
+    for prompt, lost in result.truncated:
+        print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
+    model = bundle.manifest.model
+    common = {
+        "negative_prompt": args.negative_prompt,
+        "seed": args.seed,
+        "model": f"{model.id}@{model.revision}",
+        "prior": f"{model.prior_id}@{model.prior_revision}",
+        "precision": bundle.manifest.precision,
+        "device": args.device,
+        **{key: value for key, value in vars(options).items() if key != "seed" and value is not None},
+    }
+    for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
+        parameters = {"prompt": prompt, "index": index, "prompts": len(prompts), **common}
+        save_png(result.pictures[index], path, parameters)
+    if args.json:
+        print(json.dumps(_summary(result, paths, args.device), indent=1))
+    elif not args.quiet:
+        _print_summary(result, paths, (options.height, options.width))
+
+
+def _options(args: argparse.Namespace) -> Options:
+    seeds = tuple(args.seed)
+    return Options(
+        seed=seeds[0] if len(seeds) == 1 else seeds,
+        steps=args.steps,
+        timesteps=args.timesteps,
+        guidance=args.guidance,
+        decoder_steps=args.decoder_steps,
+        decoder_timesteps=args.decoder_timesteps,
+        decoder_guidance=args.decoder_guidance,
+        height=args.height,
+        width=args.width,
+    )
+
+
+def _prompts_from(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts-file {path} cannot be read: {error}") from None
+    return [line for line in lines if line.strip()]
+
+
+def _paths(output: Path, count: int) -> list[Path]:
+    """Where the pictures go; checked before any work."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"--output {output}: pictures are PNG files, end the name in .png")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"--output {output}: the folder {output.absolute().parent} does not exist")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; give a file name")
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _summary(result: Result, paths: list[Path], device: str) -> dict[str, Any]:
+    height, width = result.sizes.picture
+    return {
+        "pictures": [str(path) for path in paths],
+        "height": height,
+        "width": width,
+        "device": device,
+        "truncated": dict(result.truncated),
+        "stages": {
+            name: {"seconds": round(usage.seconds, 4), "peak_bytes": usage.peak_bytes}
+            for name, usage in result.usage.items()
+        },
+    }
+
+
+def _print_summary(
+    result: Result, paths: list[Path], asked: tuple[int | None, int | None]
+) -> None:
+    height, width = result.sizes.picture
+    print(f"{'stage':<24}{'seconds':>10}{'peak MB':>10}")
+    for name, usage in result.usage.items():
+        print(f"{name:<24}{usage.seconds:>10.3f}{usage.peak_bytes / 1e6:>10.0f}")
+    print(f"{'all':<24}{sum(usage.seconds for usage in result.usage.values()):>10.3f}")
+    if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
+        print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
+    for path in paths:
+        print(f"wrote {path} ({height} x {width})")

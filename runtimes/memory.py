@@ -1,0 +1,48 @@
+"""Time and peak memory of a stage."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Usage:
+    """Wall-clock seconds of a stage and the process's peak resident memory in bytes during it."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@contextmanager
+def measured() -> Iterator[Usage]:
+    """Measure the block. Off Linux the peak is that of the whole process so far."""
+    usage = Usage()
+    _reset_peak()
+    start = time.perf_counter()
+    yield usage
+    usage.seconds = time.perf_counter() - start
+    usage.peak_bytes = peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The process's peak resident set size since the last reset."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # absent on Windows, where /proc is absent too
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak() -> None:
+    try:
+        _CLEAR.write_text("5")  # resets VmHWM (Documentation/filesystems/proc.rst)
+    except OSError:
+        pass

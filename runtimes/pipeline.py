@@ -1,0 +1,314 @@
+"""Prompts to pictures: C -> B -> A over the graphs of a bundle, NumPy between them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.bundle import Bundle, open_bundle
+from runtimes.engine import Tensors
+from runtimes.errors import UsageError
+from runtimes.graphs import BundleGraphs, GraphSource, Sessions
+from runtimes.images import to_uint8
+from runtimes.manifest import Denoiser, Manifest
+from runtimes.memory import Usage, measured
+from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
+from runtimes.sampler import Step, check_finite, sample
+from runtimes.schedule import check_timesteps, even_timesteps, schedule
+from runtimes.sizes import Sizes, sizes
+from runtimes.tokenizer import PromptTokenizer
+
+Array = NDArray[np.float32]
+OnStep = Callable[[str, int, int], None]  # stage, steps done, steps in all
+OnTensors = Callable[[str, Tensors], None]  # what was computed: 'stage_c/3' -> latents, ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sample. None takes the bundle's default, which is the checkpoint's.
+
+    `guidance` above 1 turns classifier-free guidance on. `timesteps` descend within 1..0 and
+    replace `steps`. A list of seeds draws each picture's noise from its own generator; one seed
+    draws the whole batch from one, as diffusers does.
+    """
+
+    seed: int | tuple[int, ...] = 0
+    steps: int | None = None
+    timesteps: tuple[float, ...] | None = None
+    guidance: float | None = None
+    decoder_steps: int | None = None
+    decoder_timesteps: tuple[float, ...] | None = None
+    decoder_guidance: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures (B,H,W,3) uint8, `image` the same as fp32 (B,3,H,W), Stage C's final latents.
+
+    `truncated` pairs each prompt that was too long with the part that was cut off; `usage` has
+    time and peak memory per graph.
+    """
+
+    pictures: NDArray[np.uint8]
+    image: Array
+    latents: Array
+    truncated: tuple[tuple[str, str], ...]
+    sizes: Sizes
+    usage: dict[str, Usage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Options with every default filled in and checked, before anything is computed."""
+
+    timesteps: list[float]
+    guidance: float
+    decoder_timesteps: list[float]
+    decoder_guidance: float
+    sizes: Sizes
+    noise: NoiseSource
+
+
+class Pipeline:
+    """A bundle, ready to make pictures. Use as a context manager, or call `close`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        graphs: GraphSource,
+        tokenizers: dict[str, PromptTokenizer],
+        *,
+        low_memory: bool = False,
+    ) -> None:
+        self.manifest = manifest
+        self._sessions = Sessions(graphs, one_at_a_time=low_memory)
+        self._tokenizers = tokenizers
+
+    @classmethod
+    def open(
+        cls, bundle: Bundle | str | Path, *, device: str = "cpu", low_memory: bool = False
+    ) -> "Pipeline":
+        """Open a bundle folder on a device; graphs are loaded when first needed.
+
+        `low_memory` holds one graph at a time. Raises RunError for a damaged bundle, UsageError
+        for a device that is not there.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        return cls(
+            opened.manifest,
+            BundleGraphs(opened, device),
+            load_tokenizers(opened),
+            low_memory=low_memory,
+        )
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        negative_prompts: str | Sequence[str] = "",
+        options: Options | None = None,
+        *,
+        noise: NoiseSource | None = None,
+        on_step: OnStep | None = None,
+        on_tensors: OnTensors | None = None,
+    ) -> Result:
+        """Make one picture per prompt.
+
+        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs. Raises
+        UsageError before any work for bad options, RunError naming graph and step for NaN.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        negatives = _negatives(negative_prompts, len(texts))
+        plan = self._plan(options or Options(), len(texts), noise)
+        run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
+        return run(texts, negatives)
+
+    def _plan(self, options: Options, count: int, noise: NoiseSource | None) -> _Plan:
+        if count == 0:
+            raise UsageError("there is no prompt; give at least one (it may be empty: \"\")")
+        sampling = self.manifest.sampling
+        seed = options.seed
+        if isinstance(seed, tuple) and len(seed) != count:
+            raise UsageError(f"{len(seed)} seeds for {count} prompts; give one, or one per prompt")
+        drawn = PerImageNoise(seed) if isinstance(seed, tuple) else TorchNoise(seed)
+        return _Plan(
+            _timesteps(options.timesteps, options.steps, sampling.stage_c, ""),
+            _guidance(options.guidance, sampling.stage_c, ""),
+            _timesteps(options.decoder_timesteps, options.decoder_steps, sampling.stage_b, "decoder-"),
+            _guidance(options.decoder_guidance, sampling.stage_b, "decoder-"),
+            sizes(
+                sampling.height if options.height is None else options.height,
+                sampling.width if options.width is None else options.width,
+                sampling,
+            ),
+            noise or drawn,
+        )
+
+    def close(self) -> None:
+        """Release every graph."""
+        self._sessions.close()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Run:
+    """One call of a pipeline, stage by stage."""
+
+    def __init__(
+        self, pipeline: Pipeline, plan: _Plan, on_step: OnStep, on_tensors: OnTensors
+    ) -> None:
+        self._sampling = pipeline.manifest.sampling
+        self._text_graphs = pipeline.manifest.text_graphs
+        self._sessions = pipeline._sessions
+        self._tokenizers = pipeline._tokenizers
+        self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
+        self._usage: dict[str, Usage] = {}
+        self._truncated: dict[str, str] = {}
+
+    def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
+        plan, count = self._plan, len(prompts)
+        hidden = {
+            stage: self._encode(graph, prompts, negatives)
+            for stage, graph in self._unique_text_graphs().items()
+        }
+        rows = 2 * count if plan.guidance > 1 else count
+        latents = self._stage_c(hidden[self._text_graphs["stage_c"]][:rows], count)
+        embedding = latents * np.float32(self._sampling.latent_mean) - np.float32(
+            self._sampling.latent_std
+        )
+        text = self._text_graphs["stage_b"]
+        rows = 2 * count if plan.decoder_guidance > 1 else count
+        decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
+        image = self._stage_a(decoded)
+        truncated = tuple(self._truncated.items())
+        return Result(to_uint8(image), image, latents, truncated, plan.sizes, self._usage)
+
+    def _unique_text_graphs(self) -> dict[str | None, str]:
+        return {name: name for name in self._text_graphs.values() if name is not None}
+
+    def _encode(self, graph: str, prompts: list[str], negatives: list[str]) -> Array:
+        """Hidden states (2B,T,width): the prompts', then the negative prompts'."""
+        texts = prompts + negatives
+        encoding = self._tokenizers[graph](texts)
+        lost = zip(texts, encoding.truncated, strict=True)
+        self._truncated |= {text: tail for text, tail in lost if tail}
+        feeds: Tensors = {
+            "input_ids": encoding.input_ids,
+            "attention_mask": encoding.attention_mask,
+        }
+        return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
+
+    def _stage_c(self, hidden: Array, count: int) -> Array:
+        conditions = self._once("stage_c_condition", {"last_hidden_state": hidden})
+        shape = (count, self._sampling.stage_c.channels, *self._plan.sizes.stage_c)
+        start = self._plan.noise.draw(shape)
+        return self._denoise("stage_c", start, conditions)
+
+    def _stage_b(self, embedding: Array, hidden: Array | None) -> Array:
+        shape = (len(embedding), self._sampling.stage_b.channels, *self._plan.sizes.stage_b)
+        start = self._plan.noise.draw(shape)
+        doubled = start
+        if self._plan.decoder_guidance > 1:  # the unconditional half has a zero embedding
+            embedding = np.concatenate([embedding, np.zeros_like(embedding)])
+            doubled = np.concatenate([start, start])
+        feeds: Tensors = {"image_embedding": embedding, "latents": doubled}
+        if hidden is not None:
+            feeds["last_hidden_state"] = hidden
+        return self._denoise("stage_b", start, self._once("stage_b_condition", feeds))
+
+    def _stage_a(self, latents: Array) -> Array:
+        image = self._once("stage_a", {"latents": latents})["image"]
+        return np.clip(image.astype(np.float32, copy=False), 0, 1)
+
+    def _denoise(self, graph: str, latents: Array, conditions: Tensors) -> Array:
+        plan, sampling = self._plan, self._sampling
+        is_c = graph == "stage_c"
+        denoiser = sampling.stage_c if is_c else sampling.stage_b
+        timesteps = plan.timesteps if is_c else plan.decoder_timesteps
+        rows = schedule(timesteps, denoiser.s, denoiser.scaler)
+        guidance = plan.guidance if is_c else plan.decoder_guidance
+        self._on_tensors(f"{graph}/start", {"latents": latents})
+        with self._measured(graph), self._sessions.using(graph) as engine:
+            bound = engine.bind(conditions)
+
+            def denoise(x: Array, embedding: Array) -> Array:
+                outputs = bound({"latents": x, "timestep_embedding": embedding})
+                return outputs["epsilon"].astype(np.float32, copy=False)
+
+            step: Step
+            for step in sample(denoise, rows, denoiser, latents, plan.noise, guidance, graph):
+                latents = step.latents
+                self._on_step(graph, step.index + 1, len(rows))
+                tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
+                self._on_tensors(f"{graph}/{step.index}", dict(tensors))
+        return latents
+
+    def _once(self, graph: str, feeds: Tensors) -> Tensors:
+        """Run a graph that runs once, and see to it that its outputs are finite."""
+        with self._measured(graph), self._sessions.using(graph) as engine:
+            outputs = engine.run(feeds)
+        for name, values in outputs.items():
+            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
+        self._on_step(graph, 1, 1)
+        self._on_tensors(graph, {**feeds, **outputs})
+        return outputs
+
+    @contextmanager
+    def _measured(self, graph: str) -> Iterator[None]:
+        with measured() as usage:
+            yield
+        self._usage[graph] = usage
+
+
+def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
+    """The tokenizer of each text encoder graph."""
+    specs = bundle.manifest.tokenizers
+    return {graph: PromptTokenizer(bundle.path(spec.folder), spec) for graph, spec in specs.items()}
+
+
+def _negatives(given: str | Sequence[str], count: int) -> list[str]:
+    if isinstance(given, str):
+        return [given] * count
+    if len(given) != count:
+        raise UsageError(f"{len(given)} negative prompts for {count} prompts; give one, or as many")
+    return list(given)
+
+
+def _timesteps(
+    timesteps: tuple[float, ...] | None, steps: int | None, denoiser: Denoiser, prefix: str
+) -> list[float]:
+    if timesteps is not None and steps is not None:
+        raise UsageError(f"--{prefix}steps and --{prefix}timesteps exclude each other")
+    if timesteps is not None:
+        return check_timesteps(timesteps, f"--{prefix}timesteps")
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"--{prefix}steps is {steps}; it must be at least 1")
+        return even_timesteps(steps)
+    return list(denoiser.timesteps)
+
+
+def _guidance(guidance: float | None, denoiser: Denoiser, prefix: str) -> float:
+    value = denoiser.guidance if guidance is None else guidance
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--{prefix}guidance is {value}; it must be 0 or more (up to 1 is off)")
+    return value
+
+
+def _ignore_step(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def _ignore_tensors(name: str, tensors: Tensors) -> None:
+    pass

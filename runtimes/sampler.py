@@ -1,0 +1,72 @@
+"""The denoising loop: one function over an injected denoiser and an injected noise source."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import RunError
+from runtimes.manifest import Denoiser, Row
+from runtimes.noise import NoiseSource
+from runtimes.schedule import timestep_embedding
+
+Array = NDArray[np.float32]
+# latents (B,C,H,W), timestep_embedding (B,c_r) -> epsilon (B,C,H,W); B doubled under guidance
+Denoise = Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step: the graph's own output (rows doubled under guidance), noise, new latents."""
+
+    index: int
+    epsilon: Array
+    noise: Array
+    latents: Array
+
+
+def sample(
+    denoise: Denoise,
+    rows: Sequence[Row],
+    denoiser: Denoiser,
+    latents: Array,
+    noise: NoiseSource,
+    guidance: float,
+    graph: str,
+) -> Iterator[Step]:
+    """Denoise `latents` (B,C,H,W) along the schedule, one Step at a time.
+
+    Guidance above 1 runs the conditional half, then the unconditional half, in one batch and
+    extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
+    it is multiplied by 0: the next stage goes on drawing from the same source. Raises RunError
+    naming `graph` and step when epsilon is not finite.
+    """
+    guided = guidance > 1
+    for index, row in enumerate(rows):
+        doubled = np.concatenate([latents, latents]) if guided else latents
+        embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
+        epsilon = denoise(doubled, embedding)
+        check_finite(epsilon, f"{graph}, step {index + 1} of {len(rows)} (t = {row.t:.4f})")
+        drawn = noise.draw(latents.shape)
+        # In fp32 throughout: NumPy does not let Python floats widen an array.
+        latents = row.a * latents + row.b * _guide(epsilon, guidance) + row.c * drawn
+        yield Step(index, epsilon, drawn, latents)
+
+
+def _guide(epsilon: Array, guidance: float) -> Array:
+    """Classifier-free guidance: (2B,...) conditional then unconditional to (B,...)."""
+    if guidance <= 1:
+        return epsilon
+    conditional, unconditional = np.split(epsilon, 2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def check_finite(values: Array, where: str) -> None:
+    """RunError when a graph gave NaN or Inf."""
+    if not np.isfinite(values).all():
+        bad = int(values.size - np.isfinite(values).sum())
+        raise RunError(
+            f"{where} gave {bad} of {values.size} values that are NaN or infinite; run a "
+            "bundle of higher precision, and check this one with 'python -m validation'"
+        )

@@ -1,0 +1,45 @@
+"""Prompts to token ids, with the bundle's own tokenizer.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as FastTokenizer
+
+from runtimes.manifest import Tokenizer
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """`input_ids` and `attention_mask` i64 (B,T); what each prompt lost to the limit ('' if nothing)."""
+
+    input_ids: Ids
+    attention_mask: Ids
+    truncated: tuple[str, ...]
+
+
+class PromptTokenizer:
+    """CLIP's byte-level BPE: lower-cased, framed by start and end, padded to max_length."""
+
+    def __init__(self, folder: Path, spec: Tokenizer) -> None:
+        self._spec = spec
+        self._tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def __call__(self, prompts: list[str]) -> Encoding:
+        spec = self._spec
+        shape = (len(prompts), spec.max_length)
+        ids, mask = np.full(shape, spec.pad_id, np.int64), np.zeros(shape, np.int64)
+        truncated = []
+        for row, prompt in enumerate(prompts):
+            found = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            kept, lost = found[: spec.max_length - 2], found[spec.max_length - 2 :]
+            framed = [spec.bos_id, *kept, spec.eos_id]
+            ids[row, : len(framed)] = framed
+            mask[row, : len(framed)] = 1
+            truncated.append(self._tokenizer.decode(lost).strip() if lost else "")
+        return Encoding(ids, mask, tuple(truncated))

@@ -1,0 +1,40 @@
+"""The one table of limits, with the reason for each number."""
+
+from dataclasses import dataclass
+
+from runtimes.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a bundle of one precision must reach against the fp32 reference.
+
+    `graph_error`: relative error (L2) of each graph's outputs on the reference's own inputs, the
+    worst over all steps. `latent_db`: SQNR of the latents after each step of a free-running
+    trajectory on the same noise, the worst step. `picture_db`: PSNR of the picture.
+    """
+
+    graph_error: float
+    latent_db: float
+    picture_db: float
+
+
+LIMITS = {
+    # fp32 rounding accumulates to 1e-7..3e-6 over the deepest graph; ten times that is a fault.
+    # A trajectory amplifies its graphs' errors by guidance and 41 steps: 80 dB is 1e-4 relative.
+    # 60 dB is an RMS error of a quarter of one of 255 levels.
+    "fp32": Limits(graph_error=1e-5, latent_db=80.0, picture_db=60.0),
+    # fp16 keeps 11 bits (66 dB); with fp32 reductions a step stays above 50 dB, and what 41 steps
+    # make of that stays above 40 dB, where a picture's differences are below one level.
+    "fp16": Limits(graph_error=10 ** (-50 / 20), latent_db=40.0, picture_db=40.0),
+}
+
+# The same seed through diffusers' pipeline and ours: rounding to 255 levels may differ by one.
+SAME_SEED_LEVELS = 1
+
+
+def limits_for(precision: str) -> Limits:
+    """The limits of a bundle's precision; UsageError when the table has none."""
+    if precision not in LIMITS:
+        raise UsageError(f"no limits are set for precision '{precision}' ({', '.join(LIMITS)} are)")
+    return LIMITS[precision]
