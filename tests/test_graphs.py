@@ -1,0 +1,143 @@
+"""The exported files: parity with the reference on every odd configuration, size and batch."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+
+from exporter.export import ExportOptions
+from exporter.graphs import plan_graphs
+from runtimes.graphs import BundleGraphs
+from runtimes.manifest import GRAPHS
+from runtimes.pipeline import Options, Pipeline
+from validation.gate import run_gate
+from validation.metrics import difference
+from validation.reference import record_reference
+from validation.tolerances import LIMITS
+
+NAMES = list(tiny.TINY)
+# Height and width in pixels that each configuration's ratios and levels admit, both not square.
+SIZES = {"public": (128, 256), "odd_c_r": (128, 192), "no_effnet": (128, 192), "one_level": (96, 72)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gate_passes_against_diffusers(bundles, checkpoint, name):
+    """Every graph <= 1e-5, every step's latents >= 80 dB, picture >= 60 dB; not square."""
+    bundle = bundles(name)
+    height, width = SIZES[name]
+    options = Options(seed=3, steps=6, decoder_steps=4, height=height, width=width)
+    recording = record_reference(
+        checkpoint(name), bundle.manifest, "a red ring", "a blue star", options
+    )
+    gate = run_gate(bundle, "cpu", recording, LIMITS["fp32"])
+    assert gate.failures == []
+    assert {check.what for check in gate.graphs} == set(bundle.manifest.graphs) == set(GRAPHS)
+    assert len(gate.trajectory) == len(gate.steps) == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_guidances_pass_the_gate(bundles, checkpoint, name):
+    bundle = bundles(name)
+    options = Options(seed=1, steps=2, decoder_steps=2, guidance=2.5, decoder_guidance=1.5)
+    recording = record_reference(checkpoint(name), bundle.manifest, "a star", "", options)
+    assert run_gate(bundle, "cpu", recording, LIMITS["fp32"]).failures == []
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_equal_their_modules_at_any_batch_and_size(bundles, checkpoint, name, batch):
+    """The files are traced at one small size; they must hold at others."""
+    sides = {"height": (4, 3), "width": (2, 5)}[("height", "width")[batch % 2]]
+    generator = torch.Generator().manual_seed(batch)
+    graphs = BundleGraphs(bundles(name), "cpu")
+    for plan in plan_graphs(checkpoint(name), "nchw", text=True):
+        named = {"batch": batch, "embedding_height": 5, "embedding_width": 4}
+        named |= {k: n * plan.multiple for k, n in zip(("height", "width"), sides, strict=True)}
+        feeds = {tensor.name: _drawn(tensor, named, generator) for tensor in plan.inputs}
+        with plan.module() as module:
+            expected = module(*feeds.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        engine = graphs.open(plan.name)
+        found = engine.run({key: value.numpy() for key, value in feeds.items()})
+        engine.close()
+        for tensor, values in zip(plan.outputs, expected, strict=True):
+            error = difference(found[tensor.name], values.numpy()).relative
+            assert error <= LIMITS["fp32"].graph_error, (plan.name, tensor.name)
+
+
+def _drawn(tensor, named, generator):
+    from exporter.dimensions import resolve
+
+    shape = resolve(tensor, named).shape
+    if tensor.name == "attention_mask":
+        return torch.ones(shape, dtype=torch.int64)
+    if tensor.dtype == "int64":
+        return torch.randint(0, 500, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+def test_text_free_bundle_equals_diffusers_on_zero_text(bundles, checkpoint):
+    bundle = bundles("public", ExportOptions(text=False))
+    assert "decoder_text_encoder" not in bundle.manifest.graphs
+    assert bundle.manifest.text_graphs["stage_b"] is None
+    options = Options(steps=2, decoder_steps=3)
+    recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
+    assert run_gate(bundle, "cpu", recording, LIMITS["fp32"]).failures == []
+
+
+def test_fp16_bundle_keeps_its_limits_and_its_fp32_islands(bundles, checkpoint):
+    bundle = bundles("public", ExportOptions(precision="fp16"))
+    options = Options(steps=4, decoder_steps=4)
+    recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
+    assert run_gate(bundle, "cpu", recording, LIMITS["fp16"]).failures == []
+    graphs = bundle.manifest.graphs
+    assert graphs["stage_b_condition"].precision == "fp32"
+    model = onnx.load(bundle.path(graphs["stage_b"].file))
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    reductions = [n for n in model.graph.node if n.op_type in ("Softmax", "LayerNormalization",
+                  "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMean")]  # fmt: skip
+    assert reductions
+    assert {types[n.output[0]] for n in reductions if n.output[0] in types} == {
+        onnx.TensorProto.FLOAT
+    }
+
+
+def test_static_bundle_has_numbers_for_shapes(bundles):
+    bundle = bundles("public", ExportOptions(static=True, height=128, width=256))
+    for name, graph in bundle.manifest.graphs.items():
+        for tensor in (*graph.inputs, *graph.outputs):
+            assert all(isinstance(d, int) for d in tensor.shape), (name, tensor)
+    with Pipeline.open(bundle) as pipeline:
+        result = pipeline("a red circle", options=Options(steps=2, decoder_steps=2))
+    assert result.pictures.shape == (1, 128, 256, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_valid_onnx_with_named_dimensions(bundles, name):
+    bundle = bundles(name)
+    for graph in bundle.manifest.graphs.values():
+        path = bundle.path(graph.file)
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(path, load_external_data=False)
+        assert [o.version for o in model.opset_import if o.domain == ""][0] >= 18
+        assert {o.domain for o in model.opset_import} <= {""}
+        values = [*model.graph.input, *model.graph.output]
+        for value, tensor in zip(values, (*graph.inputs, *graph.outputs), strict=True):
+            assert value.name == tensor.name
+            dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+            assert dims == list(tensor.shape)
+
+
+def test_a_batch_is_its_pictures_one_by_one(bundles):
+    """Prompts in one batch, one seed each, equal the same prompts alone."""
+    options = Options(seed=(4, 9), steps=3, decoder_steps=2)
+    with Pipeline.open(bundles("public")) as pipeline:
+        both = pipeline(["a red ring", "a blue star"], options=options)
+        for index, prompt in enumerate(["a red ring", "a blue star"]):
+            alone = dataclasses.replace(options, seed=(options.seed[index],))
+            one = pipeline(prompt, options=alone)
+            assert difference(both.image[index], one.image[0]).relative < 1e-5
+    assert not np.array_equal(both.pictures[0], both.pictures[1])
