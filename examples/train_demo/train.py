@@ -135,7 +135,13 @@ def train_stage_c(work: Path, steps: int) -> None:
     pictures, scenes = fixed_set(PICTURES, work)
     clean = embeddings(work, pictures)
     tokenizer = save_tokenizer(work / "tokenizer")
-    both = nn.ModuleDict({"prior": models.stage_c(), "text": models.text_encoder(len(tokenizer))})
+    both = nn.ModuleDict(
+        {
+            "prior": models.stage_c(),
+            "text": models.text_encoder(len(tokenizer)),
+            "where": models.PositionProbe(),
+        }
+    )
     run = torch.compile(lambda ids, mask, x, t: _stage_c(both, ids, mask, x, t), dynamic=False)
 
     def loss_of(step: int) -> Tensor:
@@ -147,16 +153,28 @@ def train_stage_c(work: Path, steps: int) -> None:
         tokens = tokenizer(texts, padding="max_length", max_length=77, truncation=True,
                            return_tensors="pt")
         x, noise, t, weight = noised(clean[chosen].float(), torch.Generator().manual_seed(step))
-        epsilon = run(tokens.input_ids, tokens.attention_mask, x, t)
-        return (weight * (epsilon - noise).square()).mean()
+        epsilon, where = run(tokens.input_ids, tokens.attention_mask, x, t)
+        return (weight * (epsilon - noise).square()).mean() + 0.1 * models.position_loss(where)
 
     finish("stage_c", both, fit("stage_c", both, loss_of, steps=steps, lr=1.5e-3, work=work), work)
 
 
-def _stage_c(both: nn.ModuleDict, ids: Tensor, mask: Tensor, x: Tensor, t: Tensor) -> Tensor:
+def _stage_c(
+    both: nn.ModuleDict, ids: Tensor, mask: Tensor, x: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Epsilon, and where each latent thinks it is after the third block (WuerstchenPrior.forward)."""
+    prior = both["prior"]
     with autocast():
-        text = both["text"](ids, attention_mask=mask).last_hidden_state
-        return both["prior"](x, t, text).float()
+        text = prior.cond_mapper(both["text"](ids, attention_mask=mask).last_hidden_state)
+        r_embed = prior.gen_r_embedding(t)
+        inner = prior.projection(x)
+        where = inner
+        for i in range(0, len(prior.blocks), 3):
+            residual, timestep, attention = prior.blocks[i : i + 3]
+            inner = attention(timestep(residual(inner), r_embed), text)
+            where = inner if i == models.PROBED_BLOCK else where
+        a, b = prior.out(inner).float().chunk(2, dim=1)
+        return (x - a) / ((1 - b).abs() + 1e-5), both["where"](where).float()
 
 
 def train_stage_b(work: Path, steps: int) -> None:

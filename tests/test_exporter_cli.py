@@ -1,0 +1,243 @@
+"""The exporter's command line: one clear line for bad input, and nothing half-written."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from exporter import export as export_module
+from exporter.cli import main
+from runtimes.errors import UsageError
+
+
+@pytest.fixture
+def pair(folders, tmp_path) -> tuple[Path, Path]:
+    """A copy of a tiny checkpoint to damage."""
+    copies = [shutil.copytree(folder, tmp_path / folder.name) for folder in folders("one_level")]
+    return Path(copies[0]), Path(copies[1])
+
+
+def run(capsys, *words) -> tuple[int, str]:
+    code = main([str(word) for word in words])
+    out = capsys.readouterr()
+    return code, out.err
+
+
+def refused(capsys, tmp_path, pair, *message: str, words=()) -> None:
+    """Exit code 2, one line with every part of `message`, no output folder and no leftovers."""
+    output = tmp_path / "out" / "bundle"
+    code, err = run(capsys, output, "-m", pair[0], "--prior", pair[1], *words)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for part in message:
+        assert part in err
+    assert not output.exists()
+    assert not output.parent.exists() or list(output.parent.iterdir()) == []
+
+
+def edit(path: Path, **change) -> None:
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in (value | change).items() if v is not None}))
+
+
+def test_no_such_model(capsys, tmp_path):
+    code, err = run(capsys, tmp_path / "o", "-m", tmp_path / "nothing")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no such folder, and no hub id" in err
+
+
+def test_model_that_is_not_in_the_hub_cache(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    code, err = run(capsys, tmp_path / "o", "-m", "nobody/nothing")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "nobody/nothing" in err and "hub" in err
+
+
+def test_prior_is_not_named(capsys, tmp_path, pair):
+    code, err = run(capsys, tmp_path / "o", "-m", pair[0])
+    assert code == 2 and "give --prior" in err
+
+
+@pytest.mark.parametrize("component", ["decoder", "vqgan", "text_encoder", "tokenizer", "scheduler"])
+def test_missing_component(capsys, tmp_path, pair, component):
+    shutil.rmtree(pair[0] / component)
+    refused(capsys, tmp_path, pair, f"{component} is missing")
+
+
+@pytest.mark.parametrize("component", ["prior", "text_encoder", "tokenizer", "scheduler"])
+def test_missing_component_of_the_prior(capsys, tmp_path, pair, component):
+    shutil.rmtree(pair[1] / component)
+    refused(capsys, tmp_path, pair, f"{component} is missing")
+
+
+@pytest.mark.parametrize("pickle", ["diffusion_pytorch_model.bin", "model.ckpt"])
+def test_pickled_weights(capsys, tmp_path, pair, pickle):
+    folder = pair[0] / "decoder"
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / pickle)
+    refused(capsys, tmp_path, pair, pickle, "a pickle", "safe_serialization=True")
+
+
+def test_truncated_weights(capsys, tmp_path, pair):
+    path = pair[0] / "vqgan/diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(capsys, tmp_path, pair, str(path), "truncated")
+
+
+def test_config_of_another_class(capsys, tmp_path, pair):
+    shutil.copy(pair[1] / "prior/config.json", pair[0] / "decoder/config.json")
+    refused(capsys, tmp_path, pair, "WuerstchenPrior", "expected WuerstchenDiffNeXt")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("decoder/config.json", {"c_mystery": 3}, "unknown key 'c_mystery'"),
+        ("decoder/config.json", {"level_config": ["CXA"]}, "blocks other than C, T and A"),
+        ("decoder/config.json", {"blocks": [1, 1]}, "'blocks' has 2 entries for 1 levels"),
+        ("decoder/config.json", {"kernel_size": 4}, "kernel_size 4 is even"),
+        ("decoder/config.json", {"c_r": "64"}, "'c_r' is '64', expected int"),
+        ("decoder/config.json", {"nhead": [5]}, "does not divide the width"),
+        ("text_encoder/config.json", {"hidden_act": "silu"}, "neither gelu nor quick_gelu"),
+        ("text_encoder/config.json", {"hidden_size": 64}, "do not belong together"),
+        ("vqgan/config.json", {"latent_channels": 5}, "do not belong together"),
+        ("scheduler/scheduler_config.json", {"s": 0.0}, "make no schedule"),
+        ("model_index.json", {"latent_dim_scale": -1}, "no valid number"),
+    ],
+)
+def test_config_values(capsys, tmp_path, pair, file, change, message):
+    edit(pair[0] / file, **change)
+    refused(capsys, tmp_path, pair, message, str(pair[0]))
+
+
+@pytest.mark.parametrize("how", ["missing", "unexpected", "shape", "dtype"])
+def test_weights_must_be_the_configs(capsys, tmp_path, pair, how):
+    path = pair[1] / "prior/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    name = "blocks.0.channelwise.0.weight"
+    if how == "missing":
+        del weights[name]
+    elif how == "unexpected":
+        weights["blocks.99.extra"] = torch.zeros(1)
+        name = "blocks.99.extra"
+    elif how == "shape":
+        weights[name] = weights[name][:-1].contiguous()
+    else:
+        weights[name] = weights[name].to(torch.int8)
+    save_file(weights, path)
+    refused(capsys, tmp_path, pair, f"'{name}'", str(pair[1] / "prior"))
+
+
+def test_sizes_that_do_not_close(capsys, tmp_path, folders):
+    refused(capsys, tmp_path, folders("public"), "--height 1100", "nearest valid heights are 1024 and 1152",
+            words=["--height", "1100"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--height", "0"], "--height is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--modules", "stage_d"], "unknown graph 'stage_d'"),
+        (["--revision", "main"], "--revision is for hub ids"),
+    ],
+)
+def test_options(capsys, tmp_path, pair, words, message):
+    refused(capsys, tmp_path, pair, message, words=words)
+
+
+def test_output_exists(capsys, tmp_path, pair, bundles):
+    output = shutil.copytree(bundles("one_level").folder, tmp_path / "bundle")
+    code, err = run(capsys, output, "-m", pair[0], "--prior", pair[1])
+    assert code == 2 and "--overwrite" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("precious")
+    code, err = run(capsys, tmp_path / "mine", "-m", pair[0], "--prior", pair[1], "--overwrite")
+    assert code == 2 and "is no bundle" in err
+    assert (tmp_path / "mine/thesis.txt").read_text() == "precious"
+
+
+def test_a_failed_overwrite_keeps_the_old_bundle(capsys, tmp_path, pair, bundles, monkeypatch):
+    output = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def full_disk(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export_module, "_write_graph", full_disk)
+    code, err = run(capsys, output, "-m", pair[0], "--prior", pair[1], "--overwrite", "--quiet")
+    assert code == 1 and "the disk is full" in err
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_too_little_space_is_seen_before_the_first_byte(capsys, tmp_path, pair, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
+    refused(capsys, tmp_path, pair, "GB free")
+
+
+def test_a_really_full_disk(tmp_path, pair):
+    """A file size limit stands in for the disk: writing fails in the middle of a graph."""
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from exporter.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [tmp_path / "bundle", "-m", pair[0], "--prior", pair[1], "--quiet"]
+    found = subprocess.run(
+        [sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1, found.stderr
+    assert found.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    assert not (tmp_path / "bundle").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_modules_exports_some_graphs(capsys, tmp_path, pair):
+    output = tmp_path / "part"
+    code, _ = run(capsys, output, "-m", pair[0], "--prior", pair[1], "--modules", "stage_a", "--quiet")
+    assert code == 0
+    assert {path.name for path in output.iterdir()} == {
+        "bundle.json", "README.md", "stage_a", "tokenizer",
+    }  # fmt: skip
+
+
+def test_json_output(capsys, tmp_path, pair):
+    words = [tmp_path / "b", "-m", pair[0], "--prior", pair[1], "--modules", "stage_a", "--json"]
+    assert main([str(word) for word in words]) == 0
+    assert json.loads(capsys.readouterr().out)["graphs"] == ["stage_a"]
+
+
+def test_combined_folder_equals_the_pair(capsys, tmp_path, bundles, folders):
+    """A folder as WuerstchenCombinedPipeline saves it; its constants are diffusers' defaults."""
+    decoder, prior = folders("public")
+    combined = Path(shutil.copytree(decoder, tmp_path / "combined"))
+    for component in ("prior", "text_encoder", "tokenizer", "scheduler"):
+        shutil.copytree(prior / component, combined / f"prior_{component}")
+    words = [tmp_path / "b", "-m", combined, "--modules", "stage_c", "--quiet", "--height", "1024"]
+    assert main([str(w) for w in words]) == 0
+    made = (tmp_path / "b/stage_c/model.onnx").read_bytes()
+    assert made == bundles("public").path("stage_c/model.onnx").read_bytes()
+    manifest = json.loads((tmp_path / "b/bundle.json").read_text())
+    assert manifest["sampling"]["latent_mean"] == 42.0
+
+
+def test_check_output_refuses_a_file(tmp_path):
+    from exporter.atomic import check_output
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is no folder"):
+        check_output(tmp_path / "file", overwrite=True)
+
+
+def test_tiny_checkpoints_are_what_diffusers_saves(folders):
+    assert (folders("public")[0] / "decoder/diffusion_pytorch_model.safetensors").is_file()
+    assert set(tiny.TINY) == {"public", "odd_c_r", "no_effnet", "one_level"}

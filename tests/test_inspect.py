@@ -1,0 +1,108 @@
+"""`exporter inspect` counts from configs alone."""
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
+from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import (
+    WuerstchenDiffNeXt,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from exporter.cli import main
+from exporter.graphs import stage_a_shapes
+from exporter.shapes import stage_b_shapes, stage_c_shapes, text_shapes
+
+STAGE_C = {"c_in": 16, "c": 1536, "c_cond": 1280, "c_r": 64, "depth": 32, "nhead": 24}
+TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}
+TABLE = {  # design: the components of the public checkpoints
+    "text_encoder": 693_021_440,
+    "stage_c": 993_636_896,
+    "decoder_text_encoder": 352_984_064,
+    "stage_b": 1_055_365_280,
+    "stage_a": 15_704_526 + 2_316,
+}
+
+
+@pytest.fixture
+def public(tmp_path):
+    """The public configs, without any weights."""
+    decoder, prior = tmp_path / "wuerstchen", tmp_path / "wuerstchen-prior"
+
+    def write(path, cls, **config):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"_class_name": cls} | config))
+
+    write(decoder / "decoder/config.json", "WuerstchenDiffNeXt")
+    write(decoder / "vqgan/config.json", "PaellaVQModel")
+    write(prior / "prior/config.json", "WuerstchenPrior", **STAGE_C)
+    for folder, width, layers, heads in ((decoder, 1024, 24, 16), (prior, 1280, 32, 20)):
+        write(folder / "text_encoder/config.json", "CLIPTextModel", **TEXT, hidden_size=width,
+              intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads)
+        write(folder / "scheduler/scheduler_config.json", "DDPMWuerstchenScheduler")
+        write(folder / "model_index.json", "Pipeline")
+        (folder / "tokenizer").mkdir()
+    return decoder, prior  # fmt: skip
+
+
+def inspect(capsys, pair, *words):
+    assert main(["inspect", "-m", str(pair[0]), "--prior", str(pair[1]), "--json", *words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_public_parameter_counts_equal_the_table(capsys, public):
+    assert inspect(capsys, public)["components"] == TABLE
+
+
+def test_public_flops_are_torchs_less_what_the_rewrites_save(capsys, public):
+    """FLOPs per step, against torch's counter over the reference module on the meta device."""
+    graphs = {graph["name"]: graph for graph in inspect(capsys, public)["graphs"]}
+    with torch.device("meta"), FlopCounterMode(display=False) as flops:
+        WuerstchenDiffNeXt()(
+            torch.empty(1, 4, 256, 256), torch.empty(1), torch.empty(1, 16, 24, 24),
+            torch.empty(1, 77, 1024),
+        )  # fmt: skip
+    reference_b = flops.get_total_flops()
+    # Rewrites 1 and 5: 2.858 to 2.344 TFLOP, attention's products counted.
+    assert 0.80 < graphs["stage_b"]["flops"] / reference_b < 0.83
+    with torch.device("meta"), FlopCounterMode(display=False) as flops:
+        WuerstchenPrior(**STAGE_C)(
+            torch.empty(2, 16, 24, 24), torch.empty(2), torch.empty(2, 77, 1280)
+        )
+    # The text's share moved into the condition graph, to the last multiplication (rewrite 5).
+    both = graphs["stage_c"]["flops"] + graphs["stage_c_condition"]["flops"]
+    assert both == flops.get_total_flops()
+    assert (graphs["stage_c"]["runs"], graphs["stage_b"]["runs"]) == (29, 12)
+    for graph in graphs.values():
+        assert graph["peak_bytes"] > 4 * graph["parameters"]
+
+
+def test_dropping_stage_bs_text_drops_its_text_encoder(capsys, public):
+    kept = inspect(capsys, public)["disk_bytes"]["fp32"]
+    dropped = inspect(capsys, public, "--stage-b-text", "drop")["disk_bytes"]["fp32"]
+    assert kept - dropped > 4 * 352_984_064
+
+
+def test_the_table_is_printed(capsys, public):
+    assert main(["inspect", "-m", str(public[0]), "--prior", str(public[1])]) == 0
+    out = capsys.readouterr().out
+    assert "1,055,365,280" in out and "TFLOP a picture" in out
+
+
+@pytest.mark.parametrize("name", list(tiny.TINY))
+def test_shape_tables_equal_the_state_dicts(checkpoint, name):
+    found, reference = checkpoint(name), tiny.reference(name)
+    tables = {
+        "stage_c": stage_c_shapes(found.stage_c.config),
+        "stage_b": stage_b_shapes(found.stage_b.config),
+        "stage_a": stage_a_shapes(found.stage_a.config),
+        "text_encoder": text_shapes(found.text_encoder.config),
+        "decoder_text_encoder": text_shapes(found.decoder_text_encoder.config),
+    }
+    for component, table in tables.items():
+        state = getattr(reference, component).state_dict()
+        assert table == {key: tuple(value.shape) for key, value in state.items()}
+        assert sum(map(math.prod, table.values())) == sum(v.numel() for v in state.values())

@@ -1,0 +1,99 @@
+"""The judge: reads a picture of shapes back into words, and scores pictures against scenes.
+
+The network is trained on drawings by the demo's recipe and ships as ONNX with the checkpoint.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.manifest import Graph, Tensor
+from runtimes.onnxruntime_engine import OnnxRuntimeEngine
+from validation.demo.drawing import SIDE
+from validation.demo.scenes import Scene
+
+JUDGE_FILE = Path(__file__).parents[2] / "exporter/demo_checkpoint/judge/model.onnx"
+OUTPUTS = ("shape", "colour", "size", "background", "features")
+_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the judge sees: per picture and place (N,9) indices, `shape` -1 where a place is empty."""
+
+    shape: NDArray[np.int64]
+    colour: NDArray[np.int64]
+    size: NDArray[np.int64]
+    background: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+class Judge:
+    """Reads pictures (N,128,128,3) uint8."""
+
+    def __init__(self, path: Path = JUDGE_FILE) -> None:
+        outputs = tuple(Tensor(name, "float32", ()) for name in OUTPUTS)
+        inputs = (Tensor("pictures", "float32", ("batch", 3, SIDE, SIDE)),)
+        self._engine = OnnxRuntimeEngine(path, Graph(path.name, "fp32", inputs, outputs), "cpu")
+
+    def __call__(self, pictures: NDArray[np.uint8]) -> Readings:
+        parts = []
+        for at in range(0, len(pictures), _BATCH):
+            chunk = pictures[at : at + _BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255
+            parts.append(self._engine.run({"pictures": np.ascontiguousarray(chunk)}))
+        found = {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+        return Readings(
+            shape=found["shape"].argmax(-1) - 1,
+            colour=found["colour"].argmax(-1),
+            size=found["size"].argmax(-1),
+            background=found["background"].argmax(-1),
+            features=found["features"].astype(np.float32),
+        )
+
+
+def score(readings: Readings, scenes: list[Scene]) -> dict[str, float]:
+    """Shares in 0..1 over everything the scenes name.
+
+    `pair`: colour + shape found anywhere in the picture, each reading counted once; `shape` and
+    `colour` likewise alone. `size` and `place`: of the pairs found, those of the right size, and
+    at their place. `exact`: pictures with every pair found, nothing else, and the background
+    right. `background`: over pictures.
+    """
+    totals = dict.fromkeys(("pair", "shape", "colour"), 0)
+    named = size = place = exact = 0
+    for index, scene in enumerate(scenes):
+        seen = np.flatnonzero(readings.shape[index] >= 0)
+        shapes, colours = readings.shape[index][seen], readings.colour[index][seen]
+        pairs = list(zip(shapes.tolist(), colours.tolist(), strict=True))
+        wanted = [(thing.shape, thing.colour) for thing in scene.things]
+        named += len(wanted)
+        totals["pair"] += matched(wanted, pairs)
+        totals["shape"] += matched([w[0] for w in wanted], [p[0] for p in pairs])
+        totals["colour"] += matched([w[1] for w in wanted], [p[1] for p in pairs])
+        for thing in scene.things:
+            spots = [s for s, p in zip(seen, pairs, strict=True) if p == (thing.shape, thing.colour)]
+            place += thing.place in spots
+            size += any(readings.size[index][spot] == thing.size for spot in spots)
+        background = readings.background[index] == scene.background
+        exact += bool(background) and sorted(pairs) == sorted(wanted)
+    right = readings.background == np.array([scene.background for scene in scenes])
+    return {
+        **{key: value / named for key, value in totals.items()},
+        "size": size / max(totals["pair"], 1),
+        "place": place / max(totals["pair"], 1),
+        "background": float(right.mean()),
+        "exact": exact / len(scenes),
+    }
+
+
+def matched(wanted: list, seen: list) -> int:  # type: ignore[type-arg]
+    """How many of `wanted` are in `seen`, each entry of `seen` used once."""
+    left = list(seen)
+    count = 0
+    for item in wanted:
+        if item in left:
+            left.remove(item)
+            count += 1
+    return count
