@@ -21,7 +21,9 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     if not (output / MANIFEST_NAME).is_file():
         raise UsageError(f"{output} exists and is no bundle; choose another output")
     if not overwrite:
-        raise UsageError(f"{output} exists; give --overwrite to replace it once the new one is whole")
+        raise UsageError(
+            f"{output} exists; give --overwrite to replace it once the new one is whole"
+        )
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from runtimes.manifest import Manifest
 
 _TEMPLATE = """# {model} as a {backend} bundle, {precision}
 
-Made by wuerstchen-export from {model} ({revision}) and {prior} ({prior_revision}). License: {license}.
+Made by wuerstchen-export from {model} ({revision}) and {prior} ({prior_revision}).
+License: {license}.
 
     python -m runtimes . "{prompt}" -o picture.png
 

@@ -25,20 +25,42 @@ def parser() -> argparse.ArgumentParser:
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
         "'python -m exporter inspect' prints its costs instead.",
     )
-    found.add_argument("output", nargs="?", default=DEFAULT_OUTPUT, type=Path,
-                       help=f"bundle folder to write (default: {DEFAULT_OUTPUT})")
+    found.add_argument(
+        "output",
+        nargs="?",
+        default=DEFAULT_OUTPUT,
+        type=Path,
+        help=f"bundle folder to write (default: {DEFAULT_OUTPUT})",
+    )
     _checkpoint_options(found)
     found.add_argument("--backend", choices=["onnx"], default="onnx", help="graph format")
-    found.add_argument("--precision", choices=["fp32", "fp16"], default="fp32",
-                       help="type the graphs compute in; norms and reductions stay fp32")
-    found.add_argument("--static", action="store_true",
-                       help="fix batch, height and width instead of leaving them open")
-    found.add_argument("--batch-size", type=int, default=1, help="pictures at a time, with --static")
-    found.add_argument("--modules", nargs="+", default=list(GRAPHS), metavar="GRAPH",
-                       help=f"graphs to export, of: {', '.join(GRAPHS)}")
+    found.add_argument(
+        "--precision",
+        choices=["fp32", "fp16"],
+        default="fp32",
+        help="type the graphs compute in; norms and reductions stay fp32",
+    )
+    found.add_argument(
+        "--static",
+        action="store_true",
+        help="fix batch, height and width instead of leaving them open",
+    )
+    found.add_argument(
+        "--batch-size", type=int, default=1, help="pictures at a time, with --static"
+    )
+    found.add_argument(
+        "--modules",
+        nargs="+",
+        default=list(GRAPHS),
+        metavar="GRAPH",
+        help=f"graphs to export, of: {', '.join(GRAPHS)}",
+    )
     found.add_argument("--no-golden", action="store_true", help="record no golden run")
-    found.add_argument("--overwrite", action="store_true",
-                       help="replace an existing bundle, once the new one is whole")
+    found.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an existing bundle, once the new one is whole",
+    )
     _output_options(found)
     return found  # fmt: skip
 
@@ -56,18 +78,28 @@ def inspect_parser() -> argparse.ArgumentParser:
 
 
 def _checkpoint_options(found: argparse.ArgumentParser) -> None:
-    found.add_argument("-m", "--model", metavar="DIR_OR_ID",
-                       help="diffusers folder or hub id of decoder and VQGAN, or a folder with the "
-                       "prior in it too (default: the demo checkpoint)")
-    found.add_argument("--prior", metavar="DIR_OR_ID",
-                       help="diffusers folder or hub id of the prior (default: the one the model "
-                       "card of --model names)")
+    found.add_argument(
+        "-m",
+        "--model",
+        metavar="DIR_OR_ID",
+        help="diffusers folder or hub id of decoder and VQGAN, or a folder with the "
+        "prior in it too (default: the demo checkpoint)",
+    )
+    found.add_argument(
+        "--prior",
+        metavar="DIR_OR_ID",
+        help="diffusers folder or hub id of the prior (default: the one the model "
+        "card of --model names)",
+    )
     found.add_argument("--revision", help="branch, tag or commit of --model on the hub")
     found.add_argument("--prior-revision", help="branch, tag or commit of --prior on the hub")
     found.add_argument("--variant", help="weight files of a variant, such as fp16")
-    found.add_argument("--stage-b-text", choices=["keep", "drop"], default="keep",
-                       help="drop: Stage B without text, and without its text encoder (not exact; "
-                       "see README)")
+    found.add_argument(
+        "--stage-b-text",
+        choices=["keep", "drop"],
+        default="keep",
+        help="drop: Stage B without text, and without its text encoder (not exact; see README)",
+    )
     found.add_argument("--height", type=int, help="default picture height in pixels")
     found.add_argument("--width", type=int, help="default picture width in pixels")  # fmt: skip
 

@@ -165,7 +165,9 @@ def _constants(decoder: Path, prior: Path) -> Constants:
         for key in keys:
             value = index.get(key, getattr(Constants, key))
             if type(value) not in (int, float) or (value <= 0 and key != "latent_std"):
-                raise UsageError(f"{folder}/model_index.json: '{key}' is {value!r}, no valid number")
+                raise UsageError(
+                    f"{folder}/model_index.json: '{key}' is {value!r}, no valid number"
+                )
             found[key] = float(value)
     return Constants(**found)
 
@@ -183,7 +185,7 @@ def _default_size(prior: Path) -> tuple[int, int]:
 def _check_fit(checkpoint: Checkpoint) -> None:
     """Whether the stages take what the ones before them give."""
     c, b, a = checkpoint.stage_c, checkpoint.stage_b, checkpoint.stage_a
-    pairs = [
+    pairs: list[tuple[Path, str, int, str, Component[Any]]] = [
         (c.folder, "c_cond", c.config.c_cond, "hidden_size", checkpoint.text_encoder),
         (b.folder, "clip_embd", b.config.clip_embd, "hidden_size", checkpoint.decoder_text_encoder),
         (b.folder, "effnet_embd", b.config.effnet_embd, "c_in", c),

@@ -65,17 +65,25 @@ class StageBConfig:
     @property
     def text_widths(self) -> tuple[int, ...]:
         """Distinct widths of the levels with attention, in ascending order."""
-        found = {c for c, kinds in zip(self.c_hidden, self.level_config, strict=True) if "A" in kinds}
+        found = {
+            c for c, kinds in zip(self.c_hidden, self.level_config, strict=True) if "A" in kinds
+        }
         return tuple(sorted(found))
 
     def check(self) -> None:
         for key in ("nhead", "blocks", "level_config", "inject_effnet"):
             if len(getattr(self, key)) != self.levels:
-                raise ValueError(f"'{key}' has {len(getattr(self, key))} entries for {self.levels} levels")
+                raise ValueError(
+                    f"'{key}' has {len(getattr(self, key))} entries for {self.levels} levels"
+                )
         if self.c_in != self.c_out:
-            raise ValueError(f"c_in {self.c_in} and c_out {self.c_out} differ: no epsilon to predict")
+            raise ValueError(
+                f"c_in {self.c_in} and c_out {self.c_out} differ: no epsilon to predict"
+            )
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} is even: blocks would not keep their size")
+            raise ValueError(
+                f"kernel_size {self.kernel_size} is even: blocks would not keep their size"
+            )
         for width, heads, kinds in zip(self.c_hidden, self.nhead, self.level_config, strict=True):
             if set(kinds) - set("CTA"):
                 raise ValueError(f"level_config '{kinds}' has blocks other than C, T and A")

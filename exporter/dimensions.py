@@ -27,13 +27,17 @@ def example_inputs(plan: GraphPlan) -> tuple[torch.Tensor, ...]:
              for name, n in _TRACED.items()}  # fmt: skip
     dtypes = {"int64": torch.int64, "float32": torch.float32}
     return tuple(
-        torch.zeros(resolve(tensor, sizes).shape, dtype=dtypes[tensor.dtype])
-        for tensor in plan.inputs
+        torch.zeros(numbers(tensor, sizes), dtype=dtypes[tensor.dtype]) for tensor in plan.inputs
     )
 
 
 def resolve(tensor: Tensor, sizes: dict[str, int]) -> Tensor:
     """A tensor's specification with its named dimensions replaced by numbers."""
+    return Tensor(tensor.name, tensor.dtype, numbers(tensor, sizes))
+
+
+def numbers(tensor: Tensor, sizes: dict[str, int]) -> tuple[int, ...]:
+    """A tensor's shape at the given sizes."""
 
     def number(dimension: int | str) -> int:
         if isinstance(dimension, int):
@@ -41,7 +45,7 @@ def resolve(tensor: Tensor, sizes: dict[str, int]) -> Tensor:
         times, name, over = _parse(dimension)
         return sizes[name] * times // over
 
-    return Tensor(tensor.name, tensor.dtype, tuple(number(d) for d in tensor.shape))
+    return tuple(number(dimension) for dimension in tensor.shape)
 
 
 def dynamic_shapes(plan: GraphPlan) -> tuple[dict[int, Dim], ...]:

@@ -40,7 +40,7 @@ from runtimes.sizes import Sizes, sizes
 from runtimes.tokenizer import PromptTokenizer
 
 # Measured on ONNX Runtime's CPU provider, see docs/performance.md.
-LAYOUT: dict[str, Layout] = {"onnx": "nhwc"}
+LAYOUT: dict[str, Layout] = {"onnx": "nchw"}
 # What runs once per prompt or image is cheap, and its error would enter every step.
 ALWAYS_FP32 = ("stage_c_condition", "stage_b_condition")
 BYTES = {"fp32": 4, "fp16": 2}
@@ -173,7 +173,7 @@ def _write_graph(plan: GraphPlan, options: ExportOptions, folder: Path) -> Graph
     precision = _precision(plan, options)
     with plan.module() as module:
         if precision == "fp16":
-            module = module.half()  # norms, softmax and the last division stay fp32 by themselves
+            module.half()  # in place; norms, softmax and the last division stay fp32 by themselves
         path = write_onnx(plan, module, folder / plan.name, static=options.static)
         del module
     gc.collect()

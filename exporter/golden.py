@@ -1,4 +1,4 @@
-"""The golden run: a recorded run of the checkpoint in fp32, for hosts to check themselves against."""
+"""The golden run: the checkpoint run in fp32 and recorded, for hosts to check themselves with."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from exporter.graphs import GraphPlan
 from exporter.torch_engine import TorchGraphs
 from runtimes.engine import Tensors
 from runtimes.manifest import Manifest
-from runtimes.pipeline import Options, Pipeline
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline
 from runtimes.tokenizer import PromptTokenizer
 
 GOLDEN_FILE = "golden/run.safetensors"

@@ -1,4 +1,4 @@
-"""The seven graphs of a checkpoint: their tensors from the configs alone, their modules on demand."""
+"""The seven graphs of a checkpoint: tensors from the configs alone, modules on demand."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -59,7 +59,9 @@ def load_stage_c(config: StageCConfig, weights: WeightSource, layout: Layout) ->
     return module
 
 
-def load_stage_b_condition(config: StageBConfig, weights: WeightSource, text: bool) -> StageBCondition:
+def load_stage_b_condition(
+    config: StageBConfig, weights: WeightSource, text: bool
+) -> StageBCondition:
     """The text's projection, norm and every block's keys and values; the resize has no weights."""
     with torch.device("meta"):
         module = StageBCondition(config, text)

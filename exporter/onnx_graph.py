@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -57,8 +58,8 @@ def write_onnx(plan: GraphPlan, module: nn.Module, folder: Path, *, static: bool
     return path
 
 
-def _shapes_for(module: nn.Module, plan: GraphPlan) -> object:
-    """Dynamic shapes in the form of the module's signature: Stage B takes its conditions as *args."""
+def _shapes_for(module: nn.Module, plan: GraphPlan) -> tuple[Any, ...]:
+    """Dynamic shapes in the form of the signature: Stage B takes its conditions as *args."""
     shapes = dynamic_shapes(plan)
     return (*shapes[:2], shapes[2:]) if plan.name == "stage_b" else shapes
 

@@ -41,7 +41,7 @@ class Weights:
         self._files: dict[str, Any] = {}
         self._handles = [_open(path) for path in files]
         for path, handle in zip(files, self._handles, strict=True):
-            self._files |= {name: (path, handle) for name in handle.keys()}  # noqa: SIM118
+            self._files |= dict.fromkeys(handle.keys(), (path, handle))
         where = files[0].parent
         for name, shape in expected.items():
             self._check(name, shape, where)
@@ -69,7 +69,10 @@ class Weights:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -2,6 +2,7 @@
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.errors import RunError, UsageError
-from runtimes.pipeline import Options, Pipeline, Result
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline, Result
 
 __all__ = ["Bundle", "Options", "Pipeline", "Result", "RunError", "UsageError", "open_bundle"]

@@ -11,7 +11,8 @@ from typing import Any
 from runtimes.bundle import open_bundle
 from runtimes.errors import RunError, UsageError
 from runtimes.images import save_png
-from runtimes.pipeline import Options, Pipeline, Result
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline, Result
 from runtimes.progress import Progress
 
 
@@ -25,13 +26,27 @@ def parser() -> argparse.ArgumentParser:
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
     add("prompts", nargs="*", metavar="PROMPT", help="one picture is made per prompt")
     add("--prompts-file", type=Path, help="text file with one prompt a line, after PROMPT")
-    add("-o", "--output", type=Path, default=Path("out.png"),
-        help="PNG file; several pictures get -0, -1, ... before the suffix (default: out.png)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out.png"),
+        help="PNG file; several pictures get -0, -1, ... before the suffix (default: out.png)",
+    )
     add("--negative-prompt", default="", help="what the pictures should not show")
-    add("--seed", type=int, nargs="+", default=[0],
-        help="one seed draws the whole batch as diffusers does; one per prompt draws each by itself")
+    add(
+        "--seed",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="one seed draws the whole batch, as in diffusers; one a prompt draws each by itself",
+    )
     add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
-    add("--timesteps", type=_floats, help="Stage C timesteps, comma-separated, descending from 1 to 0")
+    add(
+        "--timesteps",
+        type=_floats,
+        help="Stage C timesteps, comma-separated, descending from 1 to 0",
+    )
     add("--guidance", type=float, help="Stage C guidance scale; up to 1 is off (default: 4)")
     add("--decoder-steps", type=int, help="even Stage B steps (default: 12)")
     add("--decoder-timesteps", type=_floats, help="Stage B timesteps, comma-separated")
@@ -83,7 +98,11 @@ def _run(args: argparse.Namespace) -> None:
         "prior": f"{model.prior_id}@{model.prior_revision}",
         "precision": bundle.manifest.precision,
         "device": args.device,
-        **{key: value for key, value in vars(options).items() if key != "seed" and value is not None},
+        **{
+            key: value
+            for key, value in vars(options).items()
+            if key != "seed" and value is not None
+        },
     }
     for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         parameters = {"prompt": prompt, "index": index, "prompts": len(prompts), **common}
@@ -151,9 +170,7 @@ def _summary(result: Result, paths: list[Path], device: str) -> dict[str, Any]:
     }
 
 
-def _print_summary(
-    result: Result, paths: list[Path], asked: tuple[int | None, int | None]
-) -> None:
+def _print_summary(result: Result, paths: list[Path], asked: tuple[int | None, int | None]) -> None:
     height, width = result.sizes.picture
     print(f"{'stage':<24}{'seconds':>10}{'peak MB':>10}")
     for name, usage in result.usage.items():

@@ -126,7 +126,7 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`text_graphs` names the text encoder of Stage C and of Stage B (None: Stage B is text-free)."""
+    """`text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free)."""
 
     format: str
     format_version: int

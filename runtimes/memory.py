@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,5 @@ def peak_bytes() -> int:
 
 
 def _reset_peak() -> None:
-    try:
+    with suppress(OSError):
         _CLEAR.write_text("5")  # resets VmHWM (Documentation/filesystems/proc.rst)
-    except OSError:
-        pass

@@ -39,7 +39,7 @@ class TorchNoise:
         return self._words.randint(0, 1 << 32, size=count, dtype=np.uint32)
 
     def _uniform(self, count: int) -> NDArray[np.float64]:
-        return (self._word(count) & 0xFFFFFF) * 2.0**-24
+        return (self._word(count) & 0xFFFFFF).astype(np.float64) * 2.0**-24
 
     def _blocks(self, size: int) -> Array:
         uniform = self._uniform(size)

@@ -11,40 +11,20 @@ from numpy.typing import NDArray
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.engine import Tensors
-from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
-from runtimes.manifest import Denoiser, Manifest
+from runtimes.manifest import Manifest
 from runtimes.memory import Usage, measured
-from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
+from runtimes.noise import NoiseSource
+from runtimes.options import Options, Plan, make_plan, negatives_for
 from runtimes.sampler import Step, check_finite, sample
-from runtimes.schedule import check_timesteps, even_timesteps, schedule
-from runtimes.sizes import Sizes, sizes
+from runtimes.schedule import schedule
+from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
 
 Array = NDArray[np.float32]
 OnStep = Callable[[str, int, int], None]  # stage, steps done, steps in all
 OnTensors = Callable[[str, Tensors], None]  # what was computed: 'stage_c/3' -> latents, ...
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to sample. None takes the bundle's default, which is the checkpoint's.
-
-    `guidance` above 1 turns classifier-free guidance on. `timesteps` descend within 1..0 and
-    replace `steps`. A list of seeds draws each picture's noise from its own generator; one seed
-    draws the whole batch from one, as diffusers does.
-    """
-
-    seed: int | tuple[int, ...] = 0
-    steps: int | None = None
-    timesteps: tuple[float, ...] | None = None
-    guidance: float | None = None
-    decoder_steps: int | None = None
-    decoder_timesteps: tuple[float, ...] | None = None
-    decoder_guidance: float | None = None
-    height: int | None = None
-    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,18 +41,6 @@ class Result:
     truncated: tuple[tuple[str, str], ...]
     sizes: Sizes
     usage: dict[str, Usage] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Options with every default filled in and checked, before anything is computed."""
-
-    timesteps: list[float]
-    guidance: float
-    decoder_timesteps: list[float]
-    decoder_guidance: float
-    sizes: Sizes
-    noise: NoiseSource
 
 
 class Pipeline:
@@ -123,31 +91,10 @@ class Pipeline:
         UsageError before any work for bad options, RunError naming graph and step for NaN.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        negatives = _negatives(negative_prompts, len(texts))
-        plan = self._plan(options or Options(), len(texts), noise)
+        negatives = negatives_for(negative_prompts, len(texts))
+        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
-
-    def _plan(self, options: Options, count: int, noise: NoiseSource | None) -> _Plan:
-        if count == 0:
-            raise UsageError("there is no prompt; give at least one (it may be empty: \"\")")
-        sampling = self.manifest.sampling
-        seed = options.seed
-        if isinstance(seed, tuple) and len(seed) != count:
-            raise UsageError(f"{len(seed)} seeds for {count} prompts; give one, or one per prompt")
-        drawn = PerImageNoise(seed) if isinstance(seed, tuple) else TorchNoise(seed)
-        return _Plan(
-            _timesteps(options.timesteps, options.steps, sampling.stage_c, ""),
-            _guidance(options.guidance, sampling.stage_c, ""),
-            _timesteps(options.decoder_timesteps, options.decoder_steps, sampling.stage_b, "decoder-"),
-            _guidance(options.decoder_guidance, sampling.stage_b, "decoder-"),
-            sizes(
-                sampling.height if options.height is None else options.height,
-                sampling.width if options.width is None else options.width,
-                sampling,
-            ),
-            noise or drawn,
-        )
 
     def close(self) -> None:
         """Release every graph."""
@@ -157,7 +104,10 @@ class Pipeline:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -166,7 +116,7 @@ class _Run:
     """One call of a pipeline, stage by stage."""
 
     def __init__(
-        self, pipeline: Pipeline, plan: _Plan, on_step: OnStep, on_tensors: OnTensors
+        self, pipeline: Pipeline, plan: Plan, on_step: OnStep, on_tensors: OnTensors
     ) -> None:
         self._sampling = pipeline.manifest.sampling
         self._text_graphs = pipeline.manifest.text_graphs
@@ -275,35 +225,6 @@ def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
     """The tokenizer of each text encoder graph."""
     specs = bundle.manifest.tokenizers
     return {graph: PromptTokenizer(bundle.path(spec.folder), spec) for graph, spec in specs.items()}
-
-
-def _negatives(given: str | Sequence[str], count: int) -> list[str]:
-    if isinstance(given, str):
-        return [given] * count
-    if len(given) != count:
-        raise UsageError(f"{len(given)} negative prompts for {count} prompts; give one, or as many")
-    return list(given)
-
-
-def _timesteps(
-    timesteps: tuple[float, ...] | None, steps: int | None, denoiser: Denoiser, prefix: str
-) -> list[float]:
-    if timesteps is not None and steps is not None:
-        raise UsageError(f"--{prefix}steps and --{prefix}timesteps exclude each other")
-    if timesteps is not None:
-        return check_timesteps(timesteps, f"--{prefix}timesteps")
-    if steps is not None:
-        if steps < 1:
-            raise UsageError(f"--{prefix}steps is {steps}; it must be at least 1")
-        return even_timesteps(steps)
-    return list(denoiser.timesteps)
-
-
-def _guidance(guidance: float | None, denoiser: Denoiser, prefix: str) -> float:
-    value = denoiser.guidance if guidance is None else guidance
-    if not 0 <= value < float("inf"):
-        raise UsageError(f"--{prefix}guidance is {value}; it must be 0 or more (up to 1 is off)")
-    return value
 
 
 def _ignore_step(stage: str, done: int, total: int) -> None:

@@ -18,7 +18,7 @@ Denoise = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step: the graph's own output (rows doubled under guidance), noise, new latents."""
+    """One finished step: the graph's own output (doubled under guidance), noise, new latents."""
 
     index: int
     epsilon: Array

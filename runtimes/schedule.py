@@ -5,6 +5,7 @@ timestep that differs in its last bit moves the embedding's angles, up to 10000,
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ def even_timesteps(steps: int) -> list[float]:
 def check_timesteps(timesteps: Sequence[float], flag: str) -> list[float]:
     """Custom timesteps as fp32 values, or UsageError when they do not descend within 1..0."""
     values = [float(np.float32(t)) for t in timesteps]
-    descending = all(first > second for first, second in zip(values, values[1:], strict=False))
+    descending = all(first > second for first, second in pairwise(values))
     if len(values) < 2 or not descending or values[0] > 1 or values[-1] < 0:
         raise UsageError(f"{flag} needs two or more values, strictly descending, from 1 to 0")
     return values
@@ -46,7 +47,8 @@ def alpha_cumprod(t: Array, s: float, scaler: float) -> Array:
     elif scaler < 1:
         t = t ** np.float32(scaler)
     start = _cos(offset / (one + offset) * half_pi) ** 2
-    return np.clip(_cos((t + offset) / (one + offset) * half_pi) ** 2 / start, 1e-4, 0.9999)
+    share: Array = _cos((t + offset) / (one + offset) * half_pi) ** 2 / start
+    return np.clip(share, 1e-4, 0.9999)
 
 
 def _cos(angle: Array | np.float32) -> Array:

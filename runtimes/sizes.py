@@ -23,7 +23,9 @@ def sizes(height: int, width: int, sampling: Sampling) -> Sizes:
     through two roundings. Raises UsageError where Stage B's down and up path does not close,
     naming the nearest sizes at which it does.
     """
-    sides = [_side(pixels, name, sampling) for pixels, name in ((height, "height"), (width, "width"))]
+    sides = [
+        _side(pixels, name, sampling) for pixels, name in ((height, "height"), (width, "width"))
+    ]
     (ch, bh, ph), (cw, bw, pw) = sides
     return Sizes((ch, cw), (bh, bw), (ph, pw))
 

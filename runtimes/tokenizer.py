@@ -14,7 +14,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Encoding:
-    """`input_ids` and `attention_mask` i64 (B,T); what each prompt lost to the limit ('' if nothing)."""
+    """`input_ids` and `attention_mask` i64 (B,T); what was cut off each prompt ('': nothing)."""
 
     input_ids: Ids
     attention_mask: Ids

@@ -7,7 +7,6 @@ from typing import Any
 
 from runtimes.errors import RunError
 
-
 T = typing.TypeVar("T")
 
 

@@ -26,7 +26,9 @@ def edit(folder: Path, change) -> None:
 
 def test_the_manifest_names_every_file_and_round_trips(bundles):
     bundle = bundles("one_level")
-    on_disk = {p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*") if p.is_file()}
+    on_disk = {
+        p.relative_to(bundle.folder).as_posix() for p in bundle.folder.rglob("*") if p.is_file()
+    }
     assert on_disk == {*bundle.manifest.files, "bundle.json"}
     assert (bundle.folder / "bundle.json").read_text(encoding="utf-8") == to_json(bundle.manifest)
     assert list(bundle.manifest.graphs) == list(GRAPHS)
@@ -40,7 +42,7 @@ def test_no_manifest(tmp_path):
 
 def test_missing_file(folder):
     (folder / "stage_a/model.onnx").unlink()
-    with pytest.raises(RunError, match="stage_a/model.onnx is missing"):
+    with pytest.raises(RunError, match=r"stage_a/model\.onnx is missing"):
         open_bundle(folder)
 
 
@@ -73,7 +75,7 @@ def test_links_out_of_the_bundle(folder, tmp_path):
     target = tmp_path / "elsewhere.onnx"
     (folder / "stage_a/model.onnx").rename(target)
     (folder / "stage_a/model.onnx").symlink_to(target)
-    with pytest.raises(RunError, match="links to .* outside the bundle"):
+    with pytest.raises(RunError, match=r"links to .* outside the bundle"):
         open_bundle(folder)
 
 

@@ -67,7 +67,9 @@ def test_prior_is_not_named(capsys, tmp_path, pair):
     assert code == 2 and "give --prior" in err
 
 
-@pytest.mark.parametrize("component", ["decoder", "vqgan", "text_encoder", "tokenizer", "scheduler"])
+@pytest.mark.parametrize(
+    "component", ["decoder", "vqgan", "text_encoder", "tokenizer", "scheduler"]
+)
 def test_missing_component(capsys, tmp_path, pair, component):
     shutil.rmtree(pair[0] / component)
     refused(capsys, tmp_path, pair, f"{component} is missing")
@@ -137,8 +139,9 @@ def test_weights_must_be_the_configs(capsys, tmp_path, pair, how):
 
 
 def test_sizes_that_do_not_close(capsys, tmp_path, folders):
-    refused(capsys, tmp_path, folders("public"), "--height 1100", "nearest valid heights are 1024 and 1152",
-            words=["--height", "1100"])  # fmt: skip
+    words = ["--height", "1100"]
+    nearest = "nearest valid heights are 1024 and 1152"
+    refused(capsys, tmp_path, folders("public"), "--height 1100", nearest, words=words)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,10 @@ def test_a_really_full_disk(tmp_path, pair):
     )
     words = [tmp_path / "bundle", "-m", pair[0], "--prior", pair[1], "--quiet"]
     found = subprocess.run(
-        [sys.executable, "-c", limited, *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", limited, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 1, found.stderr
     assert found.stderr.strip().splitlines()[-1].startswith("error: cannot write")
@@ -203,7 +209,9 @@ def test_a_really_full_disk(tmp_path, pair):
 
 def test_modules_exports_some_graphs(capsys, tmp_path, pair):
     output = tmp_path / "part"
-    code, _ = run(capsys, output, "-m", pair[0], "--prior", pair[1], "--modules", "stage_a", "--quiet")
+    code, _ = run(
+        capsys, output, "-m", pair[0], "--prior", pair[1], "--modules", "stage_a", "--quiet"
+    )
     assert code == 0
     assert {path.name for path in output.iterdir()} == {
         "bundle.json", "README.md", "stage_a", "tokenizer",

@@ -12,7 +12,8 @@ from exporter.export import ExportOptions
 from exporter.graphs import plan_graphs
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import GRAPHS
-from runtimes.pipeline import Options, Pipeline
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline
 from validation.gate import run_gate
 from validation.metrics import difference
 from validation.reference import record_reference
@@ -20,7 +21,12 @@ from validation.tolerances import LIMITS
 
 NAMES = list(tiny.TINY)
 # Height and width in pixels that each configuration's ratios and levels admit, both not square.
-SIZES = {"public": (128, 256), "odd_c_r": (128, 192), "no_effnet": (128, 192), "one_level": (96, 72)}
+SIZES = {
+    "public": (128, 256),
+    "odd_c_r": (128, 192),
+    "no_effnet": (128, 192),
+    "one_level": (96, 72),
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +128,7 @@ def test_files_are_valid_onnx_with_named_dimensions(bundles, name):
         path = bundle.path(graph.file)
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(path, load_external_data=False)
-        assert [o.version for o in model.opset_import if o.domain == ""][0] >= 18
+        assert next(o.version for o in model.opset_import if o.domain == "") >= 18
         assert {o.domain for o in model.opset_import} <= {""}
         values = [*model.graph.input, *model.graph.output]
         for value, tensor in zip(values, (*graph.inputs, *graph.outputs), strict=True):

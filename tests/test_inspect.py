@@ -40,8 +40,15 @@ def public(tmp_path):
     write(decoder / "vqgan/config.json", "PaellaVQModel")
     write(prior / "prior/config.json", "WuerstchenPrior", **STAGE_C)
     for folder, width, layers, heads in ((decoder, 1024, 24, 16), (prior, 1280, 32, 20)):
-        write(folder / "text_encoder/config.json", "CLIPTextModel", **TEXT, hidden_size=width,
-              intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads)
+        write(
+            folder / "text_encoder/config.json",
+            "CLIPTextModel",
+            **TEXT,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+        )
         write(folder / "scheduler/scheduler_config.json", "DDPMWuerstchenScheduler")
         write(folder / "model_index.json", "Pipeline")
         (folder / "tokenizer").mkdir()

@@ -10,8 +10,8 @@ from exporter.inspection import count, graph_parameters
 from exporter.modules.resize import resize, resize_matrix
 from exporter.modules.stage_b import StageB
 from exporter.shapes import stage_b_shapes
-from validation.tolerances import LIMITS
 from validation.metrics import difference
+from validation.tolerances import LIMITS
 
 # Export-form modules in PyTorch differ by rounding alone: well inside the gate's limit.
 LIMIT = LIMITS["fp32"].graph_error / 10

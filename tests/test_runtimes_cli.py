@@ -43,11 +43,22 @@ def test_a_picture_with_its_parameters(capsys, bundle, tmp_path):
 
 def test_several_prompts_and_a_prompts_file(capsys, bundle, tmp_path):
     (tmp_path / "prompts.txt").write_text("a blue star\n\na green cross\n")
-    words = ["a ring", "--prompts-file", tmp_path / "prompts.txt", "-o", tmp_path / "p.png", "--json"]
+    words = [
+        "a ring",
+        "--prompts-file",
+        tmp_path / "prompts.txt",
+        "-o",
+        tmp_path / "p.png",
+        "--json",
+    ]
     code, out, err = run(capsys, bundle.folder, *words, *SHORT)
     assert (code, err) == (0, "")
     summary = json.loads(out)
-    assert [path.rsplit("/", 1)[1] for path in summary["pictures"]] == ["p-0.png", "p-1.png", "p-2.png"]
+    assert [path.rsplit("/", 1)[1] for path in summary["pictures"]] == [
+        "p-0.png",
+        "p-1.png",
+        "p-2.png",
+    ]
     assert read_parameters(tmp_path / "p-2.png")["prompt"] == "a green cross"
     assert summary["stages"]["stage_b"]["peak_bytes"] > 0
 
@@ -71,7 +82,9 @@ def test_a_truncated_prompt_is_said(capsys, bundle, tmp_path):
 
 
 def test_odd_sizes_say_what_is_made(capsys, bundle, tmp_path):
-    code, out, _ = run(capsys, bundle.folder, "", "-o", tmp_path / "p.png", "--height", "100", *SHORT)
+    code, out, _ = run(
+        capsys, bundle.folder, "", "-o", tmp_path / "p.png", "--height", "100", *SHORT
+    )
     assert code == 0 and "make a picture of 128 x 128 pixels" in out
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.errors import RunError, UsageError
-from runtimes.pipeline import Options
+from runtimes.options import Options
 from validation.gate import Check, Gate, run_gate
 from validation.recording import Recording, read_golden
 from validation.tolerances import limits_for
@@ -28,12 +28,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add = found.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
-    add("--reference", metavar="DIR_OR_ID",
-        help="checkpoint to compare with (default: the one the bundle was made from)")
+    add(
+        "--reference",
+        metavar="DIR_OR_ID",
+        help="checkpoint to compare with (default: the one the bundle was made from)",
+    )
     add("--prior", metavar="DIR_OR_ID", help="prior of --reference, as in the exporter")
-    add("--golden", action="store_true",
-        help="compare with the run recorded in the bundle: needs neither PyTorch nor the checkpoint "
-        "(the default where PyTorch is not installed)")
+    add(
+        "--golden",
+        action="store_true",
+        help="compare with the run recorded in the bundle: needs no PyTorch, no checkpoint "
+        "(the default where PyTorch is not installed)",
+    )
     add("--prompt", default=PROMPT, help="what to run (not with --golden)")
     add("--negative-prompt", default="", help="negative prompt (not with --golden)")
     add("--seed", type=int, default=0, help="seed of the noise (not with --golden)")
@@ -50,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0 when every limit holds, 1 when one does not, 2 for bad use."""
+    """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
     args = parser().parse_args(argv)
     try:
         gate = _measure(args)
@@ -101,9 +107,7 @@ def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
     )
     source, prior = reference_pair(bundle.manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(source, prior, None)
-    return record_reference(
-        checkpoint, bundle.manifest, args.prompt, args.negative_prompt, options
-    )
+    return record_reference(checkpoint, bundle.manifest, args.prompt, args.negative_prompt, options)
 
 
 def _print(gate: Gate, *, verbose: bool) -> None:

@@ -10,7 +10,8 @@ from runtimes.engine import Engine, Tensors
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import Denoiser
 from runtimes.noise import RecordedNoise
-from runtimes.pipeline import Options, Pipeline, load_tokenizers
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline, load_tokenizers
 from runtimes.schedule import even_timesteps, schedule, timestep_embedding
 from validation.metrics import Difference, difference, psnr_db
 from validation.recording import Recording
@@ -125,9 +126,7 @@ def _trajectory(
             what = f"{graph} latents after step {int(index) + 1}"
             limit = f"SQNR >= {limits.latent_db:g} dB"
             passed = found.sqnr_db >= limits.latent_db
-            checks.append(
-                Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed)
-            )
+            checks.append(Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed))
 
     graphs = BundleGraphs(bundle, device)
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:

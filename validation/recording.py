@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import RunError
-from runtimes.pipeline import Options
+from runtimes.options import Options
 
 GOLDEN_FILE = "golden/run.safetensors"
 _DTYPES = {"F32": np.float32, "I64": np.int64}
@@ -31,7 +31,9 @@ class Recording:
 
     def steps(self, denoiser: str) -> int:
         """How many steps of a denoiser were recorded."""
-        return sum(key.startswith(f"{denoiser}/") and key.endswith(".epsilon") for key in self.tensors)
+        return sum(
+            key.startswith(f"{denoiser}/") and key.endswith(".epsilon") for key in self.tensors
+        )
 
     def noise(self) -> list[NDArray[np.float32]]:
         """Every draw, in order."""

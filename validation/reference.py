@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from exporter.components import Checkpoint
 from runtimes.manifest import Denoiser, Manifest
-from runtimes.pipeline import Options
+from runtimes.options import Options
 from runtimes.schedule import even_timesteps
 from runtimes.sizes import sizes
 from validation.recording import Recording
@@ -56,12 +56,14 @@ class _Reference:
         decoder_guidance = _or(options.decoder_guidance, sampling.stage_b.guidance)
         texts = [prompt, negative]
 
-        hidden = self._text("text_encoder", checkpoint.text_encoder.folder, checkpoint.tokenizer, texts)
+        hidden = self._text(
+            "text_encoder", checkpoint.text_encoder.folder, checkpoint.tokenizer, texts
+        )
         prior = _load(WuerstchenPrior, checkpoint.stage_c.folder)
         rows = hidden[: 2 if guidance > 1 else 1]
         self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
         latents = self._denoise(
-            "stage_c", lambda x, t: prior(x, t, rows), made.stage_c, guidance, generator
+            "stage_c", _conditioned(prior, rows), made.stage_c, guidance, generator
         )
         del prior
 
@@ -79,12 +81,20 @@ class _Reference:
             rows = torch.zeros(guided, hidden.shape[1], width)
         start = torch.randn(1, sampling.stage_b.channels, *made.stage_b, generator=generator)
         conditions = _stage_b_conditions(decoder, embedding, start, rows, text_graph is not None)
-        kept = {"image_embedding": embedding, "latents": start.repeat(guided, 1, 1, 1), **conditions}
+        kept = {
+            "image_embedding": embedding,
+            "latents": start.repeat(guided, 1, 1, 1),
+            **conditions,
+        }
         if text_graph is not None:
             kept["last_hidden_state"] = rows
         self._keep("stage_b_condition", **kept)
         latents = self._denoise(
-            "stage_b", lambda x, t: decoder(x, t, embedding, rows), start, decoder_guidance, generator
+            "stage_b",
+            _conditioned(decoder, embedding, rows),
+            start,
+            decoder_guidance,
+            generator,
         )
         del decoder
 
@@ -152,6 +162,10 @@ def _load(cls: Any, folder: Path) -> Any:
     return cls.from_pretrained(str(folder), torch_dtype=torch.float32, use_safetensors=True).eval()
 
 
+def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: module(x, t, *conditions)
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
@@ -168,7 +182,9 @@ def _timesteps(options: Options, denoiser: Denoiser, graph: str) -> list[float]:
 def _text_kv(prior: WuerstchenPrior, hidden: Tensor) -> Tensor:
     """(B,blocks,2,T,width): what each attention block computes from the text at every step."""
     text = prior.cond_mapper(hidden)
-    return torch.stack([_key_value(b, text) for b in prior.blocks if isinstance(b, AttnBlock)], dim=1)
+    return torch.stack(
+        [_key_value(b, text) for b in prior.blocks if isinstance(b, AttnBlock)], dim=1
+    )
 
 
 def _key_value(block: AttnBlock, text: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from validation.demo.drawing import SIDE, draw
 from validation.demo.scenes import PLACES, Scene, sample_scene
 
 
-def batch(step: int, size: int, *, stream: str, held_out: bool = False) -> tuple[Tensor, list[Scene]]:
+def batch(
+    step: int, size: int, *, stream: str, held_out: bool = False
+) -> tuple[Tensor, list[Scene]]:
     """`size` pictures (size,3,128,128) in 0..1 and their scenes; each stream draws its own."""
     rng = np.random.default_rng([step, *stream.encode()])
     scenes = [sample_scene(rng, held_out=held_out) for _ in range(size)]
@@ -23,7 +25,7 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
 
 
 def labels(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Targets of the judge: shape (B,9) with 0 = empty, colour and size (B,9) with -1, background."""
+    """Targets of the judge: shape (B,9), 0 = empty; colour, size (B,9), -1 = empty; background."""
     shape = torch.zeros(len(scenes), len(PLACES), dtype=torch.long)
     colour, size = torch.full_like(shape, -1), torch.full_like(shape, -1)
     for i, scene in enumerate(scenes):

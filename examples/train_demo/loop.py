@@ -105,9 +105,7 @@ def _average(ema: dict[str, Tensor], model: nn.Module, decay: float) -> None:
 _last = {"save": time.monotonic(), "log": time.monotonic(), "loss": 0.0, "count": 0.0}
 
 
-def _report(
-    name: str, step: int, loss: Tensor, work: Path, save: Callable[[int], None]
-) -> None:
+def _report(name: str, step: int, loss: Tensor, work: Path, save: Callable[[int], None]) -> None:
     now = time.monotonic()
     _last["loss"] += loss.item()
     _last["count"] += 1

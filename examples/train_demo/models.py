@@ -94,6 +94,28 @@ def position_loss(where: Tensor) -> Tensor:
     return F.cross_entropy(where[:, :rows], row) + F.cross_entropy(where[:, rows:], column)
 
 
+class TextProbe(nn.Module):
+    """Reads the scene off the text's hidden states: (B,77,128) to shape (B,9,7), colour (B,9,6).
+
+    Each place asks by attention, as Stage C's latents do. The public checkpoints start from a
+    trained CLIP; this one's text encoder starts from nothing, and its words for places and
+    things would not find each other in the time there is. The probe is not shipped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(len(PLACES), TEXT_WIDTH))
+        self.attention = nn.MultiheadAttention(TEXT_WIDTH, 4, batch_first=True)
+        self.head = nn.Sequential(
+            nn.Linear(TEXT_WIDTH, 256), nn.GELU(), nn.Linear(256, sum(PER_PLACE[:2]))
+        )
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        query = self.places.expand(len(hidden), -1, -1)
+        found = self.head(self.attention(query, hidden, hidden, need_weights=False)[0])
+        return found.split(PER_PLACE[:2], dim=2)
+
+
 class ConvBlock(nn.Sequential):
     """Convolution, group norm, SiLU."""
 

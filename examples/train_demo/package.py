@@ -45,6 +45,7 @@ def _pipelines(work: Path, output: Path) -> None:
             "prior": models.stage_c(),
             "text": models.text_encoder(len(tokenizer)),
             "where": models.PositionProbe(),
+            "read": models.TextProbe(),
         }
     )
     load("stage_c", parts, work)

@@ -17,8 +17,10 @@ PLAIN_WORDS = "a an and on at the in background picture of with , ."
 def words() -> list[str]:
     """Every word a caption can hold."""
     groups = (scenes.SHAPES, scenes.COLOURS, scenes.SIZES, scenes.BACKGROUNDS, scenes.PLACES)
-    return sorted({word for group in groups for text in group for word in text.split()}
-                  | set(PLAIN_WORDS.split()))
+    return sorted(
+        {word for group in groups for text in group for word in text.split()}
+        | set(PLAIN_WORDS.split())
+    )
 
 
 def learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
@@ -49,7 +51,7 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     merges = learn_merges(words())
     symbols = alphabet + [symbol + "</w>" for symbol in alphabet]
     symbols += dict.fromkeys(first + second for first, second in merges)
-    symbols = list(dict.fromkeys(symbols)) + [START, END]
+    symbols = [*dict.fromkeys(symbols), START, END]
     vocab = {symbol: i for i, symbol in enumerate(symbols)}
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

@@ -17,7 +17,7 @@ from tokenizer import save_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from validation.demo.scenes import caption
+from validation.demo.scenes import PLACES, Scene, caption
 
 PICTURES = 48_000
 TEXT_DROPOUT = 0.1  # classifier-free guidance
@@ -53,7 +53,7 @@ def reading_loss(out: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> Tensor:
 
 
 def train_stage_a(work: Path, steps: int) -> None:
-    """L1 + L2 and the codebook's losses; half of the latents are decoded unquantised, as at inference."""
+    """L1 + L2 and the codebook's losses; half the latents are decoded unquantised, as when run."""
     vqgan = models.stage_a()
 
     def loss_of(step: int) -> Tensor:
@@ -100,17 +100,24 @@ def abar(t: Tensor) -> Tensor:
     return (torch.cos((t + s) / (1 + s) * torch.pi / 2) ** 2 / start).clamp(1e-4, 0.9999)
 
 
-def noised(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Noisy latents, the noise, its timesteps (stratified over the batch) and loss weights.
+def noised(
+    clean: Tensor, generator: torch.Generator, *, noisy_share: float = 0.0, least_signal: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Noisy latents, the noise, its timesteps and loss weights.
 
-    The weights turn the epsilon loss into a velocity loss (Salimans & Ho 2022), bounded: plain
-    epsilon loss says next to nothing at the noisy end, where a prompt decides what is drawn.
+    Timesteps are stratified over 0..1; `noisy_share` of the batch over 0.75..1 instead. The
+    weights turn the epsilon loss into a velocity loss (Salimans & Ho 2022), down to a signal
+    share of `least_signal`: plain epsilon loss says next to nothing at the noisy end, where the
+    prompt decides what is drawn, and where.
     """
     count = len(clean)
     t = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    noisy = torch.rand(count, generator=generator) < noisy_share
+    t = torch.where(noisy, 0.75 + 0.25 * t, t)
     noise = torch.randn(clean.shape, generator=generator)
     signal = abar(t).view(-1, 1, 1, 1)
-    return signal.sqrt() * clean + (1 - signal).sqrt() * noise, noise, t, 1 / signal.clamp(min=0.02)
+    mixed = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    return mixed, noise, t, 1 / signal.clamp(min=least_signal)
 
 
 @torch.no_grad()
@@ -140,6 +147,7 @@ def train_stage_c(work: Path, steps: int) -> None:
             "prior": models.stage_c(),
             "text": models.text_encoder(len(tokenizer)),
             "where": models.PositionProbe(),
+            "read": models.TextProbe(),
         }
     )
     run = torch.compile(lambda ids, mask, x, t: _stage_c(both, ids, mask, x, t), dynamic=False)
@@ -147,25 +155,31 @@ def train_stage_c(work: Path, steps: int) -> None:
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng([step, *b"stage_c"])
         chosen = rng.choice(PICTURES, size=64, replace=False)
-        texts = [
-            "" if rng.random() < TEXT_DROPOUT else caption(scenes[i], rng) for i in chosen
-        ]
-        tokens = tokenizer(texts, padding="max_length", max_length=77, truncation=True,
-                           return_tensors="pt")
-        x, noise, t, weight = noised(clean[chosen].float(), torch.Generator().manual_seed(step))
-        epsilon, where = run(tokens.input_ids, tokens.attention_mask, x, t)
-        return (weight * (epsilon - noise).square()).mean() + 0.1 * models.position_loss(where)
+        texts = ["" if rng.random() < TEXT_DROPOUT else caption(scenes[i], rng) for i in chosen]
+        tokens = tokenizer(
+            texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        )
+        x, noise, t, weight = noised(
+            clean[chosen].float(),
+            torch.Generator().manual_seed(step),
+            noisy_share=0.5,
+            least_signal=0.004,
+        )
+        epsilon, where, read = run(tokens.input_ids, tokens.attention_mask, x, t)
+        probes = models.position_loss(where) + reading_loss(read, _said(texts, chosen, scenes))
+        return (weight * (epsilon - noise).square()).mean() + 0.1 * probes
 
     finish("stage_c", both, fit("stage_c", both, loss_of, steps=steps, lr=1.5e-3, work=work), work)
 
 
 def _stage_c(
     both: nn.ModuleDict, ids: Tensor, mask: Tensor, x: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Epsilon, and where each latent thinks it is after the third block (WuerstchenPrior.forward)."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Epsilon (as WuerstchenPrior.forward) and the logits of the two probes."""
     prior = both["prior"]
     with autocast():
-        text = prior.cond_mapper(both["text"](ids, attention_mask=mask).last_hidden_state)
+        hidden = both["text"](ids, attention_mask=mask).last_hidden_state
+        text = prior.cond_mapper(hidden)
         r_embed = prior.gen_r_embedding(t)
         inner = prior.projection(x)
         where = inner
@@ -174,7 +188,17 @@ def _stage_c(
             inner = attention(timestep(residual(inner), r_embed), text)
             where = inner if i == models.PROBED_BLOCK else where
         a, b = prior.out(inner).float().chunk(2, dim=1)
-        return (x - a) / ((1 - b).abs() + 1e-5), both["where"](where).float()
+        epsilon = (x - a) / ((1 - b).abs() + 1e-5)
+        return epsilon, both["where"](where).float(), both["read"](hidden)
+
+
+def _said(texts: list[str], chosen: np.ndarray, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+    """What each caption says about each place: shape and colour, -1 where it names no places."""
+    shape, colour, _, _ = labels([scenes[i] for i in chosen])
+    for row, (text, i) in enumerate(zip(texts, chosen, strict=True)):
+        if PLACES[scenes[i].things[0].place] not in text:
+            shape[row], colour[row] = -1, -1
+    return shape, colour
 
 
 def train_stage_b(work: Path, steps: int) -> None:
@@ -182,7 +206,9 @@ def train_stage_b(work: Path, steps: int) -> None:
     pictures, scenes = fixed_set(PICTURES, work)
     embedding = embeddings(work, pictures)
     vqgan = load("stage_a", models.stage_a(), work)
-    targets = encode_all(lambda p: vqgan.encode(p, return_dict=False)[0], pictures, work / "latents.pt")
+    targets = encode_all(
+        lambda p: vqgan.encode(p, return_dict=False)[0], pictures, work / "latents.pt"
+    )
     scale = targets[:4000].float().std().item()
     decoder = models.stage_b()
     tokenizer = save_tokenizer(work / "tokenizer")
@@ -197,8 +223,9 @@ def train_stage_b(work: Path, steps: int) -> None:
         generator = torch.Generator().manual_seed(step)
         chosen = rng.choice(PICTURES, size=32, replace=False)
         texts = ["" if rng.random() < 0.5 else caption(scenes[i], rng) for i in chosen]
-        tokens = tokenizer(texts, padding="max_length", max_length=77, truncation=True,
-                           return_tensors="pt")
+        tokens = tokenizer(
+            texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        )
         with torch.no_grad(), autocast():
             hidden = text(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         e = embedding[chosen].float()
@@ -208,9 +235,11 @@ def train_stage_b(work: Path, steps: int) -> None:
         # Guidance's unconditional half has a zero embedding (diffusers' decoder pipeline).
         e = e * models.LATENT_MEAN - models.LATENT_STD
         e = e * (torch.rand(32, 1, 1, 1, generator=generator) > 0.05)
-        x, noise, t, weight = noised(targets[chosen].float() / scale, generator)
+        x, noise, t, weight = noised(
+            targets[chosen].float() / scale, generator, least_signal=0.1
+        )
         epsilon = run(x, t, e, hidden)
-        return (weight.clamp(max=10) * (epsilon - noise).square()).mean()
+        return (weight * (epsilon - noise).square()).mean()
 
     averaged = fit("stage_b", decoder, loss_of, steps=steps, lr=1.5e-3, work=work)
     finish("stage_b", decoder, averaged, work)

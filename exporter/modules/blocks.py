@@ -46,9 +46,7 @@ class ResBlock(nn.Module):
     def __init__(self, width: int, c_skip: int, kernel_size: int, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
-        depthwise = nn.Conv2d(
-            width, width, kernel_size, padding=kernel_size // 2, groups=width
-        )
+        depthwise = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
         self.depthwise = Convolution(depthwise, layout)
         self.norm = ChannelNorm(layout)
         self.expand = Pointwise(width + c_skip, 4 * width, layout)

@@ -67,7 +67,7 @@ class ChannelNorm(nn.Module):
 class Convolution(nn.Module):
     """A convolution (or its transpose) over NCHW weights, from and to the layout."""
 
-    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, layout: Layout) -> None:
+    def __init__(self, convolution: nn.Module, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
         self.convolution = convolution

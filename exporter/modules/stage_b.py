@@ -1,6 +1,6 @@
 """Stage B, the diffusion decoder: one graph per image for its conditions, one per step."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,9 @@ def plan(config: StageBConfig) -> list[tuple[str, Kind, int, bool]]:
     for i in reversed(range(config.levels)):
         each = config.level_config[i] * config.blocks[i]
         deepest = i == config.levels - 1
-        level = [(kinds[kind], j == 0 and kind == "C" and not deepest) for j, kind in enumerate(each)]
+        level = [
+            (kinds[kind], j == 0 and kind == "C" and not deepest) for j, kind in enumerate(each)
+        ]
         level += [("up", False)] if i > 0 else []
         at = config.levels - 1 - i
         found += [(f"up_blocks.{at}.{j}", kind, i, skip) for j, (kind, skip) in enumerate(level)]
@@ -79,7 +81,8 @@ class StageBCondition(nn.Module):
         if self.text:
             mapped = self.clip_mapper(last_hidden_state)
             mapped = F.layer_norm(mapped, mapped.shape[-1:], eps=1e-6)
-            for blocks in self.blocks.values():
+            for width in self.config.text_widths:
+                blocks = cast(nn.ModuleList, self.blocks[str(width)])
                 outputs.append(torch.stack([block(mapped) for block in blocks], dim=1))
         return tuple(outputs)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from validation.demo.scenes import Scene
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 SIDE = 128  # pixels
 COLOUR_RGB = np.array(

@@ -3,6 +3,7 @@
 The network is trained on drawings by the demo's recipe and ships as ONNX with the checkpoint.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _BATCH = 50
 
 @dataclass(frozen=True)
 class Readings:
-    """What the judge sees: per picture and place (N,9) indices, `shape` -1 where a place is empty."""
+    """What the judge sees per picture and place, indices (N,9); `shape` -1: an empty place."""
 
     shape: NDArray[np.int64]
     colour: NDArray[np.int64]
@@ -73,7 +74,9 @@ def score(readings: Readings, scenes: list[Scene]) -> dict[str, float]:
         totals["shape"] += matched([w[0] for w in wanted], [p[0] for p in pairs])
         totals["colour"] += matched([w[1] for w in wanted], [p[1] for p in pairs])
         for thing in scene.things:
-            spots = [s for s, p in zip(seen, pairs, strict=True) if p == (thing.shape, thing.colour)]
+            spots = [
+                s for s, p in zip(seen, pairs, strict=True) if p == (thing.shape, thing.colour)
+            ]
             place += thing.place in spots
             size += any(readings.size[index][spot] == thing.size for spot in spots)
         background = readings.background[index] == scene.background
@@ -88,7 +91,7 @@ def score(readings: Readings, scenes: list[Scene]) -> dict[str, float]:
     }
 
 
-def matched(wanted: list, seen: list) -> int:  # type: ignore[type-arg]
+def matched(wanted: Sequence[object], seen: Sequence[object]) -> int:
     """How many of `wanted` are in `seen`, each entry of `seen` used once."""
     left = list(seen)
     count = 0

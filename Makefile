@@ -1,0 +1,37 @@
+# Two commands matter: `make demo` and `make test`. Both install what they need into .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= out
+PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; run make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(BIN)/.installed  ## export the demo checkpoint, make a picture, validate
+	$(BIN)/python -m exporter $(OUT)/demo --overwrite
+	$(BIN)/python -m runtimes $(OUT)/demo "$(PROMPT)" -o $(OUT)/demo.png
+	$(BIN)/python -m validation $(OUT)/demo
+	@echo "the picture is $(OUT)/demo.png, the bundle is $(OUT)/demo"
+
+test: lint  ## lint, type check, all tests
+	$(BIN)/python -m pytest --durations=10
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(BIN)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(OUT) $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

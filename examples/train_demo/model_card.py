@@ -1,0 +1,85 @@
+"""Write the demo checkpoint's model card from its figures: python model_card.py CHECKPOINT."""
+
+import json
+import sys
+from pathlib import Path
+
+from validation.demo.scenes import caption, held_out_scenes
+
+MEANING = {
+    "pair": "named colour + shape pairs found anywhere in the picture",
+    "shape": "named shapes found",
+    "colour": "named colours found",
+    "size": "pairs found that have the named size",
+    "place": "pairs found that are at the named place",
+    "background": "pictures with the named background",
+    "exact": "pictures with every pair, nothing else, and the background right",
+    "pair, 1 named": "pairs found, prompts that name one thing",
+    "pair, 2 named": "pairs found, prompts that name two",
+}
+CARD = """---
+license: apache-2.0
+tags:
+- text-to-image
+- wuerstchen
+---
+# The demo checkpoint
+
+A small Würstchen with trained weights: captioned drawings of one to three coloured shapes, 128 x 128
+pixels. It is here so that a new machine makes a recognisable picture from a prompt without any
+download, and so that exported and quantised variants are measured on learned weights, not on noise.
+It knows six shapes, six colours, two sizes, nine places and four backgrounds, and nothing else.
+
+![32 held-out prompts](grid.png)
+
+Two diffusers folders in fp16 (`wuerstchen`: Stage B, Stage A, text encoder; `wuerstchen-prior`: Stage
+C, the same text encoder), and the judge as ONNX. {size:.1f} MB in all.
+
+## Figures
+
+{prompts} held-out prompts of one or two shapes, diffusers in fp32 on a CPU, default schedules (29
+and 12 steps, guidance 4), seed {seed}; read back by the judge. Held out means that the combination of
+colour + shape pairs (for one shape: its four attributes) never was in a training picture.
+
+| figure | value | what it counts |
+|---|---|---|
+{rows}
+
+The judge itself, on {fresh} fresh drawings of held-out combinations of one to three shapes:
+{judge}.
+
+The first row of the picture: {first}.
+
+## Training
+
+{training}
+
+The recipe is `examples/train_demo`; the drawings are made by `validation/demo`.
+"""
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    figures = json.loads((folder / "figures.json").read_text())
+    rows = [
+        f"| {key} | {100 * value:.1f} % | {MEANING[key]} |"
+        for key, value in figures["pictures"].items()
+    ]
+    judge = ", ".join(f"{k} {100 * v:.1f} %" for k, v in figures["judge on drawings"].items())
+    first = "; ".join(caption(scene) for scene in held_out_scenes(figures["prompts"])[:8])
+    others = (p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
+    card = CARD.format(
+        size=sum(path.stat().st_size for path in others) / 1e6,
+        prompts=figures["prompts"],
+        seed=figures["seed"],
+        rows="\n".join(rows),
+        fresh=1000,
+        judge=judge,
+        first=first,
+        training=(folder / "training.md").read_text().strip(),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

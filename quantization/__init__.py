@@ -1,0 +1,1 @@
+"""Bundles to smaller bundles; reserved for the quantisation recipes."""

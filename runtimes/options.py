@@ -1,0 +1,95 @@
+"""Sampling options, and the plan they make once every default is filled in and checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtimes.errors import UsageError
+from runtimes.manifest import Denoiser, Sampling
+from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
+from runtimes.schedule import check_timesteps, even_timesteps
+from runtimes.sizes import Sizes, sizes
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sample. None takes the bundle's default, which is the checkpoint's.
+
+    `guidance` above 1 turns classifier-free guidance on. `timesteps` descend within 1..0 and
+    replace `steps`. A list of seeds draws each picture's noise from its own generator; one seed
+    draws the whole batch from one, as diffusers does.
+    """
+
+    seed: int | tuple[int, ...] = 0
+    steps: int | None = None
+    timesteps: tuple[float, ...] | None = None
+    guidance: float | None = None
+    decoder_steps: int | None = None
+    decoder_timesteps: tuple[float, ...] | None = None
+    decoder_guidance: float | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Options with every default filled in and checked, before anything is computed."""
+
+    timesteps: list[float]
+    guidance: float
+    decoder_timesteps: list[float]
+    decoder_guidance: float
+    sizes: Sizes
+    noise: NoiseSource
+
+
+def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSource | None) -> Plan:
+    """What `options` mean for `count` prompts; UsageError names the option that is wrong."""
+    if count == 0:
+        raise UsageError('there is no prompt; give at least one (it may be empty: "")')
+    seed = options.seed
+    if isinstance(seed, tuple) and len(seed) != count:
+        raise UsageError(f"{len(seed)} seeds for {count} prompts; give one, or one per prompt")
+    drawn = PerImageNoise(seed) if isinstance(seed, tuple) else TorchNoise(seed)
+    stage_c, stage_b = sampling.stage_c, sampling.stage_b
+    return Plan(
+        _timesteps(options.timesteps, options.steps, stage_c, ""),
+        _guidance(options.guidance, stage_c, ""),
+        _timesteps(options.decoder_timesteps, options.decoder_steps, stage_b, "decoder-"),
+        _guidance(options.decoder_guidance, stage_b, "decoder-"),
+        sizes(
+            sampling.height if options.height is None else options.height,
+            sampling.width if options.width is None else options.width,
+            sampling,
+        ),
+        noise or drawn,
+    )
+
+
+def negatives_for(given: str | Sequence[str], count: int) -> list[str]:
+    """One negative prompt per prompt."""
+    if isinstance(given, str):
+        return [given] * count
+    if len(given) != count:
+        raise UsageError(f"{len(given)} negative prompts for {count} prompts; give one, or as many")
+    return list(given)
+
+
+def _timesteps(
+    timesteps: tuple[float, ...] | None, steps: int | None, denoiser: Denoiser, prefix: str
+) -> list[float]:
+    if timesteps is not None and steps is not None:
+        raise UsageError(f"--{prefix}steps and --{prefix}timesteps exclude each other")
+    if timesteps is not None:
+        return check_timesteps(timesteps, f"--{prefix}timesteps")
+    if steps is not None:
+        if steps < 1:
+            raise UsageError(f"--{prefix}steps is {steps}; it must be at least 1")
+        return even_timesteps(steps)
+    return list(denoiser.timesteps)
+
+
+def _guidance(guidance: float | None, denoiser: Denoiser, prefix: str) -> float:
+    value = denoiser.guidance if guidance is None else guidance
+    if not 0 <= value < float("inf"):
+        raise UsageError(f"--{prefix}guidance is {value}; it must be 0 or more (up to 1 is off)")
+    return value
