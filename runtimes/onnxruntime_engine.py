@@ -22,6 +22,8 @@ class OnnxRuntimeEngine:
         self._ort = _import_onnxruntime()
         self._device = device
         provider = _provider(self._ort, device)
+        if device == "cuda":
+            self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -71,7 +71,9 @@ def text_encoder(vocab_size: int) -> CLIPTextModel:
     )
 
 
-PROBED_BLOCK = 6  # index of the third ResBlock: from there on, positions are to be known
+# Indices of the third and the sixth of seven ResBlocks: by then a latent is to know where it is,
+# and what is there.
+PROBED_BLOCKS = (6, 15)
 
 
 class PositionProbe(nn.Conv2d):
@@ -114,6 +116,21 @@ class TextProbe(nn.Module):
         query = self.places.expand(len(hidden), -1, -1)
         found = self.head(self.attention(query, hidden, hidden, need_weights=False)[0])
         return found.split(PER_PLACE[:2], dim=2)
+
+
+class LatentProbe(nn.Conv2d):
+    """Reads the scene off Stage C's late features: (B,192,6,6) to the nine places' logits.
+
+    At the noisy end only the text says what is where: this rewards carrying it there. The probe
+    is not shipped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(192, sum(PER_PLACE), 2, 2)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Shape (B,9,7), colour (B,9,6), size (B,9,2)."""
+        return super().forward(features).flatten(2).transpose(1, 2).split(PER_PLACE, dim=2)
 
 
 class ConvBlock(nn.Sequential):

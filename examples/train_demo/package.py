@@ -46,6 +46,7 @@ def _pipelines(work: Path, output: Path) -> None:
             "text": models.text_encoder(len(tokenizer)),
             "where": models.PositionProbe(),
             "read": models.TextProbe(),
+            "drawn": models.LatentProbe(),
         }
     )
     load("stage_c", parts, work)

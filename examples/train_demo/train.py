@@ -148,6 +148,7 @@ def train_stage_c(work: Path, steps: int) -> None:
             "text": models.text_encoder(len(tokenizer)),
             "where": models.PositionProbe(),
             "read": models.TextProbe(),
+            "drawn": models.LatentProbe(),
         }
     )
     run = torch.compile(lambda ids, mask, x, t: _stage_c(both, ids, mask, x, t), dynamic=False)
@@ -165,8 +166,9 @@ def train_stage_c(work: Path, steps: int) -> None:
             noisy_share=0.5,
             least_signal=0.004,
         )
-        epsilon, where, read = run(tokens.input_ids, tokens.attention_mask, x, t)
+        epsilon, where, read, drawn = run(tokens.input_ids, tokens.attention_mask, x, t)
         probes = models.position_loss(where) + reading_loss(read, _said(texts, chosen, scenes))
+        probes = probes + 3 * reading_loss(drawn, labels([scenes[i] for i in chosen])[:3])
         return (weight * (epsilon - noise).square()).mean() + 0.1 * probes
 
     finish("stage_c", both, fit("stage_c", both, loss_of, steps=steps, lr=1.5e-3, work=work), work)
@@ -174,22 +176,24 @@ def train_stage_c(work: Path, steps: int) -> None:
 
 def _stage_c(
     both: nn.ModuleDict, ids: Tensor, mask: Tensor, x: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Epsilon (as WuerstchenPrior.forward) and the logits of the two probes."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Epsilon (as WuerstchenPrior.forward) and the logits of the three probes."""
     prior = both["prior"]
     with autocast():
         hidden = both["text"](ids, attention_mask=mask).last_hidden_state
         text = prior.cond_mapper(hidden)
         r_embed = prior.gen_r_embedding(t)
         inner = prior.projection(x)
-        where = inner
+        probed = []
         for i in range(0, len(prior.blocks), 3):
             residual, timestep, attention = prior.blocks[i : i + 3]
             inner = attention(timestep(residual(inner), r_embed), text)
-            where = inner if i == models.PROBED_BLOCK else where
+            if i in models.PROBED_BLOCKS:
+                probed.append(inner)
         a, b = prior.out(inner).float().chunk(2, dim=1)
         epsilon = (x - a) / ((1 - b).abs() + 1e-5)
-        return epsilon, both["where"](where).float(), both["read"](hidden)
+        where, drawn = both["where"](probed[0]).float(), both["drawn"](probed[1])
+        return epsilon, where, both["read"](hidden), drawn
 
 
 def _said(texts: list[str], chosen: np.ndarray, scenes: list[Scene]) -> tuple[Tensor, Tensor]:
