@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     is_inspect = words[:1] == ["inspect"]
-    args = inspect_parser().parse_args(words[1:]) if is_inspect else parser().parse_args(words)
+    args = (inspect_parser if is_inspect else parser)().parse_intermixed_args(words[is_inspect:])
     try:
         _inspect(args) if is_inspect else _export(args)
     except (UsageError, RunError) as error:
@@ -129,6 +129,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
+    if args.output == Path("inspect"):
+        raise UsageError("write 'inspect' first: python -m exporter inspect ...")
+    if args.batch_size != 1 and not args.static:
+        raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if args.batch_size < 1:
         raise UsageError(f"--batch-size is {args.batch_size}; it must be at least 1")
     _require_export_packages()
@@ -165,7 +169,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from exporter.components import open_checkpoint
     from exporter.inspection import inspect
 
-    checkpoint = open_checkpoint(*_sources(args), args.variant, weights=False)
+    checkpoint = open_checkpoint(*_sources(args, weights=False), args.variant, weights=False)
     found = inspect(
         checkpoint,
         args.height or checkpoint.height,
@@ -191,7 +195,7 @@ def _inspect(args: argparse.Namespace) -> None:
     print(f"\nTFLOP a picture: {total / 1e12:,.3f}; disk: {disk}")
 
 
-def _sources(args: argparse.Namespace) -> "tuple[Source, Source]":
+def _sources(args: argparse.Namespace, *, weights: bool = True) -> "tuple[Source, Source]":
     """The two checkpoint folders of the command line; the demo's without --model."""
     from exporter.sources import demo_pair, find_pair
 
@@ -201,7 +205,7 @@ def _sources(args: argparse.Namespace) -> "tuple[Source, Source]":
             raise UsageError(f"--{name} is {value}; it must be at least 1 pixel")
     if args.model is not None:
         revisions = (args.revision, args.prior_revision)
-        return find_pair(args.model, args.prior, revisions, args.variant)
+        return find_pair(args.model, args.prior, revisions, args.variant, weights=weights)
     given = [f for f in ("prior", "revision", "prior_revision") if getattr(args, f) is not None]
     if given:
         raise UsageError(f"--{given[0].replace('_', '-')} needs --model")
@@ -211,7 +215,9 @@ def _sources(args: argparse.Namespace) -> "tuple[Source, Source]":
 def _require_export_packages() -> None:
     """One clear line where the export extra is not installed."""
     try:
+        import huggingface_hub  # noqa: F401
         import onnx  # noqa: F401
+        import onnx_ir  # noqa: F401
         import onnxscript  # noqa: F401
         import safetensors  # noqa: F401
         import torch  # noqa: F401

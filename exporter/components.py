@@ -133,16 +133,19 @@ def _config(folder: Path, name: str, cls: str) -> dict[str, Any]:
 def _weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
     """The safetensors files of a component: one file, or the shards its index names."""
     middle = f".{variant}" if variant else ""
-    for stem in ("diffusion_pytorch_model", "model"):
+    for stem in (
+        ("model",) if folder.name.endswith("text_encoder") else ("diffusion_pytorch_model",)
+    ):
         single = folder / f"{stem}{middle}.safetensors"
         if single.is_file():
             return (single,)
         index = folder / f"{stem}.safetensors.index{middle}.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            weight_map = read_json(index).get("weight_map")
+            shards = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
-                raise UsageError(f"{index} names shards that are missing: {', '.join(missing)}")
+                raise UsageError(f"{index} names no shards, or missing ones: {', '.join(missing)}")
             return tuple(folder / shard for shard in shards)
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
     if pickles:
@@ -151,7 +154,10 @@ def _weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
             "read; convert it with diffusers' save_pretrained(safe_serialization=True)"
         )
     wanted = f"{middle.removeprefix('.')} " if middle else ""
-    raise UsageError(f"{folder} holds no {wanted}safetensors weights")
+    raise UsageError(
+        f"{folder} holds no {wanted}safetensors weights (pickles such as .bin are neither fetched "
+        "nor read: they run code)"
+    )
 
 
 def _constants(decoder: Path, prior: Path) -> Constants:

@@ -173,6 +173,11 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
         if key not in fields:
             raise UsageError(f"{where}: unknown key '{key}' (value {item!r}) for {kind.__name__}")
         found[key] = _typed(item, fields[key].default, f"{where}: '{key}'")
+    for key, item in found.items():
+        numbers = item if isinstance(item, tuple) else (item,)
+        least = -1 if key == "nhead" else 1  # -1: a level without attention
+        if not numbers or any(type(n) is int and n < least for n in numbers):
+            raise UsageError(f"{where}: '{key}' is {value[key]!r}; numbers here are at least 1")
     config = kind(**found)
     try:
         config.check()

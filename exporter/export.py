@@ -20,7 +20,7 @@ from exporter.modules.layout import Layout
 from exporter.onnx_graph import write_onnx
 from exporter.sampling import sampling
 from exporter.sources import Source
-from exporter.tokenizer import same_tokenizer, write_tokenizer
+from exporter.tokenizer import check_tokenizer, same_tokenizer, write_tokenizer
 from runtimes.bundle import open_bundle, sha256
 from runtimes.errors import UsageError
 from runtimes.manifest import (
@@ -82,6 +82,11 @@ def export(
     )
     default = sizes(constants.height, constants.width, constants)
     plans = _plans(checkpoint, options, constants, default)
+    for folder, text in (
+        (checkpoint.tokenizer, checkpoint.text_encoder),
+        (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
+    ):
+        check_tokenizer(folder, text.config.max_position_embeddings)
     for plan in plans:  # strict check of names and shapes, before anything is written
         plan.weights().close()
     needed = sum(graph_parameters(plan) * BYTES[_precision(plan, options)] for plan in plans)
@@ -101,6 +106,11 @@ def _plans(
     plans = plan_graphs(checkpoint, LAYOUT[options.backend], text=options.text)
     if options.text and _shared_text(checkpoint):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
+    if not {plan.name for plan in plans} & set(options.modules):
+        raise UsageError(
+            f"--modules {' '.join(options.modules)}: this export has no such graph (Stage B shares "
+            "its text encoder, or has none)"
+        )
     if options.static:
         plans = [_static(plan, options.batch_size, constants, default) for plan in plans]
     return plans
@@ -153,7 +163,7 @@ def _write(
     for number, plan in enumerate(written, 1):
         report(f"[{number}/{len(written)}] {plan.name}")
         manifest.graphs[plan.name] = _write_graph(plan, options, folder)
-    if options.golden and len(written) == len(plans):
+    if options.golden and options.batch_size == 1 and len(written) == len(plans):
         report("recording the golden run with PyTorch")
         full = sum(graph_parameters(plan) for plan in plans) <= FULL_RUN_PARAMETERS
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
@@ -225,6 +235,7 @@ def _manifest(
             prior_id=prior.id,
             prior_revision=prior.revision,
             license=decoder.front_matter.get("license", "unknown"),
+            variant=options.variant or "",
         ),
         backend=options.backend,
         precision=options.precision,

@@ -23,7 +23,7 @@ class Source:
     def front_matter(self) -> dict[str, str]:
         """The model card's one-line YAML fields; a list's first entry stands for the list."""
         card = self.folder / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         match = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
         pairs = re.findall(r"^(\w+):[ \t]*(?:\n- *)?(.*)$", match[1] if match else "", re.MULTILINE)
         return {key: value.strip().strip("'\"") for key, value in pairs}
@@ -47,12 +47,16 @@ def find_pair(
     revisions: tuple[str | None, str | None] = (None, None),
     variant: str | None = None,
     flag: str = "--model",
+    *,
+    weights: bool = True,
 ) -> tuple[Source, Source]:
     """Decoder and prior folders; the prior's is the one given, or named by the model card.
 
+    `weights=False` fetches configs alone from the hub.
+
     A folder that holds the prior too (saved by WuerstchenCombinedPipeline) is both.
     """
-    source = find_source(model, revisions[0], variant, flag)
+    source = find_source(model, revisions[0], variant, flag, weights=weights)
     if (source.folder / "prior_prior").is_dir():
         return source, source
     named = prior or source.front_matter.get("prior")
@@ -60,21 +64,23 @@ def find_pair(
         raise UsageError(
             f"{flag} {model} holds no prior and its model card names none: give --prior"
         )
-    return source, find_source(named, revisions[1], variant, "--prior")
+    return source, find_source(named, revisions[1], variant, "--prior", weights=weights)
 
 
-def find_source(name: str, revision: str | None, variant: str | None, flag: str) -> Source:
+def find_source(
+    name: str, revision: str | None, variant: str | None, flag: str, *, weights: bool = True
+) -> Source:
     """The folder of a local path or hub id. Raises UsageError saying what was looked for."""
     folder = Path(name)
     if folder.is_dir():
         if revision is not None:
-            raise UsageError(f"{flag} {name} is a local folder: --revision is for hub ids")
+            raise UsageError(f"{flag} {name} is a local folder: revisions are for hub ids")
         return _local(name, folder.resolve())
     if folder.exists():
         raise UsageError(f"{flag} {name} is a file; give a diffusers folder or a hub id")
     if not _HUB_ID.fullmatch(name):
         raise UsageError(f"{flag} {name}: no such folder, and no hub id (owner/name)")
-    return _from_hub(name, revision, variant, flag)
+    return _from_hub(name, revision, variant, flag, weights)
 
 
 def _local(name: str, folder: Path) -> Source:
@@ -85,12 +91,15 @@ def _local(name: str, folder: Path) -> Source:
     return Source(folder.name, "local", folder)
 
 
-def _from_hub(name: str, revision: str | None, variant: str | None, flag: str) -> Source:
+def _from_hub(
+    name: str, revision: str | None, variant: str | None, flag: str, weights: bool
+) -> Source:
     import huggingface_hub  # slow to import, and needed for hub ids only
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    weights = f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors"
-    patterns = [*_HUB_PATTERNS, weights]
+    patterns = list(_HUB_PATTERNS)
+    if weights:
+        patterns.append(f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors")
     # A repository's half-size twins are left out unless asked for.
     ignored = [] if variant else ["*/*.fp16.safetensors", "*/*.fp16-*.safetensors"]
     try:

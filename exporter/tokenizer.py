@@ -1,6 +1,5 @@
 """A bundle's tokenizer folder from a checkpoint's: one tokenizer.json, and its two sources."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -20,20 +19,28 @@ def write_tokenizer(source: Path, folder: Path, name: str, max_length: int) -> T
 
     Raises UsageError when a file is missing or `max_length` is not the text encoder's.
     """
+    check_tokenizer(source, max_length)
     vocab = read_json(source / "vocab.json")
     special = _special_tokens(source, vocab)
+    folder.mkdir(parents=True)
+    text = _build(vocab, _merges(source), special).to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    for file in ("vocab.json", "merges.txt"):
+        shutil.copyfile(source / file, folder / file)
+    ids = {key: vocab[token] for key, token in special.items()}
+    return TokenizerSpec(name, max_length, ids["bos_token"], ids["eos_token"], ids["pad_token"])
+
+
+def check_tokenizer(source: Path, max_length: int) -> None:
+    """UsageError when a checkpoint's tokenizer folder cannot be exported."""
+    _special_tokens(source, read_json(source / "vocab.json"))
+    _merges(source)
     length = read_json(source / "tokenizer_config.json").get("model_max_length", max_length)
     if length != max_length:
         raise UsageError(
             f"{source}/tokenizer_config.json: model_max_length {length} is not the text encoder's "
             f"max_position_embeddings {max_length}"
         )
-    folder.mkdir(parents=True)
-    _build(vocab, _merges(source), special).save(str(folder / "tokenizer.json"))
-    for file in ("vocab.json", "merges.txt"):
-        shutil.copyfile(source / file, folder / file)
-    ids = {key: vocab[token] for key, token in special.items()}
-    return TokenizerSpec(name, max_length, ids["bos_token"], ids["eos_token"], ids["pad_token"])
 
 
 def same_tokenizer(first: Path, second: Path) -> bool:
@@ -101,11 +108,6 @@ def _build(
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_END_OF_WORD, " "), decoders.ByteLevel()]
     )
-    tokens = dict.fromkeys((special["bos_token"], special["eos_token"]))
+    tokens = dict.fromkeys(special.values())
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in tokens])
     return tokenizer
-
-
-def tokenizer_summary(folder: Path) -> str:
-    """'562 tokens', for `inspect`."""
-    return f"{len(json.loads((folder / 'vocab.json').read_text(encoding='utf-8')))} tokens"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runtimes.errors import RunError
-from runtimes.manifest import Graph, Manifest, read_manifest
+from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,35 @@ def open_bundle(folder: str | Path, *, verify_hashes: bool = False) -> Bundle:
                 f"{bundle.folder}: {name} is not the file the manifest names (SHA-256 differs); "
                 "export the bundle again"
             )
-    for name, graph in bundle.manifest.graphs.items():
-        if graph.file not in bundle.manifest.files:
-            raise RunError(f"{bundle.folder}: the manifest lists no file for graph '{name}'")
+    _check_references(bundle)
+    _check_strangers(bundle)
     return bundle
+
+
+def _check_references(bundle: Bundle) -> None:
+    """Everything the manifest refers to is among the files it vouches for."""
+    manifest = bundle.manifest
+    for name, graph in manifest.graphs.items():
+        if graph.file not in manifest.files:
+            raise RunError(f"{bundle.folder}: the manifest lists no file for graph '{name}'")
+    for name, tokenizer in manifest.tokenizers.items():
+        if f"{tokenizer.folder}/tokenizer.json" not in manifest.files:
+            raise RunError(f"{bundle.folder}: the manifest lists no tokenizer.json for '{name}'")
+    named = manifest.text_graphs
+    if named.keys() != {"stage_c", "stage_b"} or named["stage_c"] is None:
+        raise RunError(f"{bundle.folder}: 'text_graphs' must name stage_c's and stage_b's encoder")
+    for encoder in named.values():
+        if encoder is not None and encoder not in manifest.tokenizers:
+            raise RunError(f"{bundle.folder}: text encoder '{encoder}' has no tokenizer")
+
+
+def _check_strangers(bundle: Bundle) -> None:
+    """A file the manifest does not name could be read by an engine, unchecked."""
+    for path in bundle.folder.rglob("*"):
+        name = path.relative_to(bundle.folder).as_posix()
+        known = name in bundle.manifest.files or name in (MANIFEST_NAME, ".gitattributes")
+        if not known and (path.is_symlink() or not path.is_dir()):
+            raise RunError(f"{bundle.folder}: {name} is not in the manifest; remove it")
 
 
 def sha256(path: Path) -> str:
@@ -65,7 +90,7 @@ def _inside(folder: Path, name: str) -> Path:
     A hub cache keeps snapshots as links into its own `blobs` folder; those stay valid.
     """
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts or "\\" in name:
+    if relative.is_absolute() or ".." in relative.parts or {"\\", "\0"} & set(name):
         raise RunError(f"{folder}: the manifest names '{name}', a path outside the bundle")
     path = folder / name
     target = path.resolve()

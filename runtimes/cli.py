@@ -36,10 +36,10 @@ def parser() -> argparse.ArgumentParser:
     add("--negative-prompt", default="", help="what the pictures should not show")
     add(
         "--seed",
-        type=int,
-        nargs="+",
-        default=[0],
-        help="one seed draws the whole batch, as in diffusers; one a prompt draws each by itself",
+        type=_integers,
+        default=(0,),
+        help="one seed draws the whole batch, as in diffusers; comma-separated, one a prompt, each "
+        "draws its own picture (default: 0)",
     )
     add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
     add(
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     try:
         _run(args)
     except (UsageError, RunError) as error:
@@ -93,16 +93,17 @@ def _run(args: argparse.Namespace) -> None:
     model = bundle.manifest.model
     common = {
         "negative_prompt": args.negative_prompt,
-        "seed": args.seed,
+        "seed": list(args.seed),
         "model": f"{model.id}@{model.revision}",
         "prior": f"{model.prior_id}@{model.prior_revision}",
         "precision": bundle.manifest.precision,
         "device": args.device,
-        **{
-            key: value
-            for key, value in vars(options).items()
-            if key != "seed" and value is not None
-        },
+        "guidance": result.plan.guidance,
+        "decoder_guidance": result.plan.decoder_guidance,
+        "timesteps": result.plan.timesteps,
+        "decoder_timesteps": result.plan.decoder_timesteps,
+        "height": result.sizes.picture[0],
+        "width": result.sizes.picture[1],
     }
     for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         parameters = {"prompt": prompt, "index": index, "prompts": len(prompts), **common}
@@ -114,9 +115,8 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> Options:
-    seeds = tuple(args.seed)
     return Options(
-        seed=seeds[0] if len(seeds) == 1 else seeds,
+        seed=args.seed[0] if len(args.seed) == 1 else args.seed,
         steps=args.steps,
         timesteps=args.timesteps,
         guidance=args.guidance,
@@ -153,6 +153,10 @@ def _paths(output: Path, count: int) -> list[Path]:
 
 def _floats(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in text.split(","))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def _summary(result: Result, paths: list[Path], device: str) -> dict[str, Any]:

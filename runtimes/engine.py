@@ -1,6 +1,7 @@
 """The engine seam: the only thing that differs between ONNX Runtime, OpenVINO and Core ML."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -40,11 +41,25 @@ def open_onnxruntime(path: Path, graph: Graph, device: str) -> Engine:
     return OnnxRuntimeEngine(path, graph, device)
 
 
+def check_onnxruntime(device: str) -> None:
+    from runtimes.onnxruntime_engine import check_device
+
+    check_device(device)
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """How to open a graph, and how to check a device before anything is opened."""
+
+    open: OpenEngine
+    check_device: Callable[[str], None]
+
+
 # Which engine runs a bundle of which backend.
-ENGINES: dict[str, OpenEngine] = {"onnx": open_onnxruntime}
+ENGINES = {"onnx": EngineKind(open_onnxruntime, check_onnxruntime)}
 
 
-def engine_for(backend: str) -> OpenEngine:
+def engine_for(backend: str) -> EngineKind:
     """The engine of a backend; UsageError names the ones there are."""
     if backend not in ENGINES:
         known = ", ".join(ENGINES)

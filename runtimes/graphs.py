@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtimes.bundle import Bundle
-from runtimes.engine import Engine, OpenEngine, engine_for
+from runtimes.engine import Engine, engine_for
 from runtimes.errors import RunError
 from runtimes.manifest import Graph
 
@@ -18,17 +18,18 @@ class GraphSource(Protocol):
 
 
 class BundleGraphs:
-    """The graphs of a bundle on one device."""
+    """The graphs of a bundle on one device; UsageError when the device is not there."""
 
-    def __init__(self, bundle: Bundle, device: str, engine: OpenEngine | None = None) -> None:
+    def __init__(self, bundle: Bundle, device: str) -> None:
         self._bundle = bundle
         self._device = device
-        self._engine = engine or engine_for(bundle.manifest.backend)
+        self._engine = engine_for(bundle.manifest.backend)
+        self._engine.check_device(device)
 
     def open(self, name: str) -> Engine:
         graph: Graph = self._bundle.graph(name)
         path: Path = self._bundle.path(graph.file)
-        return self._engine(path, graph, self._device)
+        return self._engine.open(path, graph, self._device)
 
 
 class Sessions:

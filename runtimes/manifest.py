@@ -26,13 +26,17 @@ GRAPHS = (
 
 @dataclass(frozen=True)
 class Model:
-    """Which checkpoint the graphs come from; revisions are commit hashes for hub models."""
+    """Which checkpoint the graphs come from; revisions are commit hashes for hub models.
+
+    `variant` names the weight files ('fp16'), '' for the plain ones.
+    """
 
     id: str
     revision: str
     prior_id: str
     prior_revision: str
     license: str
+    variant: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The manifest as indented JSON text; tables of numbers stay on one line each."""
+    """The manifest as indented JSON text."""
     return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
 
 

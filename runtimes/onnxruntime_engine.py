@@ -30,7 +30,7 @@ class OnnxRuntimeEngine:
         try:
             self._session = self._ort.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise RunError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+            raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
             try:
                 self._session.run_with_iobinding(binding)
             except Exception as error:
-                raise RunError(f"ONNX Runtime failed: {_first_line(error)}") from error
+                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
             return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
 
         return run
@@ -87,6 +87,11 @@ class OnnxRuntimeEngine:
             )
 
 
+def check_device(device: str) -> None:
+    """UsageError when ONNX Runtime, or this build of it, cannot run on `device`."""
+    _provider(_import_onnxruntime(), device)
+
+
 def _import_onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -116,5 +121,5 @@ def _both_installed() -> bool:
     return {"onnxruntime", "onnxruntime-gpu"} <= names
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtimes.errors import UsageError
-from runtimes.manifest import Denoiser, Sampling
+from runtimes.manifest import Denoiser, Manifest, Sampling
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
 from runtimes.schedule import check_timesteps, even_timesteps
 from runtimes.sizes import Sizes, sizes
@@ -19,7 +19,7 @@ class Options:
     draws the whole batch from one, as diffusers does.
     """
 
-    seed: int | tuple[int, ...] = 0
+    seed: int | Sequence[int] = 0
     steps: int | None = None
     timesteps: tuple[float, ...] | None = None
     guidance: float | None = None
@@ -46,15 +46,15 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
     """What `options` mean for `count` prompts; UsageError names the option that is wrong."""
     if count == 0:
         raise UsageError('there is no prompt; give at least one (it may be empty: "")')
-    seed = options.seed
-    if isinstance(seed, tuple) and len(seed) != count:
-        raise UsageError(f"{len(seed)} seeds for {count} prompts; give one, or one per prompt")
-    drawn = PerImageNoise(seed) if isinstance(seed, tuple) else TorchNoise(seed)
+    seeds = [options.seed] if isinstance(options.seed, int) else list(options.seed)
+    if not isinstance(options.seed, int) and len(seeds) != count:
+        raise UsageError(f"{len(seeds)} seeds for {count} prompts; give one, or one per prompt")
+    drawn = TorchNoise(seeds[0]) if isinstance(options.seed, int) else PerImageNoise(seeds)
     stage_c, stage_b = sampling.stage_c, sampling.stage_b
     return Plan(
-        _timesteps(options.timesteps, options.steps, stage_c, ""),
+        timesteps_for(options, "stage_c", stage_c),
         _guidance(options.guidance, stage_c, ""),
-        _timesteps(options.decoder_timesteps, options.decoder_steps, stage_b, "decoder-"),
+        timesteps_for(options, "stage_b", stage_b),
         _guidance(options.decoder_guidance, stage_b, "decoder-"),
         sizes(
             sampling.height if options.height is None else options.height,
@@ -63,6 +63,28 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
         ),
         noise or drawn,
     )
+
+
+def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
+    """UsageError where graphs of fixed shape cannot serve this batch, size or guidance."""
+    sides = {"stage_c": plan.sizes.stage_c, "stage_b": plan.sizes.stage_b}
+    guidance = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
+    for name, side in sides.items():
+        latents = manifest.graphs[name].inputs[0].shape if name in manifest.graphs else ("",)
+        wanted = (count * (2 if guidance[name] > 1 else 1), *side)
+        fixed = (latents[0], *latents[2:])
+        if isinstance(latents[0], int) and fixed != wanted:
+            raise UsageError(
+                f"{name} was exported for batch, height and width {fixed} of latents, this run "
+                f"needs {wanted}; change prompts, guidance or size, or export without --static"
+            )
+
+
+def timesteps_for(options: Options, name: str, denoiser: Denoiser) -> list[float]:
+    """The timesteps `options` mean for the denoiser `name`, stage_c or stage_b."""
+    if name == "stage_c":
+        return _timesteps(options.timesteps, options.steps, denoiser, "")
+    return _timesteps(options.decoder_timesteps, options.decoder_steps, denoiser, "decoder-")
 
 
 def negatives_for(given: str | Sequence[str], count: int) -> list[str]:

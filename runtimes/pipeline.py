@@ -16,7 +16,7 @@ from runtimes.images import to_uint8
 from runtimes.manifest import Manifest
 from runtimes.memory import Usage, measured
 from runtimes.noise import NoiseSource
-from runtimes.options import Options, Plan, make_plan, negatives_for
+from runtimes.options import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.sampler import Step, check_finite, sample
 from runtimes.schedule import schedule
 from runtimes.sizes import Sizes
@@ -40,6 +40,7 @@ class Result:
     latents: Array
     truncated: tuple[tuple[str, str], ...]
     sizes: Sizes
+    plan: Plan
     usage: dict[str, Usage] = field(default_factory=dict)
 
 
@@ -93,6 +94,7 @@ class Pipeline:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
+        check_static(self.manifest, plan, len(texts))
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
 
@@ -142,7 +144,7 @@ class _Run:
         decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
         image = self._stage_a(decoded)
         truncated = tuple(self._truncated.items())
-        return Result(to_uint8(image), image, latents, truncated, plan.sizes, self._usage)
+        return Result(to_uint8(image), image, latents, truncated, plan.sizes, plan, self._usage)
 
     def _unique_text_graphs(self) -> dict[str | None, str]:
         return {name: name for name in self._text_graphs.values() if name is not None}

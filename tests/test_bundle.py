@@ -71,6 +71,13 @@ def test_paths_out_of_the_bundle(folder, name):
         open_bundle(folder)
 
 
+def test_files_the_manifest_does_not_name(folder):
+    """An engine would read a planted model.onnx.data without anybody having checked it."""
+    (folder / "stage_a/model.onnx.data").write_bytes(b"planted")
+    with pytest.raises(RunError, match=r"stage_a/model\.onnx\.data is not in the manifest"):
+        open_bundle(folder)
+
+
 def test_links_out_of_the_bundle(folder, tmp_path):
     target = tmp_path / "elsewhere.onnx"
     (folder / "stage_a/model.onnx").rename(target)
@@ -100,6 +107,9 @@ def test_a_hub_caches_links_stay_valid(folder, tmp_path):
         (lambda m: m.update(extra=1), "'extra' is not a known field"),
         (lambda m: m["sampling"].update(height="128"), "expected int, found str"),
         (lambda m: m["graphs"]["stage_a"].pop("file"), "'file' is missing"),
+        (lambda m: m.update(text_graphs={}), "'text_graphs' must name"),
+        (lambda m: m["text_graphs"].update(stage_b="other"), "'other' has no tokenizer"),
+        (lambda m: m["tokenizers"]["text_encoder"].update(folder="/tmp"), r"no tokenizer\.json"),
         (lambda m: m.update(format_version=2), "format version 2"),
         (lambda m: m.update(format="other"), "is not a wuerstchen-bundle manifest"),
         (lambda m: m["graphs"]["stage_a"].update(file="gone.onnx"), "no file for graph 'stage_a'"),

@@ -1,4 +1,4 @@
-"""The demo checkpoint: what ships is whole, loads in diffusers unchanged, and gives equal pictures."""
+"""The demo checkpoint: whole, loaded by diffusers unchanged, and equal pictures either way."""
 
 import json
 from pathlib import Path
@@ -25,17 +25,23 @@ from validation.demo.judge import Judge, score
 from validation.demo.scenes import caption, held_out_scenes, is_held_out, sample_scene
 from validation.tolerances import SAME_SEED_LEVELS
 
-PROMPTS = ["a large red circle on the left", "a small blue star and an orange ring on a black background"]
+PROMPTS = [
+    "a large red circle on the left",
+    "a small blue star and an orange ring on a black background",
+]
 
 
 @pytest.fixture(scope="module")
 def combined():
-    """diffusers' own pipeline over the two shipped folders, in fp32 on the CPU."""
+    """diffusers' own pipeline over the two shipped folders, in fp32 on the CPU.
+
+    The components are taken as they are. The combined class has no place for the pipelines'
+    constants and builds its inner pipelines with the public checkpoints': they are set here.
+    """
     fp32 = {"torch_dtype": torch.float32}
     prior = WuerstchenPriorPipeline.from_pretrained(DEMO / "wuerstchen-prior", **fp32)
     decoder = WuerstchenDecoderPipeline.from_pretrained(DEMO / "wuerstchen", **fp32)
     parts = {f"prior_{name}": part for name, part in prior.components.items()}
-    # The combined class registers no constants: its inner pipelines take them from these.
     pipeline = WuerstchenCombinedPipeline(**decoder.components, **parts)
     pipeline.prior_pipe.register_to_config(**_constants(prior))
     pipeline.decoder_pipe.register_to_config(latent_dim_scale=decoder.config.latent_dim_scale)
@@ -84,7 +90,14 @@ def test_one_text_encoder_serves_both_stages(bundles):
 def test_it_ships_within_20_mb_in_fp16_safetensors():
     files = [path for path in DEMO.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 20_000_000
-    assert {path.suffix for path in files} <= {".json", ".txt", ".md", ".safetensors", ".onnx", ".png"}
+    assert {path.suffix for path in files} <= {
+        ".json",
+        ".txt",
+        ".md",
+        ".safetensors",
+        ".onnx",
+        ".png",
+    }
     assert demo_pair()[0].front_matter["license"] == "apache-2.0"
 
 
@@ -93,7 +106,10 @@ def test_the_judge_reads_fresh_drawings():
     rng = np.random.default_rng(77)
     scenes = [sample_scene(rng, held_out=True) for _ in range(300)]
     found = score(Judge()(np.stack([draw(scene, rng) for scene in scenes])), scenes)
-    assert min(found[key] for key in ("pair", "shape", "colour", "size", "place", "background")) >= 0.99
+    assert (
+        min(found[key] for key in ("pair", "shape", "colour", "size", "place", "background"))
+        >= 0.99
+    )
 
 
 def test_the_model_card_has_the_evaluations_figures():

@@ -110,6 +110,13 @@ def test_config_of_another_class(capsys, tmp_path, pair):
         ("decoder/config.json", {"nhead": [5]}, "does not divide the width"),
         ("text_encoder/config.json", {"hidden_act": "silu"}, "neither gelu nor quick_gelu"),
         ("text_encoder/config.json", {"hidden_size": 64}, "do not belong together"),
+        (
+            "decoder/config.json",
+            {"patch_size": 0},
+            "'patch_size' is 0; numbers here are at least 1",
+        ),
+        ("decoder/config.json", {"c_hidden": []}, "numbers here are at least 1"),
+        ("vqgan/config.json", {"levels": 0}, "'levels' is 0"),
         ("vqgan/config.json", {"latent_channels": 5}, "do not belong together"),
         ("scheduler/scheduler_config.json", {"s": 0.0}, "make no schedule"),
         ("model_index.json", {"latent_dim_scale": -1}, "no valid number"),
@@ -148,13 +155,21 @@ def test_sizes_that_do_not_close(capsys, tmp_path, folders):
     ("words", "message"),
     [
         (["--height", "0"], "--height is 0"),
-        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--batch-size", "0", "--static"], "--batch-size is 0"),
         (["--modules", "stage_d"], "unknown graph 'stage_d'"),
+        (["--batch-size", "2"], "give --static too"),
+        (["--modules", "decoder_text_encoder", "--stage-b-text", "drop"], "has no such graph"),
         (["--revision", "main"], "--revision is for hub ids"),
     ],
 )
 def test_options(capsys, tmp_path, pair, words, message):
     refused(capsys, tmp_path, pair, message, words=words)
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_missing_tokenizer_files(capsys, tmp_path, pair, file):
+    (pair[0] / "tokenizer" / file).unlink()
+    refused(capsys, tmp_path, pair, f"{file} is missing")
 
 
 def test_output_exists(capsys, tmp_path, pair, bundles):
@@ -187,10 +202,11 @@ def test_too_little_space_is_seen_before_the_first_byte(capsys, tmp_path, pair, 
     refused(capsys, tmp_path, pair, "GB free")
 
 
-def test_a_really_full_disk(tmp_path, pair):
-    """A file size limit stands in for the disk: writing fails in the middle of a graph."""
+@pytest.mark.parametrize("limit", [1000, 40000, 600000])
+def test_a_really_full_disk(tmp_path, pair, limit):
+    """A file size limit stands in for the disk: tokenizer, graph and golden run fail to write."""
     limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (40000, 40000));"
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from exporter.cli import main; sys.exit(main(sys.argv[1:]))"
     )

@@ -38,7 +38,7 @@ def test_gate_passes_against_diffusers(bundles, checkpoint, name):
     recording = record_reference(
         checkpoint(name), bundle.manifest, "a red ring", "a blue star", options
     )
-    gate = run_gate(bundle, "cpu", recording, LIMITS["fp32"])
+    gate = run_gate(bundle, "cpu", recording)
     assert gate.failures == []
     assert {check.what for check in gate.graphs} == set(bundle.manifest.graphs) == set(GRAPHS)
     assert len(gate.trajectory) == len(gate.steps) == 10
@@ -49,7 +49,7 @@ def test_both_guidances_pass_the_gate(bundles, checkpoint, name):
     bundle = bundles(name)
     options = Options(seed=1, steps=2, decoder_steps=2, guidance=2.5, decoder_guidance=1.5)
     recording = record_reference(checkpoint(name), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording, LIMITS["fp32"]).failures == []
+    assert run_gate(bundle, "cpu", recording).failures == []
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -91,14 +91,14 @@ def test_text_free_bundle_equals_diffusers_on_zero_text(bundles, checkpoint):
     assert bundle.manifest.text_graphs["stage_b"] is None
     options = Options(steps=2, decoder_steps=3)
     recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording, LIMITS["fp32"]).failures == []
+    assert run_gate(bundle, "cpu", recording).failures == []
 
 
 def test_fp16_bundle_keeps_its_limits_and_its_fp32_islands(bundles, checkpoint):
     bundle = bundles("public", ExportOptions(precision="fp16"))
     options = Options(steps=4, decoder_steps=4)
     recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording, LIMITS["fp16"]).failures == []
+    assert run_gate(bundle, "cpu", recording).failures == []
     graphs = bundle.manifest.graphs
     assert graphs["stage_b_condition"].precision == "fp32"
     model = onnx.load(bundle.path(graphs["stage_b"].file))

@@ -32,13 +32,15 @@ def run(capsys, *words) -> tuple[int, str, str]:
 def test_a_picture_with_its_parameters(capsys, bundle, tmp_path):
     path = tmp_path / "p.png"
     words = [*SHORT, "--guidance", "3", "--seed", "7", "--negative-prompt", "blue"]
-    code, out, _ = run(capsys, bundle.folder, "a réd ring", "-o", path, *words)
+    code, out, _ = run(capsys, bundle.folder, "-o", path, *words, "a réd ring")
     assert code == 0
     assert f"wrote {path}" in out and "stage_c" in out
     assert Image.open(path).size == (128, 128)
     found = read_parameters(path)
     assert (found["prompt"], found["seed"], found["guidance"]) == ("a réd ring", [7], 3.0)
-    assert (found["steps"], found["negative_prompt"], found["precision"]) == (2, "blue", "fp32")
+    assert (found["negative_prompt"], found["precision"]) == ("blue", "fp32")
+    assert (found["timesteps"], found["decoder_guidance"]) == ([1.0, 0.5, 0.0], 0.0)
+    assert (found["height"], found["width"]) == (128, 128)
 
 
 def test_several_prompts_and_a_prompts_file(capsys, bundle, tmp_path):
@@ -118,7 +120,7 @@ def test_text_in_custom_timesteps(bundle):
         (["a", "--decoder-steps", "-3"], "--decoder-steps is -3"),
         (["a", "--steps", "3", "--timesteps", "1,0"], "exclude each other"),
         (["a", "--timesteps", "0,1"], "strictly descending"),
-        (["a", "b", "c", "--seed", "1", "2"], "2 seeds for 3 prompts"),
+        (["a", "b", "c", "--seed", "1,2"], "2 seeds for 3 prompts"),
         (["a", "--height", "1100"], "the nearest valid heights are 1024 and 1152"),
         (["a", "--width", "0"], "--width is 0"),
         (["a", "--device", "tpu"], "--device tpu"),
@@ -150,6 +152,17 @@ def test_a_provider_that_does_not_start_is_an_error(capsys, bundle, tmp_path, mo
     words = [bundle.folder, "a", "-o", tmp_path / "p.png", "--device", "cuda"]
     code, _, err = run(capsys, *words)
     assert code == 2 and "could not start CUDAExecutionProvider" in err
+
+
+def test_static_bundles_say_what_they_were_made_for(capsys, bundles, tmp_path, monkeypatch):
+    from exporter.export import ExportOptions
+
+    monkeypatch.chdir(tmp_path)
+    static = bundles("public", ExportOptions(static=True, height=128, width=256))
+    for words in (["a", "b"], ["a", "--guidance", "1"], ["a", "--height", "256"]):
+        code, _, err = run(capsys, static.folder, *words)
+        assert code == 2 and "stage_c was exported for batch, height and width (2, 3, 6)" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_bundle(capsys, tmp_path):

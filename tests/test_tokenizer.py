@@ -63,7 +63,12 @@ def test_padding_token_is_the_checkpoints(tmp_path):
     special = json.loads((source / "special_tokens_map.json").read_text())
     (source / "special_tokens_map.json").write_text(json.dumps(special | {"pad_token": "!"}))
     spec = write_tokenizer(source, tmp_path / "t", "t", 77)
-    found = PromptTokenizer(tmp_path / "t", spec)(["red"]).input_ids
+    tokenizer = PromptTokenizer(tmp_path / "t", spec)
+    found = tokenizer(["red"]).input_ids
+    for prompt in ("a ring! red", "!!", "red!"):
+        reference = CLIPTokenizerFast.from_pretrained(str(source))
+        expected = reference([prompt], padding="max_length", max_length=77, truncation=True)
+        assert tokenizer([prompt]).input_ids.tolist() == expected["input_ids"]
     vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
     assert found[0, -1] == vocab["!"]
     assert not same_tokenizer(source, tiny.TOKENIZER)

@@ -56,9 +56,25 @@ def test_local_bundles_must_be_told_their_reference(capsys, bundles):
     assert code == 2 and "give it as --reference" in err
 
 
+def test_the_golden_run_takes_no_options_of_another_run(capsys, bundles):
+    code, _, err = run(capsys, bundles("one_level").folder, "--golden", "--steps", "3")
+    assert code == 2 and "--steps is for a run against diffusers" in err
+
+
+def test_everything_is_checked_before_the_reference_runs(capsys, bundles, folders, monkeypatch):
+    import validation.reference
+
+    monkeypatch.setattr(validation.reference, "record_reference", None)
+    decoder, prior = folders("one_level")
+    words = [bundles("one_level").folder, "--reference", decoder, "--prior", prior]
+    assert "--device tpu" in run(capsys, *words, "--device", "tpu")[2]
+    assert "--steps is 0" in run(capsys, *words, "--steps", "0")[2]
+    assert "nearest valid" in run(capsys, *words, "--height", "1000")[2]
+
+
 def test_golden_and_reference_exclude_each_other(capsys, bundles):
     code, _, err = run(capsys, bundles("one_level").folder, "--golden", "--reference", "x")
-    assert code == 2 and "exclude each other" in err
+    assert code == 2 and "--golden excludes" in err
 
 
 def test_exported_without_golden(capsys, bundles, tmp_path):

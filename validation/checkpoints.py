@@ -11,11 +11,12 @@ def reference_pair(model: Model, reference: str | None, prior: str | None) -> tu
     Raises UsageError when a bundle was made from a local folder, which it cannot name.
     """
     if reference is not None:
-        return find_pair(reference, prior, flag="--reference")
+        return find_pair(reference, prior, variant=model.variant or None, flag="--reference")
     if model.revision == DEMO_REVISION:
         return demo_pair()
     if model.revision == "local":
         raise UsageError(
             f"this bundle was made from a local folder named '{model.id}': give it as --reference"
         )
-    return find_pair(model.id, model.prior_id, (model.revision, model.prior_revision))
+    revisions = (model.revision, model.prior_revision)
+    return find_pair(model.id, model.prior_id, revisions, model.variant or None)

@@ -11,10 +11,18 @@ from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.errors import RunError, UsageError
-from runtimes.options import Options
+from runtimes.graphs import BundleGraphs
+from runtimes.manifest import GRAPHS
+from runtimes.options import Options, check_static, make_plan
 from validation.gate import Check, Gate, run_gate
 from validation.recording import Recording, read_golden
 from validation.tolerances import limits_for
+
+_REFERENCE_ONLY = (
+    "reference", "prior", "prompt", "negative_prompt", "seed", "steps", "decoder_steps", "height",
+    "width",
+)  # fmt: skip
+_NEEDED = tuple(name for name in GRAPHS if name != "decoder_text_encoder")
 
 PROMPT = "a small green star on the left and a large orange ring at the bottom right"
 
@@ -40,13 +48,13 @@ def parser() -> argparse.ArgumentParser:
         help="compare with the run recorded in the bundle: needs no PyTorch, no checkpoint "
         "(the default where PyTorch is not installed)",
     )
-    add("--prompt", default=PROMPT, help="what to run (not with --golden)")
-    add("--negative-prompt", default="", help="negative prompt (not with --golden)")
-    add("--seed", type=int, default=0, help="seed of the noise (not with --golden)")
-    add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
-    add("--decoder-steps", type=int, help="even Stage B steps (default: the bundle's schedule)")
-    add("--height", type=int, help="picture height in pixels (default: the bundle's)")
-    add("--width", type=int, help="picture width in pixels (default: the bundle's)")
+    add("--prompt", help="what to run (not with --golden)")
+    add("--negative-prompt", help="negative prompt (not with --golden)")
+    add("--seed", type=int, help="seed of the noise (not with --golden; default: 0)")
+    add("--steps", type=int, help="even Stage C steps (not with --golden)")
+    add("--decoder-steps", type=int, help="even Stage B steps (not with --golden)")
+    add("--height", type=int, help="picture height in pixels (not with --golden)")
+    add("--width", type=int, help="picture width in pixels (not with --golden)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add("--verbose", action="store_true", help="print every step")
     add("--quiet", action="store_true", help="print errors and failures only")
@@ -81,16 +89,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(args: argparse.Namespace) -> Gate:
     bundle = open_bundle(args.bundle, verify_hashes=True)
-    limits = limits_for(bundle.manifest.precision)
-    has_torch = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
-    if args.reference and args.golden:
-        raise UsageError("--golden and --reference exclude each other")
-    if args.golden or (not has_torch and not args.reference):
-        return run_gate(bundle, args.device, read_golden(bundle.folder), limits)
-    if not has_torch:
-        raise UsageError("--reference needs PyTorch and diffusers: pip install "
-                         "'wuerstchen-export[validation]', or compare with --golden")  # fmt: skip
-    return run_gate(bundle, args.device, _reference(args, bundle), limits)
+    names = ("torch", "diffusers", "transformers", "safetensors")
+    missing = [name for name in names if not _installed(name)]
+    if args.golden or (missing and not args.reference):
+        given = [name for name in _REFERENCE_ONLY if getattr(args, name) is not None]
+        if given:
+            raise UsageError(
+                f"--{given[0].replace('_', '-')} is for a run against diffusers, which "
+                + (
+                    "--golden excludes"
+                    if args.golden
+                    else f"needs {missing[0]}: install [validation]"
+                )
+            )
+        recording = read_golden(bundle.folder)
+        _check_before(bundle, args.device, recording.options)
+        return run_gate(bundle, args.device, recording)
+    if missing:
+        raise UsageError(
+            f"--reference needs {missing[0]}: pip install 'wuerstchen-export[validation]', or "
+            "compare with --golden"
+        )
+    return run_gate(bundle, args.device, _reference(args, bundle))
+
+
+def _installed(name: str) -> bool:
+    """Whether a package is there; one blocked in sys.modules is not."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        return False
+
+
+def _check_before(bundle: Bundle, device: str, options: Options) -> None:
+    """Everything that can be refused, before the reference runs for minutes."""
+    lacking = [name for name in _NEEDED if name not in bundle.manifest.graphs]
+    if lacking:
+        raise UsageError(f"{bundle.folder} holds no {lacking[0]}: only whole bundles are validated")
+    limits_for(bundle.manifest.precision)
+    BundleGraphs(bundle, device)
+    check_static(bundle.manifest, make_plan(bundle.manifest.sampling, options, 1, None), 1)
 
 
 def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
@@ -99,15 +137,20 @@ def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
     from validation.reference import record_reference
 
     options = Options(
-        seed=args.seed,
+        seed=args.seed or 0,
         steps=args.steps,
         decoder_steps=args.decoder_steps,
         height=args.height,
         width=args.width,
     )
-    source, prior = reference_pair(bundle.manifest.model, args.reference, args.prior)
-    checkpoint = open_checkpoint(source, prior, None)
-    return record_reference(checkpoint, bundle.manifest, args.prompt, args.negative_prompt, options)
+    _check_before(bundle, args.device, options)
+    model = bundle.manifest.model
+    source, prior = reference_pair(model, args.reference, args.prior)
+    checkpoint = open_checkpoint(source, prior, model.variant or None)
+    prompt = PROMPT if args.prompt is None else args.prompt
+    return record_reference(
+        checkpoint, bundle.manifest, prompt, args.negative_prompt or "", options
+    )
 
 
 def _print(gate: Gate, *, verbose: bool) -> None:

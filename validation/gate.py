@@ -7,15 +7,14 @@ import numpy as np
 
 from runtimes.bundle import Bundle
 from runtimes.engine import Engine, Tensors
-from runtimes.graphs import BundleGraphs
-from runtimes.manifest import Denoiser
+from runtimes.graphs import BundleGraphs, Sessions
 from runtimes.noise import RecordedNoise
-from runtimes.options import Options
+from runtimes.options import timesteps_for
 from runtimes.pipeline import Pipeline, load_tokenizers
-from runtimes.schedule import even_timesteps, schedule, timestep_embedding
+from runtimes.schedule import schedule, timestep_embedding
 from validation.metrics import Difference, difference, psnr_db
 from validation.recording import Recording
-from validation.tolerances import Limits
+from validation.tolerances import Limits, limits_for
 
 
 @dataclass(frozen=True)
@@ -51,20 +50,24 @@ class Gate:
         return found
 
 
-def run_gate(bundle: Bundle, device: str, recording: Recording, limits: Limits) -> Gate:
-    """Measure a bundle against a recording; decides nothing beyond the limits given."""
+def run_gate(bundle: Bundle, device: str, recording: Recording) -> Gate:
+    """Measure a bundle against a recording.
+
+    Each graph is held to the limits of its own precision (condition graphs are fp32 in every
+    bundle), the trajectory and the picture to those of the bundle's.
+    """
+    limits = limits_for(bundle.manifest.precision)
+    sessions = Sessions(BundleGraphs(bundle, device), one_at_a_time=True)
     graphs, steps = [], []
     for name in bundle.manifest.graphs:
-        engine = BundleGraphs(bundle, device).open(name)
-        try:
+        own = limits_for(bundle.manifest.graphs[name].precision)
+        with sessions.using(name) as engine:
             if name in ("stage_c", "stage_b"):
-                found = list(_denoiser_steps(engine, bundle, name, recording, limits))
+                found = list(_denoiser_steps(engine, bundle, name, recording, own))
                 steps += found
                 graphs.append(_worst(name, found))
             else:
-                graphs.append(_graph(engine, bundle, name, recording, limits))
-        finally:
-            engine.close()
+                graphs.append(_graph(engine, bundle, name, recording, own))
     trajectory, picture = _trajectory(bundle, device, recording, limits)
     return Gate(
         recording.source,
@@ -93,8 +96,9 @@ def _denoiser_steps(
     spec, denoiser = bundle.manifest.graphs[name], getattr(bundle.manifest.sampling, name)
     names = [t.name for t in spec.inputs if t.name not in ("latents", "timestep_embedding")]
     run = engine.bind(_recorded(recording, f"{name}_condition", names))
+    timesteps = timesteps_for(recording.options, name, denoiser)
     before = "start"
-    for index, row in enumerate(_rows(recording.options, denoiser, name)):
+    for index, row in enumerate(schedule(timesteps, denoiser.s, denoiser.scaler)):
         expected = recording.tensors[f"{name}/{index}.epsilon"]
         latents = recording.tensors[f"{name}/{before}.latents"]
         doubled = np.concatenate([latents] * (len(expected) // len(latents)))
@@ -103,14 +107,6 @@ def _denoiser_steps(
         what = f"{name}, step {index + 1} (t = {row.t:.4f})"
         yield _graph_check(what, difference(found, expected), limits)
         before = str(index)
-
-
-def _rows(options: Options, denoiser: Denoiser, name: str):  # type: ignore[no-untyped-def]
-    c = name == "stage_c"
-    steps = options.steps if c else options.decoder_steps
-    custom = options.timesteps if c else options.decoder_timesteps
-    timesteps = custom or (denoiser.timesteps if steps is None else even_timesteps(steps))
-    return schedule(timesteps, denoiser.s, denoiser.scaler)
 
 
 def _trajectory(

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from exporter.components import Checkpoint
-from runtimes.manifest import Denoiser, Manifest
-from runtimes.options import Options
-from runtimes.schedule import even_timesteps
+from runtimes.manifest import Manifest
+from runtimes.options import Options, timesteps_for
 from runtimes.sizes import sizes
 from validation.recording import Recording
 
@@ -54,12 +53,12 @@ class _Reference:
         made = sizes(options.height or sampling.height, options.width or sampling.width, sampling)
         guidance = _or(options.guidance, sampling.stage_c.guidance)
         decoder_guidance = _or(options.decoder_guidance, sampling.stage_b.guidance)
-        texts = [prompt, negative]
+        texts, variant = [prompt, negative], self.manifest.model.variant
 
         hidden = self._text(
             "text_encoder", checkpoint.text_encoder.folder, checkpoint.tokenizer, texts
         )
-        prior = _load(WuerstchenPrior, checkpoint.stage_c.folder)
+        prior = _load(WuerstchenPrior, checkpoint.stage_c.folder, variant)
         rows = hidden[: 2 if guidance > 1 else 1]
         self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
         latents = self._denoise(
@@ -75,7 +74,7 @@ class _Reference:
         guided = 2 if decoder_guidance > 1 else 1
         embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
         rows = hidden[:guided]
-        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b.folder)
+        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b.folder, variant)
         if text_graph is None:
             width = checkpoint.stage_b.config.clip_embd
             rows = torch.zeros(guided, hidden.shape[1], width)
@@ -98,7 +97,7 @@ class _Reference:
         )
         del decoder
 
-        vqgan = _load(PaellaVQModel, checkpoint.stage_a.folder)
+        vqgan = _load(PaellaVQModel, checkpoint.stage_a.folder, variant)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
 
@@ -110,7 +109,7 @@ class _Reference:
             truncation=True,
             return_tensors="pt",
         )
-        encoder = CLIPTextModel.from_pretrained(str(folder), torch_dtype=torch.float32).eval()
+        encoder = _load(CLIPTextModel, folder, self.manifest.model.variant)
         hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         self._keep(
             graph,
@@ -134,7 +133,7 @@ class _Reference:
             start = torch.randn(1, denoiser.channels, *start, generator=generator)
         latents = start
         scheduler = DDPMWuerstchenScheduler(s=denoiser.s, scaler=denoiser.scaler)
-        scheduler.set_timesteps(timesteps=_timesteps(self.options, denoiser, graph))
+        scheduler.set_timesteps(timesteps=timesteps_for(self.options, graph, denoiser))
         self._keep(f"{graph}/start", latents=latents)
         for index, t in enumerate(scheduler.timesteps[:-1]):
             ratio = t.expand(1)
@@ -158,8 +157,10 @@ class _Reference:
             self.tensors[f"{name}.{tensor}"] = values.numpy().copy()
 
 
-def _load(cls: Any, folder: Path) -> Any:
-    return cls.from_pretrained(str(folder), torch_dtype=torch.float32, use_safetensors=True).eval()
+def _load(cls: Any, folder: Path, variant: str) -> Any:
+    return cls.from_pretrained(
+        str(folder), torch_dtype=torch.float32, use_safetensors=True, variant=variant or None
+    ).eval()
 
 
 def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -168,15 +169,6 @@ def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor],
 
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
-
-
-def _timesteps(options: Options, denoiser: Denoiser, graph: str) -> list[float]:
-    c = graph == "stage_c"
-    custom = options.timesteps if c else options.decoder_timesteps
-    steps = options.steps if c else options.decoder_steps
-    if custom is not None:
-        return list(custom)
-    return list(denoiser.timesteps) if steps is None else even_timesteps(steps)
 
 
 def _text_kv(prior: WuerstchenPrior, hidden: Tensor) -> Tensor:

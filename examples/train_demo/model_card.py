@@ -25,21 +25,28 @@ tags:
 ---
 # The demo checkpoint
 
-A small Würstchen with trained weights: captioned drawings of one to three coloured shapes, 128 x 128
-pixels. It is here so that a new machine makes a recognisable picture from a prompt without any
+A small Würstchen with trained weights: captioned drawings of one to three coloured shapes,
+128 x 128 pixels. It is here so that a new machine makes a recognisable picture from a prompt without any
 download, and so that exported and quantised variants are measured on learned weights, not on noise.
 It knows six shapes, six colours, two sizes, nine places and four backgrounds, and nothing else.
 
 ![32 held-out prompts](grid.png)
 
-Two diffusers folders in fp16 (`wuerstchen`: Stage B, Stage A, text encoder; `wuerstchen-prior`: Stage
-C, the same text encoder), and the judge as ONNX. {size:.1f} MB in all.
+Two diffusers folders in fp16 (`wuerstchen`: Stage B, Stage A, text encoder; `wuerstchen-prior`:
+Stage C, the same text encoder), and the judge as ONNX. {size:.1f} MB in all.
+
+Load it in diffusers as two pipelines, `WuerstchenPriorPipeline` and `WuerstchenDecoderPipeline`:
+they read its latent ratios (21.34 pixels and 5.34 latents a cell, mean 2, std 0.5) from
+`model_index.json`. `WuerstchenCombinedPipeline` takes these folders' components unchanged, but
+builds its two inner pipelines with the ratios of the public checkpoints: set them on
+`prior_pipe` and `decoder_pipe` with `register_to_config`, as `tests/test_demo.py` does.
 
 ## Figures
 
-{prompts} held-out prompts of one or two shapes, diffusers in fp32 on a CPU, default schedules (29
-and 12 steps, guidance 4), seed {seed}; read back by the judge. Held out means that the combination of
-colour + shape pairs (for one shape: its four attributes) never was in a training picture.
+{prompts} held-out prompts of one or two shapes, diffusers in fp32 on a CPU, default schedules
+(29 and 12 steps, guidance 4), seed {seed}; read back by the judge. Held out means that the
+combination of colour + shape pairs (for one shape: its four attributes) never was in a training
+picture.
 
 | figure | value | what it counts |
 |---|---|---|

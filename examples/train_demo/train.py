@@ -239,9 +239,7 @@ def train_stage_b(work: Path, steps: int) -> None:
         # Guidance's unconditional half has a zero embedding (diffusers' decoder pipeline).
         e = e * models.LATENT_MEAN - models.LATENT_STD
         e = e * (torch.rand(32, 1, 1, 1, generator=generator) > 0.05)
-        x, noise, t, weight = noised(
-            targets[chosen].float() / scale, generator, least_signal=0.1
-        )
+        x, noise, t, weight = noised(targets[chosen].float() / scale, generator, least_signal=0.1)
         epsilon = run(x, t, e, hidden)
         return (weight * (epsilon - noise).square()).mean()
 
