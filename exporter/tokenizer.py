@@ -53,10 +53,10 @@ def same_tokenizer(first: Path, second: Path) -> bool:
 
 def _special_tokens(source: Path, vocab: dict[str, int]) -> dict[str, str]:
     """Start, end and padding token, as CLIPTokenizer reads them."""
-    given: dict[str, object] = {}
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (source / file).is_file():
-            given |= read_json(source / file)
+    given = read_json(source / "tokenizer_config.json")
+    # As in transformers: the map counts only beside configs of before it wrote added tokens.
+    if "added_tokens_decoder" not in given and (source / "special_tokens_map.json").is_file():
+        given |= read_json(source / "special_tokens_map.json")
     defaults = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
     defaults["pad_token"] = "<|endoftext|>"
     found = {}

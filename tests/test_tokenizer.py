@@ -60,8 +60,9 @@ def test_padding_token_is_the_checkpoints(tmp_path):
     source.mkdir()
     for file in tiny.TOKENIZER.iterdir():
         (source / file.name).write_bytes(file.read_bytes())
-    special = json.loads((source / "special_tokens_map.json").read_text())
-    (source / "special_tokens_map.json").write_text(json.dumps(special | {"pad_token": "!"}))
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        value = json.loads((source / name).read_text())
+        (source / name).write_text(json.dumps(value | {"pad_token": "!"}))
     spec = write_tokenizer(source, tmp_path / "t", "t", 77)
     tokenizer = PromptTokenizer(tmp_path / "t", spec)
     found = tokenizer(["red"]).input_ids

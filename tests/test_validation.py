@@ -69,7 +69,7 @@ def test_everything_is_checked_before_the_reference_runs(capsys, bundles, folder
     words = [bundles("one_level").folder, "--reference", decoder, "--prior", prior]
     assert "--device tpu" in run(capsys, *words, "--device", "tpu")[2]
     assert "--steps is 0" in run(capsys, *words, "--steps", "0")[2]
-    assert "nearest valid" in run(capsys, *words, "--height", "1000")[2]
+    assert "--height is 0" in run(capsys, *words, "--height", "0")[2]
 
 
 def test_golden_and_reference_exclude_each_other(capsys, bundles):

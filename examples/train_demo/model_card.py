@@ -26,8 +26,9 @@ tags:
 # The demo checkpoint
 
 A small Würstchen with trained weights: captioned drawings of one to three coloured shapes,
-128 x 128 pixels. It is here so that a new machine makes a recognisable picture from a prompt without any
-download, and so that exported and quantised variants are measured on learned weights, not on noise.
+128 x 128 pixels. It is here so that a new machine makes a recognisable picture from a prompt
+without any download, and so that exported and quantised variants are measured on learned weights,
+not on noise.
 It knows six shapes, six colours, two sizes, nine places and four backgrounds, and nothing else.
 
 ![32 held-out prompts](grid.png)
