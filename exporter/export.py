@@ -81,12 +81,12 @@ def export(
         checkpoint, options.height or checkpoint.height, options.width or checkpoint.width
     )
     default = sizes(constants.height, constants.width, constants)
-    plans = _plans(checkpoint, options, constants, default)
     for folder, text in (
         (checkpoint.tokenizer, checkpoint.text_encoder),
         (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
     ):
         check_tokenizer(folder, text.config.max_position_embeddings)
+    plans = _plans(checkpoint, options, constants, default)
     for plan in plans:  # strict check of names and shapes, before anything is written
         plan.weights().close()
     needed = sum(graph_parameters(plan) * BYTES[_precision(plan, options)] for plan in plans)

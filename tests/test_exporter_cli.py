@@ -159,7 +159,7 @@ def test_sizes_that_do_not_close(capsys, tmp_path, folders):
         (["--modules", "stage_d"], "unknown graph 'stage_d'"),
         (["--batch-size", "2"], "give --static too"),
         (["--modules", "decoder_text_encoder", "--stage-b-text", "drop"], "has no such graph"),
-        (["--revision", "main"], "--revision is for hub ids"),
+        (["--revision", "main"], "revisions are for hub ids"),
     ],
 )
 def test_options(capsys, tmp_path, pair, words, message):

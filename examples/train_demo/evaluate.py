@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import pipelines
+from diffusers.pipelines.deprecated import wuerstchen
 from diffusers.pipelines.deprecated.wuerstchen import (
     WuerstchenDecoderPipeline,
     WuerstchenPriorPipeline,
@@ -23,6 +25,10 @@ from runtimes import Options, Pipeline
 from validation.demo.drawing import SIDE, draw
 from validation.demo.judge import Judge, score
 from validation.demo.scenes import Scene, caption, held_out_scenes, sample_scene
+
+# diffusers 0.39 moved these classes and no longer finds them by the name in model_index.json, in
+# the public checkpoints either.
+pipelines.wuerstchen = wuerstchen
 
 GUIDANCE = 4.0
 GRID = (4, 8)  # rows, columns

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 import models
+import numpy as np
+import onnx
 import torch
 from diffusers import DDPMWuerstchenScheduler
 from diffusers.pipelines.deprecated.wuerstchen import (
@@ -74,9 +76,19 @@ def _pipelines(work: Path, output: Path) -> None:
     for name, pipeline in (("wuerstchen", decoder), ("wuerstchen-prior", prior)):
         shutil.rmtree(output / name, ignore_errors=True)
         pipeline.save_pretrained(output / name, safe_serialization=True)
+        _name_modules_as_published(output / name / "model_index.json")
     # The size it was trained at, where Hugging Face models keep their generation defaults.
     size = json.dumps({"height": SIDE, "width": SIDE})
     (output / "wuerstchen-prior" / "generation_config.json").write_text(size + "\n")
+
+
+def _name_modules_as_published(index: Path) -> None:
+    """The public checkpoints say 'wuerstchen' where diffusers 0.39 writes 'diffusers'."""
+    value = json.loads(index.read_text())
+    for name in ("prior", "decoder", "vqgan"):
+        if name in value:
+            value[name][0] = "wuerstchen"
+    index.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def _judge(judge: nn.Module, folder: Path) -> None:
@@ -92,7 +104,25 @@ def _judge(judge: nn.Module, folder: Path) -> None:
         verbose=False,
     )
     assert program is not None
-    program.save(str(folder / "model.onnx"))
+    onnx.save(_half_size(program.model_proto), folder / "model.onnx")
+
+
+def _half_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Keep the weights as fp16 and cast them back when the graph is loaded."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 64:
+            name = tensor.name
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, f"{name}_fp16"))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 if __name__ == "__main__":

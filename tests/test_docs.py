@@ -1,0 +1,54 @@
+"""What the documentation says about commands and files is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from exporter.cli import inspect_parser
+from exporter.cli import parser as exporter_parser
+from runtimes.cli import parser as runtimes_parser
+from validation.cli import parser as validation_parser
+
+ROOT = Path(__file__).parents[1]
+PARSERS = {
+    "exporter": exporter_parser,
+    "exporter inspect": inspect_parser,
+    "runtimes": runtimes_parser,
+    "validation": validation_parser,
+}
+
+
+def commands():
+    """Every `python -m ...` line of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^    python -m (exporter inspect|\w+)(.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("program", "words"), commands())
+def test_every_flag_of_the_readme_exists(program, words):
+    given = {a for action in PARSERS[program]()._actions for a in action.option_strings}
+    used = re.findall(r"(?<!\S)--?[a-z][\w-]*", words.split("#")[0])
+    assert set(used) <= given
+
+
+@pytest.mark.parametrize("name", list(PARSERS))
+def test_every_option_has_help(name):
+    for action in PARSERS[name]()._actions:
+        assert action.help, action.dest
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "exporter/demo_checkpoint/README.md", "docs/performance.md"]
+)
+def test_links_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_both_commands_are_in_the_readme_and_the_makefile():
+    readme, makefile = (ROOT / name for name in ("README.md", "Makefile"))
+    for command in ("demo", "test"):
+        assert f"make {command}" in readme.read_text(encoding="utf-8")
+        assert re.search(rf"^{command}:", makefile.read_text(), re.MULTILINE)
