@@ -65,6 +65,12 @@ The first row of the picture: {first}.
 The recipe is `examples/train_demo`; the drawings are made by `validation/demo`.
 """
 
+POINTER = """---
+license: apache-2.0
+---
+Half of wuerstchen-export's demo checkpoint; the model card is one folder up.
+"""
+
 
 def main() -> None:
     folder = Path(sys.argv[1])
@@ -87,6 +93,8 @@ def main() -> None:
         training=(folder / "training.md").read_text().strip(),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
+    for name in ("wuerstchen", "wuerstchen-prior"):  # what reads a folder alone finds the license
+        (folder / name / "README.md").write_text(POINTER, encoding="utf-8")
 
 
 if __name__ == "__main__":
