@@ -53,6 +53,7 @@ def test_ids_resolve_to_commits_and_the_card_names_the_prior(cache, tmp_path):
         "prior_id": "owner/wuerstchen-prior",
         "prior_revision": COMMIT["wuerstchen-prior"],
         "license": "mit",
+        "variant": "",
     }
 
 
