@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.errors import RunError, UsageError
+from runtimes.command import guarded
+from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 
 if TYPE_CHECKING:
@@ -115,17 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     is_inspect = words[:1] == ["inspect"]
     args = (inspect_parser if is_inspect else parser)().parse_intermixed_args(words[is_inspect:])
-    try:
-        _inspect(args) if is_inspect else _export(args)
-    except (UsageError, RunError) as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
-        return 1
-    return 0
+    action = _inspect if is_inspect else _export
+    return guarded(lambda: action(args), debug=args.debug, interrupted="nothing was written")
 
 
 def _export(args: argparse.Namespace) -> None:

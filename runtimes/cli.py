@@ -3,13 +3,13 @@
 import argparse
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runtimes.bundle import open_bundle
-from runtimes.errors import RunError, UsageError
+from runtimes.command import guarded
+from runtimes.errors import UsageError
 from runtimes.images import save_png
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline, Result
@@ -65,17 +65,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     args = parser().parse_intermixed_args(argv)
-    try:
-        _run(args)
-    except (UsageError, RunError) as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted; no picture was written", file=sys.stderr)
-        return 1
-    return 0
+    return guarded(lambda: _run(args), debug=args.debug, interrupted="no picture was written")
 
 
 def _run(args: argparse.Namespace) -> None:

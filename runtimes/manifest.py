@@ -11,6 +11,7 @@ from runtimes.typed_json import decode
 FORMAT = "wuerstchen-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
+GOLDEN_FILE = "golden/run.safetensors"
 
 # Every graph of the pipeline, in the order it runs.
 GRAPHS = (

@@ -5,12 +5,12 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.errors import RunError, UsageError
+from runtimes.command import guarded
+from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
@@ -66,23 +66,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
     args = parser().parse_args(argv)
-    try:
-        gate = _measure(args)
-    except (UsageError, RunError) as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 1
+    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was judged")
+
+
+def _run(args: argparse.Namespace) -> int:
+    gate = _measure(args)
     if args.json:
         print(json.dumps(dataclasses.asdict(gate) | {"failures": gate.failures}, indent=1))
     elif not args.quiet:
         _print(gate, verbose=args.verbose)
     if gate.failures:
-        print(f"error: {args.bundle}: {len(gate.failures)} limits passed, the first at "
-              f"{gate.failures[0]}", file=sys.stderr)  # fmt: skip
+        found = f"{len(gate.failures)} limits passed, the first at {gate.failures[0]}"
+        print(f"error: {args.bundle}: {found}", file=sys.stderr)
         return 1
     return 0
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import RunError
+from runtimes.manifest import GOLDEN_FILE
 from runtimes.options import Options
 
-GOLDEN_FILE = "golden/run.safetensors"
 _DTYPES = {"F32": np.float32, "I64": np.int64}
 
 

@@ -216,3 +216,16 @@ class Judge(nn.Module):
         assert per_place.shape[1] == len(PLACES)
         shape, colour, size = per_place.split(PER_PLACE, dim=2)
         return shape, colour, size, self.background(features), features
+
+
+def stage_c_parts(vocab_size: int) -> nn.ModuleDict:
+    """What is trained together: the prior, its text encoder, and the three probes."""
+    return nn.ModuleDict(
+        {
+            "prior": stage_c(),
+            "text": text_encoder(vocab_size),
+            "where": PositionProbe(),
+            "read": TextProbe(),
+            "drawn": LatentProbe(),
+        }
+    )

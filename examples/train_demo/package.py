@@ -42,15 +42,7 @@ def main() -> None:
 
 def _pipelines(work: Path, output: Path) -> None:
     tokenizer = save_tokenizer(work / "tokenizer")
-    parts = nn.ModuleDict(
-        {
-            "prior": models.stage_c(),
-            "text": models.text_encoder(len(tokenizer)),
-            "where": models.PositionProbe(),
-            "read": models.TextProbe(),
-            "drawn": models.LatentProbe(),
-        }
-    )
+    parts = models.stage_c_parts(len(tokenizer))
     load("stage_c", parts, work)
     vqgan = load("stage_a", models.stage_a(), work).half()
     # Stage B was trained on latents of unit variance; the config's factor takes them back.

@@ -142,15 +142,7 @@ def train_stage_c(work: Path, steps: int) -> None:
     pictures, scenes = fixed_set(PICTURES, work)
     clean = embeddings(work, pictures)
     tokenizer = save_tokenizer(work / "tokenizer")
-    both = nn.ModuleDict(
-        {
-            "prior": models.stage_c(),
-            "text": models.text_encoder(len(tokenizer)),
-            "where": models.PositionProbe(),
-            "read": models.TextProbe(),
-            "drawn": models.LatentProbe(),
-        }
-    )
+    both = models.stage_c_parts(len(tokenizer))
     run = torch.compile(lambda ids, mask, x, t: _stage_c(both, ids, mask, x, t), dynamic=False)
 
     def loss_of(step: int) -> Tensor:
