@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,12 @@ def parser() -> argparse.ArgumentParser:
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
         "'python -m exporter inspect' prints its costs instead.",
     )
+    add_arguments(found)
+    return found
+
+
+def add_arguments(found: argparse.ArgumentParser) -> None:
+    """The export options, for `python -m exporter` and `optimum-cli export wuerstchen`."""
     found.add_argument(
         "output",
         nargs="?",
@@ -33,21 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"bundle folder to write (default: {DEFAULT_OUTPUT})",
     )
     _checkpoint_options(found)
-    found.add_argument("--backend", choices=["onnx"], default="onnx", help="graph format")
-    found.add_argument(
-        "--precision",
-        choices=["fp32", "fp16"],
-        default="fp32",
-        help="type the graphs compute in; norms and reductions stay fp32",
-    )
-    found.add_argument(
-        "--static",
-        action="store_true",
-        help="fix batch, height and width instead of leaving them open",
-    )
-    found.add_argument(
-        "--batch-size", type=int, default=1, help="pictures at a time, with --static"
-    )
+    _format_options(found)
     found.add_argument(
         "--modules",
         nargs="+",
@@ -61,8 +54,52 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace an existing bundle, once the new one is whole",
     )
-    _output_options(found)
-    return found  # fmt: skip
+    _output_options(found)  # fmt: skip
+
+
+def _format_options(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument
+    add(
+        "--backend",
+        choices=["onnx", "openvino", "coreml"],
+        default="onnx",
+        help="graph format (default: onnx, which OpenVINO runs too)",
+    )
+    add(
+        "--precision",
+        choices=["fp32", "fp16"],
+        help="type the graphs compute in, OpenVINO: of its stored weights; norms and reductions "
+        "stay fp32 (default: fp32, for coreml fp16)",
+    )
+    add(
+        "--static",
+        action="store_true",
+        help="fix batch, height and width instead of leaving them open (coreml: always)",
+    )
+    add("--batch-size", type=int, default=1, help="pictures at a time, with --static")
+    add(
+        "--sizes",
+        nargs="+",
+        type=_size,
+        default=[],
+        metavar="HEIGHTxWIDTH",
+        help="coreml: further picture sizes in pixels, such as 512x768, in the same packages",
+    )
+    add(
+        "--deployment-target",
+        metavar="TARGET",
+        help="coreml: oldest system the packages run on, such as iOS18 or macOS15",
+    )
+    add(
+        "--openvino-tokenizer",
+        action="store_true",
+        help="openvino: write the tokenizer as a graph too, for hosts in C++",
+    )  # fmt: skip
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, width = text.lower().split("x")
+    return int(height), int(width)
 
 
 def inspect_parser() -> argparse.ArgumentParser:
@@ -119,19 +156,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: action(args), debug=args.debug, interrupted="nothing was written")
 
 
+def run(args: argparse.Namespace) -> int:
+    """Export as `add_arguments` parsed it; returns the exit code."""
+    return guarded(lambda: _export(args), debug=args.debug, interrupted="nothing was written")
+
+
 def _export(args: argparse.Namespace) -> None:
     if args.output == Path("inspect"):
         raise UsageError("write 'inspect' first: python -m exporter inspect ...")
-    if args.batch_size != 1 and not args.static:
-        raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
-    if args.batch_size < 1:
-        raise UsageError(f"--batch-size is {args.batch_size}; it must be at least 1")
     _require_export_packages()
+    _require_backend_packages(args.backend)
     from exporter.atomic import check_output
-    from exporter.export import ExportOptions, export
+    from exporter.export import export
+    from exporter.options import ExportOptions, resolve
 
-    check_output(args.output, overwrite=args.overwrite)  # before a hub download
-    source, prior = _sources(args)
     options = ExportOptions(
         backend=args.backend,
         precision=args.precision,
@@ -144,7 +182,13 @@ def _export(args: argparse.Namespace) -> None:
         golden=not args.no_golden,
         overwrite=args.overwrite,
         variant=args.variant,
+        sizes=tuple(args.sizes),
+        deployment_target=args.deployment_target,
+        openvino_tokenizer=args.openvino_tokenizer,
     )
+    resolve(options)  # before a hub download
+    check_output(args.output, overwrite=args.overwrite)
+    source, prior = _sources(args)
     silent = args.quiet or args.json
     report = (lambda line: None) if silent else (lambda line: print(line, flush=True))
     manifest = export(source, prior, args.output, options, report)
@@ -205,14 +249,20 @@ def _sources(args: argparse.Namespace, *, weights: bool = True) -> "tuple[Source
 
 def _require_export_packages() -> None:
     """One clear line where the export extra is not installed."""
-    try:
-        import huggingface_hub  # noqa: F401
-        import onnx  # noqa: F401
-        import onnx_ir  # noqa: F401
-        import onnxscript  # noqa: F401
-        import safetensors  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'wuerstchen-export[export]'"
-        ) from None
+    _require(("huggingface_hub", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export")
+
+
+def _require_backend_packages(backend: str) -> None:
+    from exporter.backends import BACKENDS
+
+    _require(BACKENDS[backend].packages, BACKENDS[backend].extra)
+
+
+def _require(packages: tuple[str, ...], extra: str) -> None:
+    for name in packages:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UsageError(
+                f"{error.name or name} is not installed: pip install 'wuerstchen-export[{extra}]'"
+            ) from None

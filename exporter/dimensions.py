@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 import torch
 from torch.export import Dim
@@ -14,7 +15,7 @@ _TRACED = {"batch": 2, "height": 3, "width": 4, "embedding_height": 5, "embeddin
 _DIMENSION = re.compile(r"(?:(\d+)\*)?([a-z_]+)(?:/(\d+))?")
 
 
-def make_static(plan: GraphPlan, sizes: dict[str, int]) -> GraphPlan:
+def make_static(plan: GraphPlan, sizes: Mapping[str, int]) -> GraphPlan:
     """The plan with every named dimension replaced by its number in `sizes`."""
     inputs = tuple(resolve(tensor, sizes) for tensor in plan.inputs)
     outputs = tuple(resolve(tensor, sizes) for tensor in plan.outputs)
@@ -31,12 +32,12 @@ def example_inputs(plan: GraphPlan) -> tuple[torch.Tensor, ...]:
     )
 
 
-def resolve(tensor: Tensor, sizes: dict[str, int]) -> Tensor:
+def resolve(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
     """A tensor's specification with its named dimensions replaced by numbers."""
     return Tensor(tensor.name, tensor.dtype, numbers(tensor, sizes))
 
 
-def numbers(tensor: Tensor, sizes: dict[str, int]) -> tuple[int, ...]:
+def numbers(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """A tensor's shape at the given sizes."""
 
     def number(dimension: int | str) -> int:

@@ -1,37 +1,31 @@
 """Checkpoint to bundle: the whole export, one graph in memory at a time."""
 
-import dataclasses
 import gc
-import importlib.metadata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from exporter.atomic import atomic_folder, check_output, check_space
+from exporter.backends import BACKENDS, Target
+from exporter.bundle_manifest import license_of, new_manifest, package_metadata
 from exporter.bundle_readme import bundle_readme
 from exporter.components import Checkpoint, open_checkpoint
-from exporter.dimensions import make_static
+from exporter.fixed_sizes import close, named_sizes
 from exporter.golden import FULL_RUN_PARAMETERS, PROMPT, record_golden
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.inspection import graph_parameters
-from exporter.modules.layout import Layout
-from exporter.onnx_graph import write_onnx
+from exporter.options import ExportOptions, Settings, resolve
 from exporter.sampling import sampling
 from exporter.sources import Source
 from exporter.tokenizer import check_tokenizer, same_tokenizer, write_tokenizer
 from runtimes.bundle import open_bundle, sha256
 from runtimes.errors import UsageError
 from runtimes.manifest import (
-    FORMAT,
-    FORMAT_VERSION,
-    GRAPHS,
+    CONDITION_GRAPHS,
     MANIFEST_NAME,
     File,
     Graph,
     Manifest,
-    Model,
     Sampling,
     Tokenizer,
     to_json,
@@ -39,28 +33,28 @@ from runtimes.manifest import (
 from runtimes.sizes import Sizes, sizes
 from runtimes.tokenizer import PromptTokenizer
 
-# Measured on ONNX Runtime's CPU provider, see docs/performance.md.
-LAYOUT: dict[str, Layout] = {"onnx": "nchw"}
-# What runs once per prompt or image is cheap, and its error would enter every step.
-ALWAYS_FP32 = ("stage_c_condition", "stage_b_condition")
 BYTES = {"fp32": 4, "fp16": 2}
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What to export, as the command line says it; None takes the checkpoint's default."""
+class Job:
+    """A checked export: what is written from what. `sizes`: the fixed picture sizes, or none."""
 
-    backend: str = "onnx"
-    precision: str = "fp32"
-    text: bool = True
-    height: int | None = None
-    width: int | None = None
-    static: bool = False
-    batch_size: int = 1
-    modules: tuple[str, ...] = GRAPHS
-    golden: bool = True
-    overwrite: bool = False
-    variant: str | None = None
+    checkpoint: Checkpoint
+    settings: Settings
+    constants: Sampling
+    default: Sizes
+    sizes: tuple[Sizes, ...]
+    plans: list[GraphPlan]
+
+    @property
+    def written(self) -> list[GraphPlan]:
+        """The graphs that were asked for."""
+        return [plan for plan in self.plans if plan.name in self.settings.given.modules]
+
+    def precision(self, plan: GraphPlan) -> str:
+        return "fp32" if plan.name in CONDITION_GRAPHS else self.settings.precision
 
 
 def export(
@@ -68,7 +62,7 @@ def export(
     prior: Source,
     output: Path,
     options: ExportOptions,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> Manifest:
     """Write the bundle of a checkpoint to `output`, all or nothing, and return its manifest.
 
@@ -76,63 +70,47 @@ def export(
     graph. Raises UsageError or RunError; an existing `output` then stays as it was.
     """
     check_output(output, overwrite=options.overwrite)
-    checkpoint = open_checkpoint(source, prior, options.variant)
+    job = _checked(open_checkpoint(source, prior, options.variant), resolve(options))
+    needed = sum(graph_parameters(plan) * BYTES[job.precision(plan)] for plan in job.plans)
+    # OpenVINO's graphs are made from ONNX ones that lie beside them for a while.
+    transient = 4 * max(map(graph_parameters, job.plans)) if options.backend == "openvino" else 0
+    check_space(output, int(1.05 * (needed + transient)) + 50_000_000)
+    with atomic_folder(output) as folder:
+        manifest = _write(job, folder, report)
+    open_bundle(output)
+    return manifest
+
+
+def _checked(checkpoint: Checkpoint, settings: Settings) -> Job:
+    """Every size, tokenizer, weight name and weight shape, before anything is written."""
+    given = settings.given
     constants = sampling(
-        checkpoint, options.height or checkpoint.height, options.width or checkpoint.width
+        checkpoint, given.height or checkpoint.height, given.width or checkpoint.width
     )
     default = sizes(constants.height, constants.width, constants)
+    fixed = [default, *(sizes(*size, constants) for size in given.sizes)] if settings.static else []
     for folder, text in (
         (checkpoint.tokenizer, checkpoint.text_encoder),
         (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
     ):
         check_tokenizer(folder, text.config.max_position_embeddings)
-    plans = _plans(checkpoint, options, constants, default)
-    for plan in plans:  # strict check of names and shapes, before anything is written
+    plans = _plans(checkpoint, settings)
+    for plan in plans:
         plan.weights().close()
-    needed = sum(graph_parameters(plan) * BYTES[_precision(plan, options)] for plan in plans)
-    check_space(output, int(1.05 * needed) + 50_000_000)
-    with atomic_folder(output) as folder:
-        manifest = _write(checkpoint, plans, options, constants, default, folder, report)
-    open_bundle(output)
-    return manifest
+    return Job(checkpoint, settings, constants, default, tuple(dict.fromkeys(fixed)), plans)
 
 
-def _plans(
-    checkpoint: Checkpoint, options: ExportOptions, constants: Sampling, default: Sizes
-) -> list[GraphPlan]:
-    unknown = [name for name in options.modules if name not in GRAPHS]
-    if unknown:
-        raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {', '.join(GRAPHS)}")
-    plans = plan_graphs(checkpoint, LAYOUT[options.backend], text=options.text)
-    if options.text and _shared_text(checkpoint):
+def _plans(checkpoint: Checkpoint, settings: Settings) -> list[GraphPlan]:
+    given = settings.given
+    plans = plan_graphs(checkpoint, BACKENDS[settings.backend].layout, text=given.text)
+    if given.text and _shared_text(checkpoint):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
-    if not {plan.name for plan in plans} & set(options.modules):
+    if not {plan.name for plan in plans} & set(given.modules):
         raise UsageError(
-            f"--modules {' '.join(options.modules)}: this export has no such graph (Stage B shares "
+            f"--modules {' '.join(given.modules)}: this export has no such graph (Stage B shares "
             "its text encoder, or has none)"
         )
-    if options.static:
-        plans = [_static(plan, options.batch_size, constants, default) for plan in plans]
     return plans
-
-
-def _static(plan: GraphPlan, batch: int, constants: Sampling, default: Sizes) -> GraphPlan:
-    """Fixed sizes: the default picture's. Under guidance Stage C's graphs take both halves."""
-    guided = {
-        "text_encoder": True,
-        "stage_c_condition": constants.stage_c.guidance > 1,
-        "stage_c": constants.stage_c.guidance > 1,
-        "decoder_text_encoder": True,
-    }
-    height, width = default.stage_c if plan.name == "stage_c" else default.stage_b
-    named = {
-        "batch": batch * (2 if guided.get(plan.name, False) else 1),
-        "height": height,
-        "width": width,
-        "embedding_height": default.stage_c[0],
-        "embedding_width": default.stage_c[1],
-    }
-    return make_static(plan, named)
 
 
 def _shared_text(checkpoint: Checkpoint) -> bool:
@@ -147,30 +125,22 @@ def _shared_text(checkpoint: Checkpoint) -> bool:
     return all(sha256(a) == sha256(b) for a, b in zip(first.files, second.files, strict=True))
 
 
-def _write(
-    checkpoint: Checkpoint,
-    plans: list[GraphPlan],
-    options: ExportOptions,
-    constants: Sampling,
-    default: Sizes,
-    folder: Path,
-    report: Callable[[str], None],
-) -> Manifest:
-    names = {plan.name for plan in plans}
-    tokenizers = _write_tokenizers(checkpoint, names, folder)
-    manifest = _manifest(checkpoint, options, constants, tokenizers, names)
-    written = [plan for plan in plans if plan.name in options.modules]
-    for number, plan in enumerate(written, 1):
-        report(f"[{number}/{len(written)}] {plan.name}")
-        manifest.graphs[plan.name] = _write_graph(plan, options, folder)
-    if options.golden and options.batch_size == 1 and len(written) == len(plans):
+def _write(job: Job, folder: Path, report: Report) -> Manifest:
+    names = {plan.name for plan in job.plans}
+    tokenizers = _write_tokenizers(job.checkpoint, names, folder)
+    manifest = new_manifest(job, tokenizers)
+    for number, plan in enumerate(job.written, 1):
+        report(f"[{number}/{len(job.written)}] {plan.name}")
+        manifest.graphs[plan.name] = _write_graph(plan, job, folder)
+    given = job.settings.given
+    if given.golden and given.batch_size == 1 and len(job.written) == len(job.plans):
         report("recording the golden run with PyTorch")
-        full = sum(graph_parameters(plan) for plan in plans) <= FULL_RUN_PARAMETERS
+        full = sum(graph_parameters(plan) for plan in job.plans) <= FULL_RUN_PARAMETERS
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
-        record_golden(plans, manifest, loaded, folder, full=full)
-    sides = ["{}, {}".format(*s) for s in (default.stage_c, default.stage_b)]
-    text = bundle_readme(manifest, PROMPT, (sides[0], sides[1], "{} x {}".format(*default.picture)))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+        record_golden(job.plans, manifest, loaded, folder, full=full)
+    sides = ["{}, {}".format(*s) for s in (job.default.stage_c, job.default.stage_b)]
+    shown = (sides[0], sides[1], "{} x {}".format(*job.default.picture))
+    (folder / "README.md").write_text(bundle_readme(manifest, PROMPT, shown), encoding="utf-8")
     report("hashing")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -179,20 +149,32 @@ def _write(
     return manifest
 
 
-def _write_graph(plan: GraphPlan, options: ExportOptions, folder: Path) -> Graph:
-    precision = _precision(plan, options)
+def _write_graph(plan: GraphPlan, job: Job, folder: Path) -> Graph:
+    backend, settings = BACKENDS[job.settings.backend], job.settings
+    batch = settings.given.batch_size
+    named = {
+        "size_{}x{}".format(*size.picture): named_sizes(plan, batch, job.constants, size)
+        for size in job.sizes
+    }
+    target = Target(
+        precision=job.precision(plan),
+        static=settings.static,
+        license=license_of(job.checkpoint),
+        metadata=package_metadata(job),
+        deployment_target=settings.deployment_target,
+        sizes=named if len(named) > 1 else {},
+    )
+    plan = close(plan, list(named.values()))
     with plan.module() as module:
-        if precision == "fp16":
-            module.half()  # in place; norms, softmax and the last division stay fp32 by themselves
-        path = write_onnx(plan, module, folder / plan.name, static=options.static)
+        path = backend.write(plan, module, folder / plan.name, target)
         del module
     gc.collect()
     file = path.relative_to(folder).as_posix()
-    return Graph(file, precision, plan.inputs, plan.outputs)
-
-
-def _precision(plan: GraphPlan, options: ExportOptions) -> str:
-    return "fp32" if plan.name in ALWAYS_FP32 else options.precision
+    inputs, outputs = (
+        tuple(replace(t, dtype=backend.ids) if t.dtype == "int64" else t for t in tensors)
+        for tensors in (plan.inputs, plan.outputs)
+    )
+    return Graph(file, target.precision, inputs, outputs)
 
 
 def _write_tokenizers(
@@ -215,43 +197,3 @@ def _write_tokenizers(
             found["text_encoder"] if same else write_tokenizer(source, folder / name, name, length)
         )
     return found
-
-
-def _manifest(
-    checkpoint: Checkpoint,
-    options: ExportOptions,
-    constants: Sampling,
-    tokenizers: dict[str, Tokenizer],
-    names: set[str],
-) -> Manifest:
-    decoder, prior = checkpoint.decoder_source, checkpoint.prior_source
-    decoder_text = "decoder_text_encoder" if "decoder_text_encoder" in names else "text_encoder"
-    return Manifest(
-        format=FORMAT,
-        format_version=FORMAT_VERSION,
-        model=Model(
-            id=decoder.id,
-            revision=decoder.revision,
-            prior_id=prior.id,
-            prior_revision=prior.revision,
-            license=decoder.front_matter.get("license", "unknown"),
-            variant=options.variant or "",
-        ),
-        backend=options.backend,
-        precision=options.precision,
-        graphs={},
-        tokenizers=tokenizers,
-        text_graphs={
-            "stage_c": "text_encoder",
-            "stage_b": decoder_text if options.text else None,
-        },
-        sampling=dataclasses.replace(constants),
-        files={},
-        tools=_tools(),
-    )
-
-
-def _tools() -> dict[str, str]:
-    names = ("wuerstchen-export", "onnx", "onnxscript", "onnx-ir", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"torch": torch.__version__, **found}

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import torch
 
 from exporter.graphs import GraphPlan
-from runtimes.engine import Engine, Feeds, Tensors
+from runtimes.engine import Engine, Feeds, Placement, Tensors
 
 
 class TorchEngine:
@@ -16,6 +16,7 @@ class TorchEngine:
         self._plan = plan
         self._stack = ExitStack()
         self._module = self._stack.enter_context(plan.module())
+        self.placement = Placement(f"PyTorch {torch.__version__}", "CPU", "f32")
 
     def run(self, feeds: Feeds) -> Tensors:
         inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in self._plan.inputs]

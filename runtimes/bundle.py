@@ -25,6 +25,16 @@ class Bundle:
             raise RunError(f"{self.folder} holds no graph '{name}'; export it with --modules")
         return self.manifest.graphs[name]
 
+    def digest(self, name: str) -> str:
+        """A SHA-256 over what the manifest says of a graph's files: names and content."""
+        folder = self.graph(name).file.rpartition("/")[0]
+        files = sorted(
+            (key, file.sha256)
+            for key, file in self.manifest.files.items()
+            if key.startswith(f"{folder}/") or not folder
+        )
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+
 
 def open_bundle(folder: str | Path, *, verify_hashes: bool = False) -> Bundle:
     """Open and verify a bundle: paths and sizes always, SHA-256 when `verify_hashes`.
@@ -56,7 +66,10 @@ def _check_references(bundle: Bundle) -> None:
     """Everything the manifest refers to is among the files it vouches for."""
     manifest = bundle.manifest
     for name, graph in manifest.graphs.items():
-        if graph.file not in manifest.files:
+        inside = f"{graph.file}/"  # a Core ML package is a folder
+        if graph.file not in manifest.files and not any(
+            f.startswith(inside) for f in manifest.files
+        ):
             raise RunError(f"{bundle.folder}: the manifest lists no file for graph '{name}'")
     for name, tokenizer in manifest.tokenizers.items():
         if f"{tokenizer.folder}/tokenizer.json" not in manifest.files:

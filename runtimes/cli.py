@@ -1,6 +1,7 @@
 """python -m runtimes: a bundle and prompts to PNG files."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.bundle import open_bundle
-from runtimes.command import guarded
+from runtimes.command import add_execution_options, guarded
 from runtimes.errors import UsageError
 from runtimes.images import save_png
 from runtimes.options import Options
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--decoder-guidance", type=float, help="Stage B guidance scale (default: 0, off)")
     add("--height", type=int, help="picture height in pixels (default: the bundle's)")
     add("--width", type=int, help="picture width in pixels (default: the bundle's)")
-    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_execution_options(found)
     add("--low-memory", action="store_true", help="hold one graph in memory at a time")
     add("--verify", action="store_true", help="check the SHA-256 of every file of the bundle first")
     add("--quiet", action="store_true", help="print errors only")
@@ -76,7 +77,14 @@ def _run(args: argparse.Namespace) -> None:
     options = _options(args)
     progress = Progress(quiet=args.quiet or args.json)
     bundle = open_bundle(args.bundle, verify_hashes=args.verify)
-    with Pipeline.open(bundle, device=args.device, low_memory=args.low_memory) as pipeline:
+    with Pipeline.open(
+        bundle,
+        device=args.device,
+        engine=args.engine,
+        precision=args.execution_precision,
+        cache_dir=args.cache_dir,
+        low_memory=args.low_memory,
+    ) as pipeline:
         result = pipeline(prompts, args.negative_prompt, options, on_step=progress.step)
     for prompt, lost in result.truncated:
         print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
@@ -87,7 +95,7 @@ def _run(args: argparse.Namespace) -> None:
         "model": f"{model.id}@{model.revision}",
         "prior": f"{model.prior_id}@{model.prior_revision}",
         "precision": bundle.manifest.precision,
-        "device": args.device,
+        "placements": {name: str(used) for name, used in result.placements.items()},
         "guidance": result.plan.guidance,
         "decoder_guidance": result.plan.decoder_guidance,
         "timesteps": result.plan.timesteps,
@@ -99,7 +107,7 @@ def _run(args: argparse.Namespace) -> None:
         parameters = {"prompt": prompt, "index": index, "prompts": len(prompts), **common}
         save_png(result.pictures[index], path, parameters)
     if args.json:
-        print(json.dumps(_summary(result, paths, args.device), indent=1))
+        print(json.dumps(_summary(result, paths), indent=1))
     elif not args.quiet:
         _print_summary(result, paths, (options.height, options.width))
 
@@ -149,16 +157,16 @@ def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _summary(result: Result, paths: list[Path], device: str) -> dict[str, Any]:
+def _summary(result: Result, paths: list[Path]) -> dict[str, Any]:
     height, width = result.sizes.picture
     return {
         "pictures": [str(path) for path in paths],
         "height": height,
         "width": width,
-        "device": device,
         "truncated": dict(result.truncated),
         "stages": {
             name: {"seconds": round(usage.seconds, 4), "peak_bytes": usage.peak_bytes}
+            | dataclasses.asdict(result.placements[name])
             for name, usage in result.usage.items()
         },
     }
@@ -166,9 +174,10 @@ def _summary(result: Result, paths: list[Path], device: str) -> dict[str, Any]:
 
 def _print_summary(result: Result, paths: list[Path], asked: tuple[int | None, int | None]) -> None:
     height, width = result.sizes.picture
-    print(f"{'stage':<24}{'seconds':>10}{'peak MB':>10}")
+    print(f"{'stage':<24}{'seconds':>10}{'peak MB':>10}  ran on")
     for name, usage in result.usage.items():
-        print(f"{name:<24}{usage.seconds:>10.3f}{usage.peak_bytes / 1e6:>10.0f}")
+        peak = usage.peak_bytes / 1e6
+        print(f"{name:<24}{usage.seconds:>10.3f}{peak:>10.0f}  {result.placements[name]}")
     print(f"{'all':<24}{sum(usage.seconds for usage in result.usage.values()):>10.3f}")
     if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
         print(f"the latents of the size asked for make a picture of {height} x {width} pixels")

@@ -1,9 +1,12 @@
-"""What every command line does with errors: one line, an exit code, a traceback on request."""
+"""What the command lines share: the engine's options, and what is done with errors."""
 
+import argparse
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+from runtimes.engine import ENGINES, STORED, Execution
 from runtimes.errors import RunError, UsageError
 
 
@@ -19,3 +22,34 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     except KeyboardInterrupt:
         print(f"error: interrupted; {interrupted}", file=sys.stderr)
         return 1
+
+
+def add_execution_options(found: argparse.ArgumentParser) -> None:
+    """The options that say where and how a bundle runs."""
+    found.add_argument(
+        "--engine",
+        choices=list(ENGINES),
+        help="what runs the graphs (default: the bundle's own; openvino runs ONNX bundles too)",
+    )
+    found.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu or cuda (ONNX Runtime); cpu, gpu, npu or auto (OpenVINO); cpu, gpu, npu or all "
+        "(Core ML) (default: cpu)",
+    )
+    found.add_argument(
+        "--execution-precision",
+        choices=list(STORED),
+        help="type OpenVINO computes in (default: the device's best; condition graphs always f32)",
+    )
+    found.add_argument(
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder where OpenVINO's compiled graphs are kept for a faster second start",
+    )
+
+
+def execution_of(args: argparse.Namespace) -> Execution:
+    """What `add_execution_options` parsed."""
+    return Execution(args.device, args.engine, args.execution_precision, args.cache_dir)

@@ -14,9 +14,52 @@ from runtimes.manifest import Graph
 Tensors = dict[str, NDArray[np.generic]]
 Feeds = Mapping[str, NDArray[np.generic]]
 
+# What `--execution-precision` takes, and the precisions a bundle's graphs are stored in.
+STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how graphs are asked to run; None leaves the engine its best.
+
+    `engine` is one of ENGINES, `precision` one of f32, bf16 and f16 (the type heavy operations
+    compute in), `cache` a folder that keeps compiled graphs for the next start.
+    """
+
+    device: str = "cpu"
+    engine: str | None = None
+    precision: str | None = None
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a graph really runs: the engine and its version, the device, the precision."""
+
+    engine: str
+    device: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.engine}, {self.device}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One graph of a bundle on disk; `digest` is a SHA-256 over all its files."""
+
+    path: Path
+    graph: Graph
+    digest: str
+
 
 class Engine(Protocol):
     """One graph, ready to run."""
+
+    @property
+    def placement(self) -> Placement:
+        """Where it runs; engines that compile for the shapes they meet know after the first run."""
+        ...
 
     def run(self, feeds: Feeds) -> Tensors:
         """All outputs by name, on the host."""
@@ -31,37 +74,90 @@ class Engine(Protocol):
         ...
 
 
-# (graph file, its manifest entry, device) -> engine
-OpenEngine = Callable[[Path, Graph, str], Engine]
-
-
-def open_onnxruntime(path: Path, graph: Graph, device: str) -> Engine:
+def open_onnxruntime(file: GraphFile, execution: Execution) -> Engine:
     from runtimes.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, graph, device)
+    return OnnxRuntimeEngine(file, execution.device)
 
 
-def check_onnxruntime(device: str) -> None:
+def check_onnxruntime(execution: Execution) -> None:
     from runtimes.onnxruntime_engine import check_device
 
-    check_device(device)
+    no_such_options("ONNX Runtime", execution)
+    check_device(execution.device)
+
+
+def open_openvino(file: GraphFile, execution: Execution) -> Engine:
+    from runtimes.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(file, execution)
+
+
+def check_openvino(execution: Execution) -> None:
+    from runtimes.openvino_engine import check
+
+    check(execution)
+
+
+def open_coreml(file: GraphFile, execution: Execution) -> Engine:
+    from runtimes.coreml_engine import CoreMLEngine
+
+    return CoreMLEngine(file.path, file.graph, execution.device)
+
+
+def check_coreml(execution: Execution) -> None:
+    from runtimes.coreml_engine import check_device
+
+    no_such_options("Core ML", execution)
+    check_device(execution.device)
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """How to open a graph, and how to check a device before anything is opened."""
+    """Which bundles an engine runs, how it opens a graph, and how it checks what is asked of it.
 
-    open: OpenEngine
-    check_device: Callable[[str], None]
+    `check` raises UsageError, before any graph is opened, for a device, precision or cache that
+    the engine does not have. `chooses_precision`: it may compute in another type than the graph's.
+    """
+
+    backends: tuple[str, ...]
+    open: Callable[[GraphFile, Execution], Engine]
+    check: Callable[[Execution], None]
+    chooses_precision: bool = False
 
 
-# Which engine runs a bundle of which backend.
-ENGINES = {"onnx": EngineKind(open_onnxruntime, check_onnxruntime)}
+# The first engine that lists a backend is that backend's default.
+ENGINES = {
+    "onnxruntime": EngineKind(("onnx",), open_onnxruntime, check_onnxruntime),
+    "openvino": EngineKind(("openvino", "onnx"), open_openvino, check_openvino, True),
+    "coreml": EngineKind(("coreml",), open_coreml, check_coreml),
+}
 
 
-def engine_for(backend: str) -> EngineKind:
-    """The engine of a backend; UsageError names the ones there are."""
-    if backend not in ENGINES:
-        known = ", ".join(ENGINES)
-        raise UsageError(f"no engine runs '{backend}' bundles in this version (it runs: {known})")
-    return ENGINES[backend]
+def engine_for(backend: str, name: str | None = None) -> EngineKind:
+    """The engine `name`, or the backend's own; UsageError when it does not run such bundles."""
+    if name is None:
+        found = [kind for kind in ENGINES.values() if backend in kind.backends]
+        if not found:
+            raise UsageError(f"no engine of this version runs '{backend}' bundles")
+        return found[0]
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name}: there are {', '.join(ENGINES)}")
+    if backend not in ENGINES[name].backends:
+        runs = " and ".join(ENGINES[name].backends)
+        raise UsageError(
+            f"--engine {name} runs {runs} bundles, this is an {backend} bundle; export one with "
+            f"--backend {ENGINES[name].backends[0]}, or leave --engine out"
+        )
+    return ENGINES[name]
+
+
+def no_such_options(engine: str, execution: Execution) -> None:
+    """UsageError for options that only OpenVINO has."""
+    if execution.precision is not None:
+        raise UsageError(
+            f"--execution-precision is for OpenVINO: {engine} computes in the precision the bundle "
+            "was exported in"
+        )
+    if execution.cache is not None:
+        raise UsageError(f"--cache-dir is for OpenVINO: {engine} keeps no compiled graphs")

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from typing import Protocol
 
 from runtimes.bundle import Bundle
-from runtimes.engine import Engine, engine_for
+from runtimes.engine import Engine, Execution, GraphFile, engine_for
 from runtimes.errors import RunError
-from runtimes.manifest import Graph
+from runtimes.manifest import CONDITION_GRAPHS
 
 
 class GraphSource(Protocol):
@@ -18,18 +18,23 @@ class GraphSource(Protocol):
 
 
 class BundleGraphs:
-    """The graphs of a bundle on one device; UsageError when the device is not there."""
+    """The graphs of a bundle on one engine; UsageError when what is asked for is not there.
 
-    def __init__(self, bundle: Bundle, device: str) -> None:
+    Condition graphs run in f32 where the engine has a choice: their error would enter every step.
+    """
+
+    def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self._bundle = bundle
-        self._device = device
-        self._engine = engine_for(bundle.manifest.backend)
-        self._engine.check_device(device)
+        self._execution = execution
+        self._engine = engine_for(bundle.manifest.backend, execution.engine)
+        self._engine.check(execution)
 
     def open(self, name: str) -> Engine:
-        graph: Graph = self._bundle.graph(name)
-        path: Path = self._bundle.path(graph.file)
-        return self._engine.open(path, graph, self._device)
+        graph, execution = self._bundle.graph(name), self._execution
+        if name in CONDITION_GRAPHS and self._engine.chooses_precision:
+            execution = replace(execution, precision="f32")
+        file = GraphFile(self._bundle.path(graph.file), graph, self._bundle.digest(name))
+        return self._engine.open(file, execution)
 
 
 class Sessions:

@@ -23,6 +23,8 @@ GRAPHS = (
     "stage_b",
     "stage_a",
 )
+# What runs once per prompt or image is cheap, and its error would enter every step: always fp32.
+CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """One exported graph: its file inside the bundle, compute precision and tensors."""
+    """One exported graph: its file (Core ML: package folder) inside the bundle, precision, tensors.
+
+    The precision is that of the stored weights and, but for fp32 islands, of the computation.
+    """
 
     file: str
     precision: str
@@ -131,7 +136,11 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free)."""
+    """What a bundle is and holds.
+
+    `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
+    are the only picture sizes (height, width) its graphs take, none if sizes are open.
+    """
 
     format: str
     format_version: int
@@ -142,6 +151,7 @@ class Manifest:
     tokenizers: dict[str, Tokenizer]
     text_graphs: dict[str, str | None]
     sampling: Sampling
+    sizes: tuple[tuple[int, int], ...]
     files: dict[str, File]
     tools: dict[str, str]
 

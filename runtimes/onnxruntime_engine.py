@@ -5,9 +5,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.engine import Feeds, Tensors
+from runtimes.engine import STORED, Feeds, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import Graph
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
@@ -18,9 +17,10 @@ HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMu
 class OnnxRuntimeEngine:
     """One ONNX graph in an InferenceSession."""
 
-    def __init__(self, path: Path, graph: Graph, device: str) -> None:
+    def __init__(self, file: GraphFile, device: str) -> None:
         self._ort = _import_onnxruntime()
         self._device = device
+        path, graph = file.path, file.graph
         provider = _provider(self._ort, device)
         if device == "cuda":
             self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
@@ -32,6 +32,8 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
+        used = next(used for used, stored in STORED.items() if stored == graph.precision)
+        self.placement = Placement(f"ONNX Runtime {self._ort.__version__}", device.upper(), used)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
 

@@ -67,16 +67,21 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
 
 def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
     """UsageError where graphs of fixed shape cannot serve this batch, size or guidance."""
-    sides = {"stage_c": plan.sizes.stage_c, "stage_b": plan.sizes.stage_b}
+    if manifest.sizes and plan.sizes.picture not in manifest.sizes:
+        made = ", ".join("{} x {}".format(*size) for size in manifest.sizes)
+        height, width = plan.sizes.picture
+        raise UsageError(
+            f"this bundle makes pictures of {made} pixels (height x width) only, this run asks for "
+            f"{height} x {width}; export it for that size"
+        )
     guidance = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
-    for name, side in sides.items():
-        latents = manifest.graphs[name].inputs[0].shape if name in manifest.graphs else ("",)
-        wanted = (count * (2 if guidance[name] > 1 else 1), *side)
-        fixed = (latents[0], *latents[2:])
-        if isinstance(latents[0], int) and fixed != wanted:
+    for name, scale in guidance.items():
+        fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""
+        wanted = count * (2 if scale > 1 else 1)
+        if isinstance(fixed, int) and fixed != wanted:
             raise UsageError(
-                f"{name} was exported for batch, height and width {fixed} of latents, this run "
-                f"needs {wanted}; change prompts, guidance or size, or export without --static"
+                f"{name} was exported for a batch of {fixed}, this run needs {wanted} (prompts, "
+                "doubled under guidance); change prompts or guidance, or export without --static"
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.engine import Tensors
+from runtimes.engine import Engine, Execution, Placement, Tensors
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
 from runtimes.manifest import Manifest
@@ -32,7 +32,7 @@ class Result:
     """Pictures (B,H,W,3) uint8, `image` the same as fp32 (B,3,H,W), Stage C's final latents.
 
     `truncated` pairs each prompt that was too long with the part that was cut off; `usage` has
-    time and peak memory per graph.
+    time and peak memory per graph, `placements` the engine, device and precision of each.
     """
 
     pictures: NDArray[np.uint8]
@@ -42,6 +42,7 @@ class Result:
     sizes: Sizes
     plan: Plan
     usage: dict[str, Usage] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -61,17 +62,27 @@ class Pipeline:
 
     @classmethod
     def open(
-        cls, bundle: Bundle | str | Path, *, device: str = "cpu", low_memory: bool = False
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        device: str = "cpu",
+        engine: str | None = None,
+        precision: str | None = None,
+        cache_dir: str | Path | None = None,
+        low_memory: bool = False,
     ) -> "Pipeline":
-        """Open a bundle folder on a device; graphs are loaded when first needed.
+        """Open a bundle folder; graphs are loaded when first needed.
 
-        `low_memory` holds one graph at a time. Raises RunError for a damaged bundle, UsageError
-        for a device that is not there.
+        `engine` (onnxruntime, openvino, coreml) defaults to the bundle's own; `precision` (f32,
+        bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
+        compiled graphs. `low_memory` holds one graph at a time. Raises RunError for a damaged
+        bundle, UsageError for an engine, device or precision that is not there.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        cache = None if cache_dir is None else Path(cache_dir)
         return cls(
             opened.manifest,
-            BundleGraphs(opened, device),
+            BundleGraphs(opened, Execution(device, engine, precision, cache)),
             load_tokenizers(opened),
             low_memory=low_memory,
         )
@@ -126,6 +137,7 @@ class _Run:
         self._tokenizers = pipeline._tokenizers
         self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
         self._usage: dict[str, Usage] = {}
+        self._placements: dict[str, Placement] = {}
         self._truncated: dict[str, str] = {}
 
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
@@ -144,7 +156,16 @@ class _Run:
         decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
         image = self._stage_a(decoded)
         truncated = tuple(self._truncated.items())
-        return Result(to_uint8(image), image, latents, truncated, plan.sizes, plan, self._usage)
+        return Result(
+            to_uint8(image),
+            image,
+            latents,
+            truncated,
+            plan.sizes,
+            plan,
+            self._usage,
+            self._placements,
+        )
 
     def _unique_text_graphs(self) -> dict[str | None, str]:
         return {name: name for name in self._text_graphs.values() if name is not None}
@@ -191,7 +212,7 @@ class _Run:
         rows = schedule(timesteps, denoiser.s, denoiser.scaler)
         guidance = plan.guidance if is_c else plan.decoder_guidance
         self._on_tensors(f"{graph}/start", {"latents": latents})
-        with self._measured(graph), self._sessions.using(graph) as engine:
+        with self._running(graph) as engine:
             bound = engine.bind(conditions)
 
             def denoise(x: Array, embedding: Array) -> Array:
@@ -208,7 +229,7 @@ class _Run:
 
     def _once(self, graph: str, feeds: Tensors) -> Tensors:
         """Run a graph that runs once, and see to it that its outputs are finite."""
-        with self._measured(graph), self._sessions.using(graph) as engine:
+        with self._running(graph) as engine:
             outputs = engine.run(feeds)
         for name, values in outputs.items():
             check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
@@ -217,9 +238,11 @@ class _Run:
         return outputs
 
     @contextmanager
-    def _measured(self, graph: str) -> Iterator[None]:
-        with measured() as usage:
-            yield
+    def _running(self, graph: str) -> Iterator[Engine]:
+        """A graph, ready to run; its time, memory and placement are kept."""
+        with measured() as usage, self._sessions.using(graph) as engine:
+            yield engine
+            self._placements[graph] = engine.placement
         self._usage[graph] = usage
 
 

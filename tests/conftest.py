@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from exporter.components import Checkpoint, open_checkpoint
-from exporter.export import ExportOptions, export
+from exporter.export import export
+from exporter.options import ExportOptions
 from exporter.sources import find_pair
 from runtimes.bundle import Bundle, open_bundle
 

@@ -1,6 +1,7 @@
 """The exported files: parity with the reference on every odd configuration, size and batch."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import onnx
@@ -8,8 +9,9 @@ import pytest
 import tiny
 import torch
 
-from exporter.export import ExportOptions
 from exporter.graphs import plan_graphs
+from exporter.options import ExportOptions
+from runtimes.engine import Execution
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options
@@ -29,19 +31,37 @@ SIZES = {
 }
 
 
+# The same feeds on every engine that is installed; OpenVINO opens the ONNX bundle as it is.
+ENGINES = {
+    "onnxruntime": Execution(engine="onnxruntime"),
+    "openvino": Execution(engine="openvino", precision="f32"),
+}
+
+
+@pytest.fixture(scope="module")
+def recordings(bundles, checkpoint):
+    """diffusers' run of a configuration, not square, recorded once."""
+
+    @functools.cache
+    def record(name):
+        height, width = SIZES[name]
+        options = Options(seed=3, steps=6, decoder_steps=4, height=height, width=width)
+        manifest = bundles(name).manifest
+        return record_reference(checkpoint(name), manifest, "a red ring", "a blue star", options)
+
+    return record
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
 @pytest.mark.parametrize("name", NAMES)
-def test_gate_passes_against_diffusers(bundles, checkpoint, name):
+def test_gate_passes_against_diffusers(bundles, recordings, name, engine):
     """Every graph <= 1e-5, every step's latents >= 80 dB, picture >= 60 dB; not square."""
     bundle = bundles(name)
-    height, width = SIZES[name]
-    options = Options(seed=3, steps=6, decoder_steps=4, height=height, width=width)
-    recording = record_reference(
-        checkpoint(name), bundle.manifest, "a red ring", "a blue star", options
-    )
-    gate = run_gate(bundle, "cpu", recording)
+    gate = run_gate(bundle, BundleGraphs(bundle, ENGINES[engine]), recordings(name))
     assert gate.failures == []
     assert {check.what for check in gate.graphs} == set(bundle.manifest.graphs) == set(GRAPHS)
     assert len(gate.trajectory) == len(gate.steps) == 10
+    assert {used.precision for used in gate.placements.values()} == {"f32"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,16 +69,15 @@ def test_both_guidances_pass_the_gate(bundles, checkpoint, name):
     bundle = bundles(name)
     options = Options(seed=1, steps=2, decoder_steps=2, guidance=2.5, decoder_guidance=1.5)
     recording = record_reference(checkpoint(name), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording).failures == []
+    assert run_gate(bundle, BundleGraphs(bundle, Execution()), recording).failures == []
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_equal_their_modules_at_any_batch_and_size(bundles, checkpoint, name, batch):
-    """The files are traced at one small size; they must hold at others."""
+    """The files are traced at one small size; they must hold at others, on every engine."""
     sides = {"height": (4, 3), "width": (2, 5)}[("height", "width")[batch % 2]]
     generator = torch.Generator().manual_seed(batch)
-    graphs = BundleGraphs(bundles(name), "cpu")
     for plan in plan_graphs(checkpoint(name), "nchw", text=True):
         named = {"batch": batch, "embedding_height": 5, "embedding_width": 4}
         named |= {k: n * plan.multiple for k, n in zip(("height", "width"), sides, strict=True)}
@@ -66,12 +85,13 @@ def test_graphs_equal_their_modules_at_any_batch_and_size(bundles, checkpoint, n
         with plan.module() as module:
             expected = module(*feeds.values())
         expected = expected if isinstance(expected, tuple) else (expected,)
-        engine = graphs.open(plan.name)
-        found = engine.run({key: value.numpy() for key, value in feeds.items()})
-        engine.close()
-        for tensor, values in zip(plan.outputs, expected, strict=True):
-            error = difference(found[tensor.name], values.numpy()).relative
-            assert error <= LIMITS["fp32"].graph_error, (plan.name, tensor.name)
+        for execution in ENGINES.values():
+            engine = BundleGraphs(bundles(name), execution).open(plan.name)
+            found = engine.run({key: value.numpy() for key, value in feeds.items()})
+            engine.close()
+            for tensor, values in zip(plan.outputs, expected, strict=True):
+                error = difference(found[tensor.name], values.numpy()).relative
+                assert error <= LIMITS["fp32"].graph_error, (plan.name, tensor.name, execution)
 
 
 def _drawn(tensor, named, generator):
@@ -91,14 +111,14 @@ def test_text_free_bundle_equals_diffusers_on_zero_text(bundles, checkpoint):
     assert bundle.manifest.text_graphs["stage_b"] is None
     options = Options(steps=2, decoder_steps=3)
     recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording).failures == []
+    assert run_gate(bundle, BundleGraphs(bundle, Execution()), recording).failures == []
 
 
 def test_fp16_bundle_keeps_its_limits_and_its_fp32_islands(bundles, checkpoint):
     bundle = bundles("public", ExportOptions(precision="fp16"))
     options = Options(steps=4, decoder_steps=4)
     recording = record_reference(checkpoint("public"), bundle.manifest, "a star", "", options)
-    assert run_gate(bundle, "cpu", recording).failures == []
+    assert run_gate(bundle, BundleGraphs(bundle, Execution()), recording).failures == []
     graphs = bundle.manifest.graphs
     assert graphs["stage_b_condition"].precision == "fp32"
     model = onnx.load(bundle.path(graphs["stage_b"].file))

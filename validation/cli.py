@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import guarded
+from runtimes.command import add_execution_options, execution_of, guarded
 from runtimes.errors import UsageError
-from runtimes.graphs import BundleGraphs
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
 from validation.gate import Check, Gate, run_gate
+from validation.graphs import graphs_for
 from validation.recording import Recording, read_golden
 from validation.tolerances import limits_for
 
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--decoder-steps", type=int, help="even Stage B steps (not with --golden)")
     add("--height", type=int, help="picture height in pixels (not with --golden)")
     add("--width", type=int, help="picture width in pixels (not with --golden)")
-    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_execution_options(found)
     add("--verbose", action="store_true", help="print every step")
     add("--quiet", action="store_true", help="print errors and failures only")
     add("--json", action="store_true", help="print every measurement as JSON")
@@ -84,6 +84,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> Gate:
     bundle = open_bundle(args.bundle, verify_hashes=True)
+    graphs = graphs_for(bundle, execution_of(args))
     names = ("torch", "diffusers", "transformers", "safetensors")
     missing = [name for name in names if not _installed(name)]
     if args.golden or (missing and not args.reference):
@@ -98,14 +99,14 @@ def _measure(args: argparse.Namespace) -> Gate:
                 )
             )
         recording = read_golden(bundle.folder)
-        _check_before(bundle, args.device, recording.options)
-        return run_gate(bundle, args.device, recording)
+        _check_before(bundle, recording.options)
+        return run_gate(bundle, graphs, recording)
     if missing:
         raise UsageError(
             f"--reference needs {missing[0]}: pip install 'wuerstchen-export[validation]', or "
             "compare with --golden"
         )
-    return run_gate(bundle, args.device, _reference(args, bundle))
+    return run_gate(bundle, graphs, _reference(args, bundle))
 
 
 def _installed(name: str) -> bool:
@@ -116,13 +117,12 @@ def _installed(name: str) -> bool:
         return False
 
 
-def _check_before(bundle: Bundle, device: str, options: Options) -> None:
+def _check_before(bundle: Bundle, options: Options) -> None:
     """Everything that can be refused, before the reference runs for minutes."""
     lacking = [name for name in _NEEDED if name not in bundle.manifest.graphs]
     if lacking:
         raise UsageError(f"{bundle.folder} holds no {lacking[0]}: only whole bundles are validated")
     limits_for(bundle.manifest.precision)
-    BundleGraphs(bundle, device)
     check_static(bundle.manifest, make_plan(bundle.manifest.sampling, options, 1, None), 1)
 
 
@@ -138,7 +138,7 @@ def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
         height=args.height,
         width=args.width,
     )
-    _check_before(bundle, args.device, options)
+    _check_before(bundle, options)
     model = bundle.manifest.model
     source, prior = reference_pair(model, args.reference, args.prior)
     checkpoint = open_checkpoint(source, prior, model.variant or None)
@@ -149,7 +149,11 @@ def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
 
 
 def _print(gate: Gate, *, verbose: bool) -> None:
-    print(f"compared with: {gate.source}\n")
+    print(f"compared with: {gate.source}")
+    for place in dict.fromkeys(gate.placements.values()):
+        names = [name for name, used in gate.placements.items() if used == place]
+        print(f"ran on: {place} ({', '.join(names)})")
+    print()
     print("each graph on the reference's inputs (denoisers: the worst step)")
     _print_checks(gate.graphs)
     if verbose:

@@ -1,20 +1,22 @@
 """The parity gate: each graph on the recorded inputs, then the free-running trajectory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runtimes.bundle import Bundle
-from runtimes.engine import Engine, Tensors
-from runtimes.graphs import BundleGraphs, Sessions
+from runtimes.engine import STORED, Engine, Placement, Tensors
+from runtimes.graphs import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
 from runtimes.options import timesteps_for
 from runtimes.pipeline import Pipeline, load_tokenizers
 from runtimes.schedule import schedule, timestep_embedding
 from validation.metrics import Difference, difference, psnr_db
 from validation.recording import Recording
-from validation.tolerances import Limits, limits_for
+from validation.tolerances import Limits, loosest
+
+DENOISERS = ("stage_c", "stage_b")
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Gate:
-    """All checks of one bundle: per graph, per graph and step, per step of the trajectory."""
+    """All checks of one bundle: per graph, per graph and step, per step of the trajectory.
+
+    `placements` says where and in which precision each graph really ran.
+    """
 
     source: str
+    placements: dict[str, Placement]
     graphs: tuple[Check, ...]
     steps: tuple[Check, ...]
     trajectory: tuple[Check, ...]
@@ -50,28 +56,31 @@ class Gate:
         return found
 
 
-def run_gate(bundle: Bundle, device: str, recording: Recording) -> Gate:
-    """Measure a bundle against a recording.
+def run_gate(bundle: Bundle, graphs: GraphSource, recording: Recording) -> Gate:
+    """Measure a bundle's graphs, opened by `graphs`, against a recording.
 
-    Each graph is held to the limits of its own precision (condition graphs are fp32 in every
-    bundle), the trajectory and the picture to those of the bundle's.
+    Each graph is held to the limits of its stored or its compute precision, whichever is less
+    exact; the trajectory and the picture to those of the least exact graph.
     """
-    limits = limits_for(bundle.manifest.precision)
-    sessions = Sessions(BundleGraphs(bundle, device), one_at_a_time=True)
-    graphs, steps = [], []
+    sessions = Sessions(graphs, one_at_a_time=True)
+    checks, steps = [], []
+    placements: dict[str, Placement] = {}
     for name in bundle.manifest.graphs:
-        own = limits_for(bundle.manifest.graphs[name].precision)
         with sessions.using(name) as engine:
-            if name in ("stage_c", "stage_b"):
-                found = list(_denoiser_steps(engine, bundle, name, recording, own))
-                steps += found
-                graphs.append(_worst(name, found))
-            else:
-                graphs.append(_graph(engine, bundle, name, recording, own))
-    trajectory, picture = _trajectory(bundle, device, recording, limits)
+            results = list(_results(engine, bundle, name, recording))
+            placements[name] = engine.placement  # known to some engines only after a run
+        limits = loosest(_precisions(bundle, name, placements[name]))
+        found = [_graph_check(what, measured, limits) for what, measured in results]
+        if name in DENOISERS:
+            steps += found
+        checks.append(replace(max(found, key=lambda check: check.relative), what=name))
+    used = {p for name in placements for p in _precisions(bundle, name, placements[name])}
+    limits = loosest(used)
+    trajectory, picture = _trajectory(bundle, graphs, recording, limits)
     return Gate(
         recording.source,
-        tuple(graphs),
+        placements,
+        tuple(checks),
         tuple(steps),
         tuple(trajectory),
         picture,
@@ -79,19 +88,31 @@ def run_gate(bundle: Bundle, device: str, recording: Recording) -> Gate:
     )
 
 
-def _graph(
-    engine: Engine, bundle: Bundle, name: str, recording: Recording, limits: Limits
-) -> Check:
+def _precisions(bundle: Bundle, name: str, placement: Placement) -> tuple[str, str]:
+    stored = bundle.manifest.graphs[name].precision
+    return stored, STORED.get(placement.precision, stored)
+
+
+def _results(
+    engine: Engine, bundle: Bundle, name: str, recording: Recording
+) -> Iterator[tuple[str, Difference]]:
+    if name in DENOISERS:
+        yield from _denoiser_steps(engine, bundle, name, recording)
+    else:
+        yield name, _graph(engine, bundle, name, recording)
+
+
+def _graph(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> Difference:
     spec = bundle.manifest.graphs[name]
     outputs = engine.run(_recorded(recording, name, [t.name for t in spec.inputs]))
     expected = _recorded(recording, name, [t.name for t in spec.outputs])
     differences = [difference(outputs[key], values) for key, values in expected.items()]
-    return _graph_check(name, max(differences, key=lambda d: d.relative), limits)
+    return max(differences, key=lambda d: d.relative)
 
 
 def _denoiser_steps(
-    engine: Engine, bundle: Bundle, name: str, recording: Recording, limits: Limits
-) -> Iterator[Check]:
+    engine: Engine, bundle: Bundle, name: str, recording: Recording
+) -> Iterator[tuple[str, Difference]]:
     """Each step by itself: the recorded latents in, the recorded epsilon expected."""
     spec, denoiser = bundle.manifest.graphs[name], getattr(bundle.manifest.sampling, name)
     names = [t.name for t in spec.inputs if t.name not in ("latents", "timestep_embedding")]
@@ -105,12 +126,12 @@ def _denoiser_steps(
         embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
         found = run({"latents": doubled, "timestep_embedding": embedding})["epsilon"]
         what = f"{name}, step {index + 1} (t = {row.t:.4f})"
-        yield _graph_check(what, difference(found, expected), limits)
+        yield what, difference(found, expected)
         before = str(index)
 
 
 def _trajectory(
-    bundle: Bundle, device: str, recording: Recording, limits: Limits
+    bundle: Bundle, graphs: GraphSource, recording: Recording, limits: Limits
 ) -> tuple[list[Check], float]:
     """The whole pipeline on the recorded noise, its own outputs feeding every next step."""
     checks = []
@@ -124,7 +145,6 @@ def _trajectory(
             passed = found.sqnr_db >= limits.latent_db
             checks.append(Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed))
 
-    graphs = BundleGraphs(bundle, device)
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         result = pipeline(
             [recording.prompt],
@@ -144,8 +164,3 @@ def _graph_check(what: str, found: Difference, limits: Limits) -> Check:
     limit = f"relative error <= {limits.graph_error:.1e}"
     passed = found.relative <= limits.graph_error
     return Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed)
-
-
-def _worst(name: str, checks: list[Check]) -> Check:
-    worst = max(checks, key=lambda check: check.relative)
-    return Check(name, worst.max_abs, worst.relative, worst.sqnr_db, worst.limit, worst.passed)

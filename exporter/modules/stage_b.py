@@ -11,8 +11,8 @@ from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
 from exporter.modules.layout import (
     ChannelNorm,
     Convolution,
+    LastProjection,
     Layout,
-    Pointwise,
     to_layout,
     to_nchw,
 )
@@ -108,7 +108,7 @@ class StageB(nn.Module):
         self.blocks = nn.ModuleList(
             self._block(kind, level, skip) for _, kind, level, skip in self.plan
         )
-        self.clf = Pointwise(first, 2 * config.c_out * patch**2, layout)
+        self.clf = LastProjection(first, 2 * config.c_out * patch**2, layout)
 
     def _block(self, kind: Kind, level: int, skip: bool) -> nn.Module:
         config, layout = self.config, self.layout

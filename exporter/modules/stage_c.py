@@ -6,7 +6,14 @@ from torch.nn import functional as F
 
 from exporter.configs import StageCConfig
 from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
-from exporter.modules.layout import ChannelNorm, Layout, Pointwise, to_layout, to_nchw
+from exporter.modules.layout import (
+    ChannelNorm,
+    LastProjection,
+    Layout,
+    Pointwise,
+    to_layout,
+    to_nchw,
+)
 
 
 class TextKeyValue(nn.Module):
@@ -51,7 +58,7 @@ class StageC(nn.Module):
             self.blocks.append(TimestepBlock(config.c, config.c_r, layout))
             self.blocks.append(AttnBlock(config.c, config.nhead, layout))
         self.norm = ChannelNorm(layout)
-        self.out = Pointwise(config.c, 2 * config.c_in, layout)
+        self.out = LastProjection(config.c, 2 * config.c_in, layout)
 
     def forward(self, latents: Tensor, timestep_embedding: Tensor, text_kv: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.engine import GraphFile
 from runtimes.manifest import Graph, Tensor
 from runtimes.onnxruntime_engine import OnnxRuntimeEngine
 from validation.demo.drawing import SIDE
@@ -37,7 +38,8 @@ class Judge:
     def __init__(self, path: Path = JUDGE_FILE) -> None:
         outputs = tuple(Tensor(name, "float32", ()) for name in OUTPUTS)
         inputs = (Tensor("pictures", "float32", ("batch", 3, SIDE, SIDE)),)
-        self._engine = OnnxRuntimeEngine(path, Graph(path.name, "fp32", inputs, outputs), "cpu")
+        graph = Graph(path.name, "fp32", inputs, outputs)
+        self._engine = OnnxRuntimeEngine(GraphFile(path, graph, ""), "cpu")
 
     def __call__(self, pictures: NDArray[np.uint8]) -> Readings:
         parts = []

@@ -1,0 +1,83 @@
+"""The three graph formats behind one call: write a module as a graph file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from exporter.graphs import GraphPlan
+from exporter.modules.layout import Layout
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a graph is written as; `license` and `metadata` go into formats that have a place.
+
+    `sizes` has the named dimensions' values for each of several fixed sizes in one file, by name.
+    """
+
+    precision: str
+    static: bool
+    license: str
+    metadata: Mapping[str, str]
+    deployment_target: str
+    sizes: Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One format: how a graph is written, and what is fixed about it.
+
+    `layout` was measured on its engine (docs/performance.md). `always_static`: its graphs have
+    fixed sizes. `ids`: the integer type of token ids. `packages`: what writing needs.
+    """
+
+    write: Callable[[GraphPlan, nn.Module, Path, Target], Path]
+    layout: Layout
+    precision: str
+    packages: tuple[str, ...] = ()
+    extra: str = "export"
+    always_static: bool = False
+    ids: str = "int64"
+
+
+def _onnx(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+    from exporter.onnx_graph import write_onnx
+
+    if target.precision == "fp16":
+        module.half()  # in place; norms, softmax and the last division stay fp32 by themselves
+    return write_onnx(plan, module, folder, static=target.static)
+
+
+def _openvino(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+    from exporter.openvino_graph import write_openvino
+
+    # fp16 is the type of the stored weights: what is computed in which type is the device's affair.
+    compress = target.precision == "fp16"
+    return write_openvino(plan, module, folder, static=target.static, compress_to_fp16=compress)
+
+
+def _coreml(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+    from exporter.coreml_graph import write_coreml
+
+    if target.precision == "fp16":
+        module.half()
+    return write_coreml(
+        plan,
+        module,
+        folder,
+        license=target.license,
+        metadata=target.metadata,
+        target=target.deployment_target,
+        sizes=target.sizes,
+    )
+
+
+BACKENDS = {
+    "onnx": Backend(_onnx, "nchw", "fp32"),
+    "openvino": Backend(_openvino, "nchw", "fp32", ("openvino",), "openvino"),
+    "coreml": Backend(
+        _coreml, "nchw", "fp16", ("coremltools",), "coreml", always_static=True, ids="int32"
+    ),
+}

@@ -1,0 +1,81 @@
+"""What to export: options as given, then checked and completed by the backend."""
+
+from dataclasses import dataclass
+
+from exporter.backends import BACKENDS
+from runtimes.errors import UsageError
+from runtimes.manifest import GRAPHS
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, as the command line says it.
+
+    None takes the checkpoint's default, for `precision` the backend's. `sizes` are further picture
+    sizes (height, width) for Core ML, whose graphs have fixed ones.
+    """
+
+    backend: str = "onnx"
+    precision: str | None = None
+    text: bool = True
+    height: int | None = None
+    width: int | None = None
+    static: bool = False
+    batch_size: int = 1
+    modules: tuple[str, ...] = GRAPHS
+    golden: bool = True
+    overwrite: bool = False
+    variant: str | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
+    deployment_target: str | None = None
+    openvino_tokenizer: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of which nothing is left open; made by `resolve`."""
+
+    backend: str
+    precision: str
+    static: bool
+    deployment_target: str
+    given: ExportOptions
+
+
+def resolve(options: ExportOptions) -> Settings:
+    """Check options against their backend; UsageError names the one that does not fit."""
+    if options.backend not in BACKENDS:
+        raise UsageError(f"--backend {options.backend}: there are {', '.join(BACKENDS)}")
+    unknown = [name for name in options.modules if name not in GRAPHS]
+    if unknown:
+        raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {', '.join(GRAPHS)}")
+    backend = BACKENDS[options.backend]
+    static = options.static or backend.always_static
+    if options.batch_size != 1 and not static:
+        raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
+    if options.batch_size < 1:
+        raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.openvino_tokenizer and options.backend != "openvino":
+        raise UsageError("--openvino-tokenizer is for --backend openvino")
+    return Settings(
+        options.backend,
+        options.precision or backend.precision,
+        static,
+        _deployment_target(options),
+        options,
+    )
+
+
+def _deployment_target(options: ExportOptions) -> str:
+    if options.backend != "coreml":
+        given = {"--sizes": options.sizes, "--deployment-target": options.deployment_target}
+        for name, value in given.items():
+            if value:
+                raise UsageError(f"{name} is for --backend coreml")
+        return ""
+    from exporter.coreml_graph import DEFAULT_TARGET, FUNCTIONS_TARGETS, check_target
+
+    default = FUNCTIONS_TARGETS[0] if options.sizes else DEFAULT_TARGET
+    target = options.deployment_target or default
+    check_target(target, sizes=1 + len(options.sizes))
+    return target

@@ -1,0 +1,152 @@
+"""OpenVINO, on IR or ONNX graphs, compiled for the shapes that are fed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from runtimes.engine import Execution, Feeds, GraphFile, Placement, Tensors
+from runtimes.errors import RunError, UsageError
+from runtimes.openvino_cache import check_folder, load, store
+
+PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+Shapes = dict[str, tuple[int, ...]]
+
+
+class OpenVinoEngine:
+    """One graph. It is compiled for the shapes of its first run, and again when they change.
+
+    Fixed shapes run up to twice as fast as open ones on a CPU (docs/performance.md) and are
+    all that an NPU takes; a picture size is known before its first step anyway.
+    """
+
+    def __init__(self, file: GraphFile, execution: Execution) -> None:
+        self._ov = _import_openvino()
+        self._core = self._ov.Core()
+        self._file, self._execution = file, execution
+        self._device = execution.device.upper()
+        self._inputs = {tensor.name for tensor in file.graph.inputs}
+        self._outputs = [tensor.name for tensor in file.graph.outputs]
+        self._shapes: Shapes = {}
+        self._compiled: Any = None
+
+    @property
+    def placement(self) -> Placement:
+        version = f"OpenVINO {self._ov.__version__.split('-')[0]}"
+        if self._compiled is None:
+            return Placement(version, self._device, self._execution.precision or "default")
+        devices = self._compiled.get_property("EXECUTION_DEVICES")
+        return Placement(version, "+".join(devices), self._used_precision())
+
+    def run(self, feeds: Feeds) -> Tensors:
+        return self.bind({})(feeds)
+
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        # Copies: the request keeps pointing at them for as long as it lives.
+        kept = {name: self._ov.Tensor(np.array(value)) for name, value in constants.items()}
+        bound: Any = None
+        shapes: Shapes = {}
+
+        def run(feeds: Feeds) -> Tensors:
+            nonlocal bound, shapes
+            missing = self._inputs - kept.keys() - feeds.keys()
+            if missing:
+                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            fed = {name: value.shape for name, value in {**constants, **feeds}.items()}
+            try:
+                if bound is None or fed != shapes:
+                    bound, shapes = self._request(fed), fed
+                    for name, tensor in kept.items():
+                        bound.set_tensor(name, tensor)
+                for name, value in feeds.items():
+                    bound.get_tensor(name).data[...] = value
+                bound.infer()
+            except RuntimeError as error:
+                raise RunError(f"OpenVINO failed: {_one_line(error)}") from error
+            return {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
+
+        return run
+
+    def close(self) -> None:
+        self._compiled = None
+
+    def _request(self, shapes: Shapes) -> Any:
+        if self._compiled is None or shapes != self._shapes:
+            self._compiled = None  # before the next one is made: one compiled graph in memory
+            self._compiled = self._compile(shapes)
+            self._shapes = shapes
+            self._check_precision()
+        return self._compiled.create_infer_request()
+
+    def _compile(self, shapes: Shapes) -> Any:
+        """From the cache where it holds this very graph, else compiled (and kept there)."""
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if self._execution.precision:
+            config["INFERENCE_PRECISION_HINT"] = self._execution.precision
+        folder = self._execution.cache
+        key = (self._file.digest, sorted(shapes.items()), self._device, sorted(config.items()))
+        if folder is not None:
+            cached = load(folder, self._core, self._device, key, config)
+            if cached is not None:
+                return cached
+        model = self._core.read_model(str(self._file.path))
+        model.reshape({name: list(shape) for name, shape in shapes.items()})
+        compiled = self._core.compile_model(model, self._device, config)
+        if folder is not None:
+            store(folder, compiled, self._core, self._device, key)
+        return compiled
+
+    def _used_precision(self) -> str:
+        try:
+            used = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        except RuntimeError:  # AUTO tells of its devices only
+            return self._execution.precision or "default"
+        return NAMES.get(used.to_string(), used.get_type_name())
+
+    def _check_precision(self) -> None:
+        asked, used = self._execution.precision, self._used_precision()
+        if asked is not None and used != asked:
+            self._compiled = None
+            raise UsageError(
+                f"--execution-precision {asked}: {self._device} runs this graph in {used} instead; "
+                "leave the option out to take the device's best"
+            )
+
+
+def check(execution: Execution) -> None:
+    """UsageError when OpenVINO, the device, the precision or the cache folder is not there."""
+    core = _import_openvino().Core()
+    device = execution.device.upper()
+    available = list(core.available_devices)
+    family = {name.split(".")[0] for name in available}
+    if device != "AUTO" and device not in {*available, *family}:
+        raise UsageError(
+            f"--device {execution.device}: OpenVINO finds {', '.join(available).lower()} here, and "
+            "auto; a GPU or NPU needs its driver"
+        )
+    if execution.precision is not None and device != "AUTO":
+        has = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        if PRECISIONS.get(execution.precision) not in has:
+            known = [name for name, capability in PRECISIONS.items() if capability in has]
+            raise UsageError(
+                f"--execution-precision {execution.precision}: this {device} has {', '.join(known)}"
+            )
+    if execution.cache is not None and device == "AUTO":
+        raise UsageError("--cache-dir needs a device by name: --device auto cannot keep its graphs")
+    if execution.cache is not None:
+        check_folder(execution.cache)
+
+
+def _import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError:
+        raise UsageError(
+            "openvino is not installed: pip install 'wuerstchen-export[openvino]'"
+        ) from None
+    return openvino
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
