@@ -16,6 +16,7 @@ class TorchEngine:
         self._plan = plan
         self._stack = ExitStack()
         self._module = self._stack.enter_context(plan.module())
+        self.load_seconds = 0.0
         self.placement = Placement(f"PyTorch {torch.__version__}", "CPU", "f32")
 
     def run(self, feeds: Feeds) -> Tensors:

@@ -165,8 +165,7 @@ def _summary(result: Result, paths: list[Path]) -> dict[str, Any]:
         "width": width,
         "truncated": dict(result.truncated),
         "stages": {
-            name: {"seconds": round(usage.seconds, 4), "peak_bytes": usage.peak_bytes}
-            | dataclasses.asdict(result.placements[name])
+            name: dataclasses.asdict(usage) | dataclasses.asdict(result.placements[name])
             for name, usage in result.usage.items()
         },
     }
@@ -174,11 +173,16 @@ def _summary(result: Result, paths: list[Path]) -> dict[str, Any]:
 
 def _print_summary(result: Result, paths: list[Path], asked: tuple[int | None, int | None]) -> None:
     height, width = result.sizes.picture
-    print(f"{'stage':<24}{'seconds':>10}{'peak MB':>10}  ran on")
+    print(f"{'stage':<20}{'seconds':>9}{'of it loading':>15}{'peak MB':>9}  ran on")
     for name, usage in result.usage.items():
         peak = usage.peak_bytes / 1e6
-        print(f"{name:<24}{usage.seconds:>10.3f}{peak:>10.0f}  {result.placements[name]}")
-    print(f"{'all':<24}{sum(usage.seconds for usage in result.usage.values()):>10.3f}")
+        print(
+            f"{name:<20}{usage.seconds:>9.3f}{usage.load_seconds:>15.3f}{peak:>9.0f}"
+            f"  {result.placements[name]}"
+        )
+    seconds = sum(usage.seconds for usage in result.usage.values())
+    loading = sum(usage.load_seconds for usage in result.usage.values())
+    print(f"{'all':<20}{seconds:>9.3f}{loading:>15.3f}")
     if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
         print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
     for path in paths:

@@ -54,7 +54,9 @@ class GraphFile:
 
 
 class Engine(Protocol):
-    """One graph, ready to run."""
+    """One graph, ready to run. `load_seconds`: time spent loading and compiling, until reset."""
+
+    load_seconds: float
 
     @property
     def placement(self) -> Placement:

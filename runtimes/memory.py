@@ -12,9 +12,13 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class Usage:
-    """Wall-clock seconds of a stage and the process's peak resident memory in bytes during it."""
+    """Wall-clock seconds of a stage and the process's peak resident memory in bytes during it.
+
+    `load_seconds` is the part of them in which the engine loaded and compiled the graph.
+    """
 
     seconds: float = 0.0
+    load_seconds: float = 0.0
     peak_bytes: int = 0
 
 

@@ -1,5 +1,6 @@
 """ONNX Runtime, on the CPU or on CUDA with the condition tensors kept on the device."""
 
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ class OnnxRuntimeEngine:
         self._ort = _import_onnxruntime()
         self._device = device
         path, graph = file.path, file.graph
+        start = time.perf_counter()
         provider = _provider(self._ort, device)
         if device == "cuda":
             self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
@@ -33,6 +35,7 @@ class OnnxRuntimeEngine:
             raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
         used = next(used for used, stored in STORED.items() if stored == graph.precision)
+        self.load_seconds = time.perf_counter() - start
         self.placement = Placement(f"ONNX Runtime {self._ort.__version__}", device.upper(), used)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}

@@ -1,5 +1,6 @@
 """OpenVINO, on IR or ONNX graphs, compiled for the shapes that are fed."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ class OpenVinoEngine:
         self._outputs = [tensor.name for tensor in file.graph.outputs]
         self._shapes: Shapes = {}
         self._compiled: Any = None
+        self.load_seconds = 0.0
 
     @property
     def placement(self) -> Placement:
@@ -74,7 +76,9 @@ class OpenVinoEngine:
     def _request(self, shapes: Shapes) -> Any:
         if self._compiled is None or shapes != self._shapes:
             self._compiled = None  # before the next one is made: one compiled graph in memory
+            start = time.perf_counter()
             self._compiled = self._compile(shapes)
+            self.load_seconds += time.perf_counter() - start
             self._shapes = shapes
             self._check_precision()
         return self._compiled.create_infer_request()
@@ -100,8 +104,11 @@ class OpenVinoEngine:
     def _used_precision(self) -> str:
         try:
             used = self._compiled.get_property("INFERENCE_PRECISION_HINT")
-        except RuntimeError:  # AUTO tells of its devices only
-            return self._execution.precision or "default"
+        except RuntimeError:  # AUTO tells which device it took, and that device its default
+            if self._execution.precision:
+                return self._execution.precision
+            device = self._compiled.get_property("EXECUTION_DEVICES")[0].strip("()")
+            used = self._core.get_property(device, "INFERENCE_PRECISION_HINT")
         return NAMES.get(used.to_string(), used.get_type_name())
 
     def _check_precision(self) -> None:

@@ -243,6 +243,7 @@ class _Run:
         with measured() as usage, self._sessions.using(graph) as engine:
             yield engine
             self._placements[graph] = engine.placement
+            usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
         self._usage[graph] = usage
 
 

@@ -19,6 +19,7 @@ from validation.reference import record_reference
 
 SHORT = Options(steps=2, decoder_steps=2)
 # What this CPU computes in, as OpenVINO reports it.
+CAPABILITIES = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m validation",
         description="Run every graph and the whole trajectory of a bundle against diffusers on the "
-        "same noise, print the differences, and exit with 1 when a limit is passed.",
+        "same noise, print the differences, and exit with 1 when a limit is passed. "
+        "'python -m validation bench' measures times.",
     )
     add = found.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
@@ -65,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"]:
+        from validation.bench.cli import main as bench
+
+        return bench(words[1:])
+    args = parser().parse_args(words)
     return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was judged")
 
 

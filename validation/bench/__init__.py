@@ -1,0 +1,1 @@
+"""Times and errors of graphs on every engine, measured side by side in one run."""
