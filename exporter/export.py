@@ -10,13 +10,16 @@ from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of, new_manifest, package_metadata
 from exporter.bundle_readme import bundle_readme
 from exporter.components import Checkpoint, open_checkpoint
+from exporter.configs import TextConfig
 from exporter.fixed_sizes import close, named_sizes
 from exporter.golden import FULL_RUN_PARAMETERS, PROMPT, record_golden
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.inspection import graph_parameters
+from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, Settings, resolve
 from exporter.sampling import sampling
 from exporter.sources import Source
+from exporter.text_config import write_text_config
 from exporter.tokenizer import check_tokenizer, same_tokenizer, write_tokenizer
 from runtimes.bundle import open_bundle, sha256
 from runtimes.errors import UsageError
@@ -132,7 +135,12 @@ def _write(job: Job, folder: Path, report: Report) -> Manifest:
     for number, plan in enumerate(job.written, 1):
         report(f"[{number}/{len(job.written)}] {plan.name}")
         manifest.graphs[plan.name] = _write_graph(plan, job, folder)
+        if isinstance(plan.component.config, TextConfig) and job.settings.backend != "coreml":
+            write_text_config(plan.component.config, tokenizers[plan.name], folder / plan.name)
     given = job.settings.given
+    if given.openvino_tokenizer:
+        for spec in {spec.folder: spec for spec in tokenizers.values()}.values():
+            write_openvino_tokenizer(folder / spec.folder, spec, folder / spec.folder)
     if given.golden and given.batch_size == 1 and len(job.written) == len(job.plans):
         report("recording the golden run with PyTorch")
         full = sum(graph_parameters(plan) for plan in job.plans) <= FULL_RUN_PARAMETERS

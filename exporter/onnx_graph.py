@@ -49,6 +49,8 @@ def write_onnx(plan: GraphPlan, module: nn.Module, folder: Path, *, static: bool
     ):
         value.shape = onnx_ir.Shape(tensor.shape)  # the manifest's names for the open dimensions
     model.producer_name = "wuerstchen-export"
+    for node in model.graph:
+        node.metadata_props.clear()  # the tracer's notes: source paths of this machine
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if total < EXTERNAL_DATA_BYTES:
         onnx_ir.save(model, path)

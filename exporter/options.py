@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.backends import BACKENDS
+from exporter.openvino_tokenizer import check_openvino_tokenizers
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 
@@ -57,6 +58,8 @@ def resolve(options: ExportOptions) -> Settings:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
     if options.openvino_tokenizer and options.backend != "openvino":
         raise UsageError("--openvino-tokenizer is for --backend openvino")
+    if options.openvino_tokenizer:
+        check_openvino_tokenizers()
     return Settings(
         options.backend,
         options.precision or backend.precision,

@@ -3,7 +3,16 @@
 import shutil
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from exporter.components import read_json
 from runtimes.errors import UsageError
@@ -107,6 +116,11 @@ def _build(
     )
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_END_OF_WORD, " "), decoders.ByteLevel()]
+    )
+    start, end = ((special[key], vocab[special[key]]) for key in ("bos_token", "eos_token"))
+    # Hosts that add special tokens get the frame; ours frames by itself, after truncation.
+    tokenizer.post_processor = processors.RobertaProcessing(
+        sep=end, cls=start, add_prefix_space=False, trim_offsets=False
     )
     tokens = dict.fromkeys(special.values())
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in tokens])
