@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.command import guarded
+from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 
@@ -259,10 +258,6 @@ def _require_backend_packages(backend: str) -> None:
 
 
 def _require(packages: tuple[str, ...], extra: str) -> None:
-    for name in packages:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UsageError(
-                f"{error.name or name} is not installed: pip install 'wuerstchen-export[{extra}]'"
-            ) from None
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        raise UsageError(f"{missing[0]} is not installed: pip install 'wuerstchen-export[{extra}]'")

@@ -1,6 +1,7 @@
 """What the command lines share: the engine's options, and what is done with errors."""
 
 import argparse
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,6 +23,14 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     except KeyboardInterrupt:
         print(f"error: interrupted; {interrupted}", file=sys.stderr)
         return 1
+
+
+def installed(name: str) -> bool:
+    """Whether a package is there, without importing it; one blocked in sys.modules is not."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        return False
 
 
 def add_execution_options(found: argparse.ArgumentParser) -> None:

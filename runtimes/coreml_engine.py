@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,11 @@ class CoreMLEngine:
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._loaded: tuple[str, Any] | None = None
+        self.load_seconds = 0.0
+        # The compute units it may choose from; which ones it chose, only Xcode's report shows.
         precision = PRECISIONS.get(graph.precision, graph.precision)
         name = f"Core ML, coremltools {self._ct.__version__}"
-        self._placement = Placement(name, self._units, precision)
-
-    @property
-    def placement(self) -> Placement:
-        """The compute units Core ML may choose from; what it chose, only Xcode's report shows."""
-        return self._placement
+        self.placement = Placement(name, self._units, precision)
 
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
@@ -71,10 +69,12 @@ class CoreMLEngine:
             self._loaded = None  # before the next one is loaded: one in memory
             options = {} if len(self._functions) == 1 else {"function_name": function}
             units = getattr(self._ct.ComputeUnit, self._units)
+            start = time.perf_counter()
             try:
                 model = self._ct.models.MLModel(str(self._path), compute_units=units, **options)
             except Exception as error:
                 raise RunError(f"Core ML cannot load {self._path}: {_one_line(error)}") from error
+            self.load_seconds += time.perf_counter() - start
             self._loaded = function, model
         return self._loaded[1]
 

@@ -148,8 +148,8 @@ def engine_for(backend: str, name: str | None = None) -> EngineKind:
     if backend not in ENGINES[name].backends:
         runs = " and ".join(ENGINES[name].backends)
         raise UsageError(
-            f"--engine {name} runs {runs} bundles, this is an {backend} bundle; export one with "
-            f"--backend {ENGINES[name].backends[0]}, or leave --engine out"
+            f"--engine {name} runs {runs} bundles and this bundle's backend is {backend}; export "
+            f"one with --backend {ENGINES[name].backends[0]}, or leave --engine out"
         )
     return ENGINES[name]
 

@@ -181,7 +181,7 @@ def test_the_summary_says_where_each_graph_ran(capsys, bundles, tmp_path):
         (["--device", "cuda"], "--device cuda: OpenVINO finds cpu here"),
         (
             ["--engine", "onnxruntime"],
-            "--engine onnxruntime runs onnx bundles, this is",
+            "--engine onnxruntime runs onnx bundles and",
         ),
         (["--engine", "coreml"], "--engine coreml runs coreml bundles"),
         (["--execution-precision", "f16"], "--execution-precision f16: this CPU has f32"),

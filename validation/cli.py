@@ -2,14 +2,14 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.command import add_execution_options, execution_of, guarded, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
@@ -92,7 +92,7 @@ def _measure(args: argparse.Namespace) -> Gate:
     bundle = open_bundle(args.bundle, verify_hashes=True)
     graphs = graphs_for(bundle, execution_of(args))
     names = ("torch", "diffusers", "transformers", "safetensors")
-    missing = [name for name in names if not _installed(name)]
+    missing = [name for name in names if not installed(name)]
     if args.golden or (missing and not args.reference):
         given = [name for name in _REFERENCE_ONLY if getattr(args, name) is not None]
         if given:
@@ -115,14 +115,6 @@ def _measure(args: argparse.Namespace) -> Gate:
     return run_gate(bundle, graphs, _reference(args, bundle))
 
 
-def _installed(name: str) -> bool:
-    """Whether a package is there; one blocked in sys.modules is not."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ValueError:
-        return False
-
-
 def _check_before(bundle: Bundle, options: Options) -> None:
     """Everything that can be refused, before the reference runs for minutes."""
     lacking = [name for name in _NEEDED if name not in bundle.manifest.graphs]
@@ -133,6 +125,8 @@ def _check_before(bundle: Bundle, options: Options) -> None:
 
 
 def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
+    for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
+        os.environ.setdefault(f"{name}_VERBOSITY", "error")
     from exporter.components import open_checkpoint
     from validation.checkpoints import reference_pair
     from validation.reference import record_reference

@@ -1,10 +1,51 @@
 """What a bundle's graphs run on while they are judged."""
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 from runtimes.bundle import Bundle
-from runtimes.engine import Execution
+from runtimes.command import installed
+from runtimes.engine import Engine, Execution, no_such_options
+from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs, GraphSource
+from runtimes.manifest import Graph
 
 
 def graphs_for(bundle: Bundle, execution: Execution) -> GraphSource:
-    """The bundle's graphs on the engine asked for; UsageError when it is not there."""
+    """The bundle's graphs on the engine asked for; UsageError when it is not there.
+
+    Core ML predicts on macOS only: elsewhere, and when no engine is named, an interpreter runs
+    the program of each package. Its placement says so.
+    """
+    interpreted = bundle.manifest.backend == "coreml" and sys.platform != "darwin"
+    if interpreted and execution.engine is None:
+        no_such_options("the interpreter of Core ML programs", execution)
+        if execution.device != "cpu":
+            raise UsageError(f"--device {execution.device}: Core ML runs on macOS only")
+        return InterpretedGraphs(bundle)
     return BundleGraphs(bundle, execution)
+
+
+class InterpretedGraphs:
+    """The programs of a Core ML bundle in the MIL interpreter."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._open = _interpreter()
+
+    def open(self, name: str) -> Engine:
+        graph = self._bundle.graph(name)
+        return self._open(self._bundle.path(graph.file), graph)
+
+
+def _interpreter() -> Callable[[Path, Graph], Engine]:
+    missing = [name for name in ("torch", "coremltools") if not installed(name)]
+    if missing:
+        raise UsageError(
+            f"the interpreter of Core ML programs needs {missing[0]}: "
+            "pip install 'wuerstchen-export[export,coreml]'"
+        )
+    from validation.mil.engine import MilEngine
+
+    return MilEngine

@@ -1,4 +1,7 @@
-"""The blocks Stage B and Stage C share: ResBlock, TimestepBlock, AttnBlock in export form."""
+"""The blocks Stage B and Stage C share: ResBlock, TimestepBlock, AttnBlock in export form.
+
+They take and give the residual stream in fp32, whatever type their weights compute in.
+"""
 
 import math
 
@@ -56,8 +59,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, skip: list[Tensor]) -> Tensor:
         inner = self.norm(self.depthwise(x))
         if skip:
-            inner = torch.cat([inner, *skip], dim=channel_axis(self.layout))
-        return x + self.contract(self.grn(F.gelu(self.expand(inner))))
+            parts = [part.to(self.expand.weight.dtype) for part in (inner, *skip)]
+            inner = torch.cat(parts, dim=channel_axis(self.layout))
+        return x + self.contract(self.grn(F.gelu(self.expand(inner)))).float()
 
 
 class TimestepBlock(nn.Module):
@@ -74,7 +78,7 @@ class TimestepBlock(nn.Module):
     def forward(self, x: Tensor, timestep_embedding: Tensor) -> Tensor:
         mapped = self.mapper(timestep_embedding)
         mapped = mapped[:, :, None, None] if self.layout == "nchw" else mapped[:, None, None, :]
-        scale, shift = mapped.chunk(2, dim=channel_axis(self.layout))
+        scale, shift = mapped.float().chunk(2, dim=channel_axis(self.layout))
         return x * scale + shift
 
 
@@ -106,7 +110,7 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor, text_kv: Tensor | None) -> Tensor:
         if text_kv is None:
             text_kv = self.constant_kv.expand(x.shape[0], -1, -1, -1)
-        normed = self.norm(x)
+        normed = self.norm(x).to(self.to_q.weight.dtype)
         # Keys stay transposed, (B, heads, d, tokens): in NCHW that is how they arrive.
         query = self._positions(self.to_q(normed)).transpose(2, 3)
         key = torch.cat([self._positions(self.to_k(normed)), self._text(text_kv[:, 0])], dim=3)
@@ -114,8 +118,8 @@ class AttnBlock(nn.Module):
         scores = (query * query.shape[-1] ** -0.5) @ key
         if self.constant_tokens is not None:
             scores = scores + self._constant_bias(scores)
-        weights = scores.float().softmax(dim=-1).to(x.dtype)
-        return x + self.to_out(self._back(weights @ value.transpose(2, 3), x))
+        weights = scores.float().softmax(dim=-1).to(value.dtype)
+        return x + self.to_out(self._back(weights @ value.transpose(2, 3), x)).float()
 
     def _constant_bias(self, scores: Tensor) -> Tensor:
         """log(constant_tokens) on the last key, 0 elsewhere."""

@@ -34,17 +34,27 @@ def to_nchw(x: Tensor, layout: Layout) -> Tensor:
 
 
 class Pointwise(nn.Module):
-    """Linear over channels: weight (c_out, c_in), bias (c_out)."""
+    """Linear over channels: weight (c_out, c_in), bias (c_out).
+
+    In NCHW the weight is kept as the convolution's kernel: reshaped inside the graph it would be
+    no constant to a quantiser.
+    """
 
     def __init__(self, c_in: int, c_out: int, layout: Layout) -> None:
         super().__init__()
         self.layout = layout
-        self.weight = nn.Parameter(torch.empty(c_out, c_in))
+        self.weight = nn.Parameter(self.kernel(torch.empty(c_out, c_in)))
         self.bias = nn.Parameter(torch.empty(c_out))
+        self.register_load_state_dict_pre_hook(_to_kernel)
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """The weight (c_out, c_in) as it is kept."""
+        return weight[:, :, None, None] if self.layout == "nchw" else weight
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
         if self.layout == "nchw":
-            return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+            return F.conv2d(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -55,16 +65,31 @@ class LastProjection(Pointwise):
     it meets, and a transposed one does not count: so the whole residual stream and this layer stay
     f32. Epsilon divides what is left of `latents - a` by a noise level that goes to 0, which
     magnifies rounding: on the demo the worst steps of both denoisers rise from 28 to 37 dB.
+    In an fp16 module it is fp32 by itself, as the residual stream is: 48 to 58 dB, 53 to 63 dB.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def kernel(self, weight: Tensor) -> Tensor:
         if self.layout == "nchw":
-            return F.conv_transpose2d(x, self.weight.t()[:, :, None, None], self.bias)
-        return super().forward(x)
+            return weight.t().contiguous()[:, :, None, None]
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        if self.layout == "nchw":
+            return F.conv_transpose2d(x, weight, bias)
+        return F.linear(x, weight, bias)
+
+
+def _to_kernel(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints hold (c_out, c_in)."""
+    assert isinstance(module, Pointwise)
+    weight = state[f"{prefix}weight"]
+    if weight.ndim == 2:
+        state[f"{prefix}weight"] = module.kernel(weight)
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over channels, eps 1e-6, no affine part; fp32 inside."""
+    """LayerNorm over channels, eps 1e-6, no affine part; gives fp32, what follows rounds it."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -73,10 +98,10 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         if self.layout == "nhwc":
-            return F.layer_norm(wide, wide.shape[-1:], eps=1e-6).to(x.dtype)
+            return F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
         centred = wide - wide.mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
-        return (centred * torch.rsqrt(variance + 1e-6)).to(x.dtype)
+        return centred * torch.rsqrt(variance + 1e-6)
 
 
 class Convolution(nn.Module):
@@ -88,4 +113,5 @@ class Convolution(nn.Module):
         self.convolution = convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        return to_layout(self.convolution(to_nchw(x, self.layout)), self.layout)
+        x = to_nchw(x, self.layout).to(next(self.convolution.parameters()).dtype)
+        return to_layout(self.convolution(x), self.layout)

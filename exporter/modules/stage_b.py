@@ -136,7 +136,7 @@ class StageB(nn.Module):
             for width, kv in zip(config.text_widths, given[len(levels) :], strict=False)
         }
         skips: list[Tensor] = []
-        x = self.norm(self.embedding(to_layout(latents.to(dtype), self.layout)))
+        x = self.norm(self.embedding(to_layout(latents, self.layout)))
         for (_, kind, level, takes_skip), block in zip(self.plan, self.blocks, strict=True):
             if kind == "res":
                 skip = [skips[level]] if takes_skip else []
@@ -149,7 +149,7 @@ class StageB(nn.Module):
             else:
                 if kind == "down":
                     skips.append(x)
-                x = block(self.norm(x))
-        x = to_nchw(self.clf(self.norm(x)), self.layout).float()
+                x = block(self.norm(x)).float()
+        x = to_nchw(self.clf(self.norm(x)), self.layout)
         a, b = F.pixel_shuffle(x, config.patch_size).chunk(2, dim=1)
         return (latents - a) / (b.sigmoid() * (1 - 2 * SIGMOID_EPS) + SIGMOID_EPS)

@@ -63,10 +63,10 @@ class StageC(nn.Module):
     def forward(self, latents: Tensor, timestep_embedding: Tensor, text_kv: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         timestep_embedding, text_kv = timestep_embedding.to(dtype), text_kv.to(dtype)
-        x = self.projection(to_layout(latents.to(dtype), self.layout))
+        x = self.projection(to_layout(latents, self.layout)).float()
         for i in range(0, len(self.blocks), 3):
             residual, timestep, attention = self.blocks[i : i + 3]
             x = timestep(residual(x, []), timestep_embedding)
             x = attention(x, text_kv[:, i // 3])
-        a, b = to_nchw(self.out(self.norm(x)), self.layout).float().chunk(2, dim=1)
+        a, b = to_nchw(self.out(self.norm(x)), self.layout).chunk(2, dim=1)
         return (latents - a) / ((1 - b).abs() + 1e-5)

@@ -1,0 +1,110 @@
+"""The interpreter as an engine: the program of a saved .mlpackage, operation by operation."""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from runtimes.coreml_engine import PRECISIONS, Shapes, coreml_input, function_for
+from runtimes.engine import Feeds, Placement, Tensors
+from runtimes.errors import RunError
+from runtimes.manifest import Graph
+from validation.mil.operations import OPERATIONS
+from validation.mil.program import Constant, Function, Operation, Value, read_program
+
+VARIADIC = {"concat": "values", "stack": "values"}  # the parameters that take several tensors
+Environment = dict[str, Constant]
+
+
+class MilEngine:
+    """One package, on the CPU in PyTorch. What a device would compute, it does not say."""
+
+    def __init__(self, path: Path, graph: Graph) -> None:
+        start = time.perf_counter()
+        self._functions = read_program(path)
+        for function in self._functions.values():
+            check_operations(function)
+        self._shapes: dict[str, Shapes] = {
+            name: {value.name: value.shape for value in function.inputs}
+            for name, function in self._functions.items()
+        }
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        precision = PRECISIONS.get(graph.precision, graph.precision)
+        name = f"MIL interpreter (no Core ML), PyTorch {torch.__version__}"
+        self.placement = Placement(name, "CPU", precision)
+        self.load_seconds = time.perf_counter() - start
+
+    def run(self, feeds: Feeds) -> Tensors:
+        return self.bind({})(feeds)
+
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        def run(feeds: Feeds) -> Tensors:
+            given = {name: coreml_input(v) for name, v in {**constants, **feeds}.items()}
+            function = self._functions[function_for(self._shapes, given)]
+            found = interpret(function, {k: torch.tensor(v) for k, v in given.items()})
+            return {name: found[name].numpy() for name in self._outputs}
+
+        return run
+
+    def close(self) -> None:
+        self._functions = {}
+
+
+def check_operations(function: Function) -> None:
+    """RunError when a function has an operation that the interpreter does not know."""
+    unknown = sorted({o.kind for o in function.operations} - OPERATIONS.keys())
+    if unknown:
+        raise RunError(
+            f"the interpreter does not know the MIL operation {', '.join(unknown)}; add it to "
+            "validation/mil/operations.py with a test"
+        )
+
+
+@torch.inference_mode()
+def interpret(function: Function, feeds: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Run a function on its inputs. RunError names the operation that fails, or whose result has
+    another type or shape than the program declares."""
+    values: Environment = dict(function.constants)
+    for declared in function.inputs:
+        values[declared.name] = _checked("input", declared, feeds[declared.name])
+    last_use = {
+        name: index
+        for index, operation in enumerate(function.operations)
+        for names in operation.inputs.values()
+        for name in names
+    }
+    kept = {*function.outputs, *function.constants}
+    for index, operation in enumerate(function.operations):
+        values.update(_run(operation, values))
+        for name in {name for names in operation.inputs.values() for name in names} - kept:
+            if last_use[name] == index:
+                del values[name]
+    return {name: value for name, value in values.items() if name in function.outputs}  # type: ignore[misc]
+
+
+def _run(operation: Operation, values: Environment) -> dict[str, Constant]:
+    compute, variadic = OPERATIONS[operation.kind], VARIADIC.get(operation.kind)
+    given: dict[str, Constant | list[Constant]] = {}
+    for parameter, names in operation.inputs.items():
+        found = [values[name] for name in names]
+        given[parameter] = found if parameter == variadic else found[0]
+    try:
+        inspect.signature(compute).bind(**given)
+        results = compute(**given)
+    except (RunError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+        what = " ".join(str(error).split())
+        raise RunError(f"MIL operation {operation.kind} '{operation.name}': {what}") from error
+    results = results if isinstance(results, tuple) else (results,)
+    return {
+        declared.name: _checked(operation.kind, declared, value)
+        for declared, value in zip(operation.outputs, results, strict=True)
+    }
+
+
+def _checked(kind: str, declared: Value, found: torch.Tensor) -> torch.Tensor:
+    if found.dtype != declared.dtype or tuple(found.shape) != declared.shape:
+        actual = Value(declared.name, found.dtype, tuple(found.shape))
+        raise RunError(f"MIL {kind} '{declared.name}' is {actual}, the program declares {declared}")
+    return found
