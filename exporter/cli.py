@@ -165,9 +165,9 @@ def _export(args: argparse.Namespace) -> None:
         raise UsageError("write 'inspect' first: python -m exporter inspect ...")
     _require_export_packages()
     _require_backend_packages(args.backend)
-    from exporter.atomic import check_output
     from exporter.export import export
     from exporter.options import ExportOptions, resolve
+    from runtimes.atomic import check_output
 
     options = ExportOptions(
         backend=args.backend,

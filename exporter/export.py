@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exporter.atomic import atomic_folder, check_output, check_space
 from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of, new_manifest, package_metadata
-from exporter.bundle_readme import bundle_readme
 from exporter.components import Checkpoint, open_checkpoint
 from exporter.configs import TextConfig
 from exporter.fixed_sizes import close, named_sizes
-from exporter.golden import FULL_RUN_PARAMETERS, PROMPT, record_golden
+from exporter.golden import FULL_RUN_PARAMETERS, record_golden
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.inspection import graph_parameters
 from exporter.openvino_tokenizer import write_openvino_tokenizer
@@ -21,17 +19,16 @@ from exporter.sampling import sampling
 from exporter.sources import Source
 from exporter.text_config import write_text_config
 from exporter.tokenizer import check_tokenizer, same_tokenizer, write_tokenizer
+from runtimes.atomic import atomic_folder, check_output, check_space, seal
 from runtimes.bundle import open_bundle, sha256
+from runtimes.bundle_readme import bundle_readme
 from runtimes.errors import UsageError
 from runtimes.manifest import (
     CONDITION_GRAPHS,
-    MANIFEST_NAME,
-    File,
     Graph,
     Manifest,
     Sampling,
     Tokenizer,
-    to_json,
 )
 from runtimes.sizes import Sizes, sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -146,14 +143,9 @@ def _write(job: Job, folder: Path, report: Report) -> Manifest:
         full = sum(graph_parameters(plan) for plan in job.plans) <= FULL_RUN_PARAMETERS
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
         record_golden(job.plans, manifest, loaded, folder, full=full)
-    sides = ["{}, {}".format(*s) for s in (job.default.stage_c, job.default.stage_b)]
-    shown = (sides[0], sides[1], "{} x {}".format(*job.default.picture))
-    (folder / "README.md").write_text(bundle_readme(manifest, PROMPT, shown), encoding="utf-8")
+    (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
     report("hashing")
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        manifest.files[name] = File(path.stat().st_size, sha256(path))
-    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+    seal(folder, manifest)
     return manifest
 
 

@@ -7,13 +7,13 @@ from safetensors.numpy import save
 
 from exporter.graphs import GraphPlan
 from exporter.torch_engine import TorchGraphs
+from runtimes.bundle_readme import PROMPT
 from runtimes.engine import Tensors
 from runtimes.manifest import GOLDEN_FILE, Manifest
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline
 from runtimes.tokenizer import PromptTokenizer
 
-PROMPT = "a large red circle on the left and a small blue star at the top right"
 # A real-size step takes seconds to a minute: beyond this size a few steps must do.
 FULL_RUN_PARAMETERS = 100_000_000
 SHORT_STEPS = (3, 2)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtimes.errors import RunError
@@ -135,11 +135,41 @@ class File:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """A weight that quantisation met: how it is stored now, or why it was left alone."""
+
+    name: str
+    stored: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What was done to one graph; bytes of its files before and after."""
+
+    recipe: str
+    weights: tuple[Weight, ...]
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What activations were measured on: `samples` steps of runs of `prompts`, their SHA-256."""
+
+    prompts: int
+    samples: int
+    seed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is and holds.
 
     `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
-    are the only picture sizes (height, width) its graphs take, none if sizes are open.
+    are the only picture sizes (height, width) its graphs take, none if sizes are open;
+    `quantization` has the graphs that were quantised.
     """
 
     format: str
@@ -154,6 +184,8 @@ class Manifest:
     sizes: tuple[tuple[int, int], ...]
     files: dict[str, File]
     tools: dict[str, str]
+    quantization: dict[str, Quantization] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 def to_json(manifest: Manifest) -> str:

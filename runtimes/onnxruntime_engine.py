@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.engine import STORED, Feeds, GraphFile, Placement, Tensors
+from runtimes.engine import COMPUTED, Feeds, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -34,7 +34,7 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
-        used = next(used for used, stored in STORED.items() if stored == graph.precision)
+        used = COMPUTED.get(graph.precision, "f32")  # integer weights are widened first
         self.load_seconds = time.perf_counter() - start
         self.placement = Placement(f"ONNX Runtime {self._ort.__version__}", device.upper(), used)
         self._outputs = [tensor.name for tensor in graph.outputs]

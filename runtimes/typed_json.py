@@ -1,4 +1,4 @@
-"""Plain dataclasses from JSON and back, with every field present and of its declared type."""
+"""Plain dataclasses from JSON: every field typed as declared, and there unless it has a default."""
 
 import dataclasses
 import types
@@ -38,11 +38,18 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     fields = typing.get_type_hints(kind)
     pairs = _expect(dict, value, where)
-    for name in fields.keys() - pairs.keys():
+    optional = {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is not field.default_factory  # both are MISSING where it has none
+    }
+    for name in fields.keys() - pairs.keys() - optional:
         raise RunError(f"{where}: '{name}' is missing")
     for name in pairs.keys() - fields.keys():
         raise RunError(f"{where}: '{name}' is not a known field of format version 1")
-    return kind(**{k: _decode(t, pairs[k], f"{where}.{k}") for k, t in fields.items()})
+    return kind(
+        **{k: _decode(t, pairs[k], f"{where}.{k}") for k, t in fields.items() if k in pairs}
+    )
 
 
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtimes.bundle import sha256
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import MANIFEST_NAME
+from runtimes.manifest import MANIFEST_NAME, File, Manifest, to_json
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -47,6 +48,15 @@ def atomic_folder(output: Path) -> Iterator[Path]:
         raise _write_error(output, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Enter every file of a new bundle into its manifest and write that, last."""
+    manifest.files.clear()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        manifest.files[name] = File(path.stat().st_size, sha256(path))
+    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
 
 
 def check_space(output: Path, needed: int) -> None:

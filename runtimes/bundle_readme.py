@@ -1,8 +1,10 @@
 """The README inside a bundle: what it is, how to run it, the host recipe."""
 
 from runtimes.manifest import Manifest
+from runtimes.sizes import sizes
 
-_TEMPLATE = """# {model} as a {backend} bundle, {precision}
+PROMPT = "a large red circle on the left and a small blue star at the top right"
+_TEMPLATE = """# {model}: {backend} bundle, {precision}
 
 Made by wuerstchen-export from {model} ({revision}) and {prior} ({prior_revision}).
 License: {license}.
@@ -38,9 +40,10 @@ must be a multiple of {closes}.
 """
 
 
-def bundle_readme(manifest: Manifest, prompt: str, sides: tuple[str, str, str]) -> str:
-    """Markdown text; `sides` are the default sizes of Stage C, Stage B and the picture."""
+def bundle_readme(manifest: Manifest) -> str:
+    """Markdown text; sizes are those of the default picture."""
     sampling = manifest.sampling
+    size = sizes(sampling.height, sampling.width, sampling)
     rows = []
     for name, graph in manifest.graphs.items():
         cells = [
@@ -57,12 +60,12 @@ def bundle_readme(manifest: Manifest, prompt: str, sides: tuple[str, str, str]) 
         license=manifest.model.license,
         backend=manifest.backend,
         precision=manifest.precision,
-        prompt=prompt,
+        prompt=PROMPT,
         c_channels=sampling.stage_c.channels,
         b_channels=sampling.stage_b.channels,
-        c_side=sides[0],
-        b_side=sides[1],
-        picture=sides[2],
+        c_side="{}, {}".format(*size.stage_c),
+        b_side="{}, {}".format(*size.stage_b),
+        picture="{} x {}".format(*size.picture),
         guidance=sampling.stage_c.guidance,
         mean=sampling.latent_mean,
         std=sampling.latent_std,

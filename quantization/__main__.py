@@ -1,0 +1,7 @@
+"""Entry point of `python -m quantization`."""
+
+import sys
+
+from quantization.cli import main
+
+sys.exit(main())

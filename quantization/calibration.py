@@ -1,0 +1,134 @@
+"""Real activations: the feeds of both denoisers over full runs of many prompts.
+
+Samples are spread evenly over the timesteps of each denoiser and over the prompts; Stage C's hold
+the conditional and the unconditional half, which run in one batch under guidance.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtimes.bundle import Bundle
+from runtimes.engine import Engine, Execution, Feeds, Tensors
+from runtimes.errors import UsageError
+from runtimes.graphs import BundleGraphs
+from runtimes.manifest import Calibration, Model
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline, load_tokenizers
+
+DENOISERS = ("stage_c", "stage_b")
+# Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
+PROMPTS_FILE, DEMO_PROMPTS_FILE = (
+    Path(__file__).parent / name for name in ("prompts.txt", "prompts_demo.txt")
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Feeds of each denoiser, and what they were drawn from."""
+
+    feeds: dict[str, list[Tensors]]
+    about: Calibration
+
+
+def default_prompts(model: Model) -> list[str]:
+    """The list for a bundle's model."""
+    return read_prompts(DEMO_PROMPTS_FILE if model.id.startswith("demo/") else PROMPTS_FILE)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file, one a line; UsageError when there are none, or one twice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--calibration {path} cannot be read: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError(f"--calibration {path} holds no prompts; give one a line")
+    twice = next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
+    if twice is not None:
+        raise UsageError(f"--calibration {path}: {twice!r} is there twice")
+    return prompts
+
+
+def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> Samples:
+    """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
+    steps = {name: len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS}
+    if samples < max(steps.values()):
+        least = max(steps.values())
+        raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
+    keep = {name: _spread(samples, count, len(prompts)) for name, count in steps.items()}
+    graphs = _Recorder(bundle)
+    with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle)) as pipeline:
+        for index, prompt in enumerate(prompts):
+            graphs.wanted = {name: chosen.get(index, set()) for name, chosen in keep.items()}
+            if any(graphs.wanted.values()):
+                pipeline([prompt], "", Options(seed=seed + index))
+    return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
+
+
+def _spread(samples: int, steps: int, prompts: int) -> dict[int, set[int]]:
+    """Which steps of which prompts: every timestep as often as any other, give or take one."""
+    found: dict[int, set[int]] = {}
+    for number in range(min(samples, steps * prompts)):
+        step, round_ = number % steps, number // steps
+        # Later rounds and later steps start at another prompt, so that no prompt is left out.
+        prompt = (step + round_ * max(1, prompts * steps // samples)) % prompts
+        while step in found.get(prompt, set()):
+            prompt = (prompt + 1) % prompts
+        found.setdefault(prompt, set()).add(step)
+    return found
+
+
+def _about(
+    prompts: Sequence[str], samples: int, seed: int, feeds: dict[str, list[Tensors]]
+) -> Calibration:
+    digest = hashlib.sha256()
+    for name in DENOISERS:
+        for sample in feeds[name]:
+            for tensor in sorted(sample):
+                digest.update(np.ascontiguousarray(sample[tensor]).data)
+    return Calibration(len(prompts), samples, seed, digest.hexdigest())
+
+
+class _Recorder:
+    """A bundle's graphs; the denoisers keep the feeds of the wanted steps."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._graphs = BundleGraphs(bundle, Execution())
+        self.feeds: dict[str, list[Tensors]] = {name: [] for name in DENOISERS}
+        self.wanted: dict[str, set[int]] = {}
+
+    def open(self, name: str) -> Engine:
+        engine = self._graphs.open(name)
+        return _Recording(engine, self, name) if name in DENOISERS else engine
+
+    def keep(self, name: str, step: int, feeds: Feeds) -> None:
+        if step in self.wanted[name]:
+            self.feeds[name].append({key: np.array(value) for key, value in feeds.items()})
+
+
+class _Recording:
+    """An engine that shows its feeds to the recorder, numbered from each `bind` on."""
+
+    def __init__(self, engine: Engine, recorder: _Recorder, name: str) -> None:
+        self._engine, self._recorder, self._name = engine, recorder, name
+        self.load_seconds, self.placement = engine.load_seconds, engine.placement
+
+    def run(self, feeds: Feeds) -> Tensors:
+        return self.bind({})(feeds)
+
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        bound, steps = self._engine.bind(constants), iter(range(1 << 30))
+
+        def run(feeds: Feeds) -> Tensors:
+            self._recorder.keep(self._name, next(steps), {**constants, **feeds})
+            return bound(feeds)
+
+        return run
+
+    def close(self) -> None:
+        self._engine.close()

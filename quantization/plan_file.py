@@ -1,0 +1,88 @@
+"""A plan as a TOML file: a table per graph, with its recipe and the weights that are exceptions.
+
+precision = "int8"
+
+[stage_b]
+recipe = "int8"
+keep = ["blocks.4.contract.weight"]     # int8 weights, float activations
+skip = ["blocks.0.expand.weight"]       # as it is
+"""
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from quantization.recipes import INT4_WEIGHTS, INT8_WEIGHTS, Int8, IntegerWeights, Plan, Recipe
+from runtimes.errors import UsageError
+from runtimes.manifest import GRAPHS
+
+RECIPES: dict[str, Recipe] = {
+    "int8": Int8(),
+    "int8-weights": INT8_WEIGHTS,
+    "int4-weights": INT4_WEIGHTS,
+}
+
+
+def read_plan(path: Path) -> tuple[str, Plan]:
+    """The precision a plan names and its recipes; UsageError names what is wrong in it."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--plan {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--plan {path} is no TOML: {error}") from None
+    precision = value.pop("precision", None)
+    if precision not in RECIPES:
+        raise UsageError(f"--plan {path}: precision must be one of {', '.join(RECIPES)}")
+    unknown = [name for name in value if name not in GRAPHS]
+    if unknown:
+        raise UsageError(f"--plan {path}: unknown graph '{unknown[0]}' of {', '.join(GRAPHS)}")
+    return precision, {name: _recipe(table, f"{path}: [{name}]") for name, table in value.items()}
+
+
+def write_plan(path: Path, precision: str, plan: Plan) -> None:
+    """Write a plan that `read_plan` gives back."""
+    lines = [f'precision = "{precision}"']
+    for name, recipe in plan.items():
+        if recipe is None:
+            continue
+        lines += ["", f"[{name}]", f'recipe = "{recipe.name}"']
+        for field in ("keep", "skip"):
+            names = getattr(recipe, field, ())
+            if names:
+                lines += [f"{field} = [", *(f'  "{weight}",' for weight in names), "]"]
+        if isinstance(recipe, Int8):
+            lines.append(f"smoothing = {recipe.smoothing}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _recipe(table: Any, where: str) -> Recipe:
+    if not isinstance(table, dict) or table.get("recipe") not in RECIPES:
+        raise UsageError(f"{where}: recipe must be one of {', '.join(RECIPES)}")
+    recipe = RECIPES[table["recipe"]]
+    allowed = {"keep", "skip"} | ({"smoothing"} if isinstance(recipe, Int8) else {"group"})
+    for key, value in table.items():
+        if key == "recipe":
+            continue
+        if key not in allowed:
+            raise UsageError(f"{where}: unknown key '{key}' of {', '.join(sorted(allowed))}")
+        recipe = dataclasses.replace(recipe, **{key: _typed(key, value, where)})
+    return recipe
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
+    if key in ("keep", "skip"):
+        if isinstance(value, list) and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        raise UsageError(f"{where}: '{key}' must be a list of weight names")
+    if key == "group" and type(value) is int and value >= 0:
+        return value
+    if key == "smoothing" and type(value) in (int, float) and 0 <= value <= 1:
+        return float(value)
+    raise UsageError(f"{where}: '{key}' is {value!r}")
+
+
+def exceptions(recipe: Recipe) -> tuple[str, ...]:
+    """The weights a recipe names."""
+    return (*recipe.keep, *recipe.skip) if isinstance(recipe, Int8 | IntegerWeights) else ()

@@ -1,0 +1,172 @@
+"""Bundle to bundle: every graph as its plan says, everything else as it was."""
+
+import dataclasses
+import importlib.metadata
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from quantization.calibration import DENOISERS, Samples, record
+from quantization.plan_file import exceptions
+from quantization.recipes import Int8, IntegerWeights, Plan, Recipe
+from runtimes.atomic import atomic_folder, check_output, check_space, seal
+from runtimes.bundle import Bundle, open_bundle
+from runtimes.bundle_readme import bundle_readme
+from runtimes.engine import Tensors
+from runtimes.errors import RunError, UsageError
+from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization, Weight
+
+Report = Callable[[str], None]
+Handler = Callable[[Path, Path, Any, list[Tensors]], list[Weight]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make of a bundle: `precision` names the result, `prompts` are to calibrate on."""
+
+    precision: str
+    plan: Plan
+    prompts: Sequence[str]
+    samples: int
+    seed: int
+    overwrite: bool = False
+
+
+def _onnx_weights(
+    source: Path, target: Path, recipe: IntegerWeights, feeds: list[Tensors]
+) -> list[Weight]:
+    from quantization.onnx_weights import quantize_weights
+
+    return quantize_weights(source, target, recipe)
+
+
+def _onnx_int8(source: Path, target: Path, recipe: Int8, feeds: list[Tensors]) -> list[Weight]:
+    from quantization.onnx_int8 import quantize_int8
+
+    return quantize_int8(source, target, recipe, feeds)
+
+
+HANDLERS: dict[tuple[str, type[Recipe]], Handler] = {
+    ("onnx", IntegerWeights): _onnx_weights,
+    ("onnx", Int8): _onnx_int8,
+}
+
+
+def quantize(
+    bundle: Bundle, output: Path, request: Request, report: Report = lambda line: None
+) -> Manifest:
+    """Write the quantised bundle to `output`, all or nothing, and return its manifest.
+
+    Raises UsageError for a bundle or plan that cannot be served, before anything is computed;
+    RunError when a graph comes out with nothing quantised.
+    """
+    check_output(output, overwrite=request.overwrite)
+    plan = _checked(bundle, request)
+    check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
+    samples = None
+    if any(isinstance(recipe, Int8) for recipe in plan.values()):
+        report(f"recording {request.samples} steps of each denoiser over full runs")
+        samples = record(bundle, request.prompts, request.samples, request.seed)
+    with atomic_folder(output) as folder:
+        manifest = _write(bundle, folder, plan, request, samples, report)
+    open_bundle(output)
+    return manifest
+
+
+def _checked(bundle: Bundle, request: Request) -> dict[str, Recipe]:
+    """The recipe of each graph of this bundle."""
+    manifest = bundle.manifest
+    if manifest.quantization or manifest.precision != "fp32":
+        raise UsageError(
+            f"{bundle.folder} is {manifest.precision} already; quantise the fp32 bundle instead"
+        )
+    found = {}
+    for name in manifest.graphs:
+        recipe = request.plan.get(name)
+        if recipe is None:
+            continue
+        if (manifest.backend, type(recipe)) not in HANDLERS:
+            raise UsageError(
+                f"--precision {request.precision}: not available for {manifest.backend} bundles"
+            )
+        _check_names(bundle, name, recipe)
+        found[name] = recipe
+    lacking = [name for name in DENOISERS if name not in manifest.graphs]
+    if lacking and any(isinstance(recipe, Int8) for recipe in found.values()):
+        raise UsageError(f"{bundle.folder} holds no {lacking[0]}: int8 calibrates on whole runs")
+    return found
+
+
+def _check_names(bundle: Bundle, name: str, recipe: Recipe) -> None:
+    """UsageError for an exception that names no weight of the graph."""
+    if not exceptions(recipe):
+        return
+    model = onnx.load(bundle.path(bundle.manifest.graphs[name].file), load_external_data=False)
+    known = {value.name for value in model.graph.initializer}
+    for weight in exceptions(recipe):
+        if weight not in known:
+            raise UsageError(f"the plan names '{weight}', which {name} does not have")
+
+
+def _write(
+    bundle: Bundle,
+    folder: Path,
+    plan: dict[str, Recipe],
+    request: Request,
+    samples: Samples | None,
+    report: Report,
+) -> Manifest:
+    _copy_rest(bundle, folder, plan)
+    graphs, records = dict(bundle.manifest.graphs), {}
+    for number, (name, recipe) in enumerate(plan.items(), 1):
+        report(f"[{number}/{len(plan)}] {name}: {recipe.name}")
+        feeds = samples.feeds.get(name, []) if samples else []
+        graphs[name], records[name] = _graph(bundle, folder, name, recipe, feeds)
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        precision=request.precision,
+        graphs=graphs,
+        files={},
+        tools=bundle.manifest.tools | _tools(),
+        quantization=records,
+        calibration=samples.about if samples else None,
+    )
+    (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
+    seal(folder, manifest)
+    return manifest
+
+
+def _graph(
+    bundle: Bundle, folder: Path, name: str, recipe: Recipe, feeds: list[Tensors]
+) -> tuple[Graph, Quantization]:
+    graph = bundle.manifest.graphs[name]
+    source, target = bundle.path(graph.file), folder / graph.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handler = HANDLERS[bundle.manifest.backend, type(recipe)]
+    weights = handler(source, target, recipe, feeds)
+    if all(weight.reason for weight in weights):
+        raise RunError(f"{name}: nothing was quantised, every weight has a reason to stay in float")
+    before, after = (_bytes(path.parent) for path in (source, target))
+    record = Quantization(recipe.name, tuple(weights), before, after)
+    return dataclasses.replace(graph, precision=recipe.name), record
+
+
+def _copy_rest(bundle: Bundle, folder: Path, plan: dict[str, Recipe]) -> None:
+    """Tokenizers, golden run, README, graphs that stay: all but the planned graphs' models."""
+    replaced = {bundle.manifest.graphs[name].file for name in plan}
+    replaced |= {f"{name}.data" for name in replaced}
+    for name in bundle.manifest.files.keys() - replaced - {MANIFEST_NAME}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path(name), folder / name)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _tools() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnx-ir")}

@@ -1,0 +1,234 @@
+"""Quantised bundles: what is stored, how exact it is, what is refused."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from quantization.calibration import _spread, default_prompts, record
+from quantization.cli import main
+from quantization.onnx_weights import quantized
+from quantization.plan_file import RECIPES, read_plan, write_plan
+from quantization.quantize import Request, quantize
+from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8
+from quantization.sensitivity import Trial, damages, decibels, evaluation_of, pick
+from quantization.smoothing import after_grn, channel_ranges, smooth
+from quantization.weights import Use, uses
+from runtimes import Options, Pipeline
+from runtimes.bundle import open_bundle
+from runtimes.engine import Execution
+from runtimes.graphs import BundleGraphs
+from validation.gate import run_gate
+from validation.recording import read_golden
+
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def made(bundles, tmp_path_factory):
+    """The demo bundle in a preset's precision."""
+    root, found = tmp_path_factory.mktemp("quantized"), {}
+
+    def get(precision):
+        if precision not in found:
+            bundle = bundles("demo")
+            prompts = default_prompts(bundle.manifest.model)
+            request = Request(precision, PRESETS[precision], prompts, SAMPLES, 0)
+            quantize(bundle, root / precision, request)
+            found[precision] = open_bundle(root / precision, verify_hashes=True)
+        return found[precision]
+
+    return get
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_int8_weights_keep_35_db_in_every_step_on_both_engines(made, engine):
+    bundle = made("int8-weights")
+    execution = Execution(engine=engine, precision="f32" if engine == "openvino" else None)
+    gate = run_gate(bundle, BundleGraphs(bundle, execution), read_golden(bundle.folder))
+    assert gate.failures == []
+    assert min(check.sqnr_db for check in (*gate.graphs, *gate.steps)) >= 35
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4-weights"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_uniform_plans_make_the_picture_on_both_engines(made, bundles, precision, engine):
+    """What they lose is measured by the gate; here: the same picture, more or less."""
+    options = Options(seed=1, steps=8, decoder_steps=4)
+    pictures = []
+    for bundle in (made(precision), bundles("demo")):
+        with Pipeline.open(bundle, engine=engine) as pipeline:
+            pictures.append(pipeline("a large red circle", options=options).image[0])
+    error = np.square(pictures[0] - pictures[1]).mean()
+    assert -10 * np.log10(error) > 20
+
+
+def test_every_weight_is_in_the_record_with_what_became_of_it(made):
+    for precision in ("int8", "int8-weights", "int4-weights"):
+        bundle = made(precision)
+        assert bundle.manifest.precision == precision
+        assert bundle.manifest.quantization.keys() == bundle.manifest.graphs.keys()
+        for name, record_ in bundle.manifest.quantization.items():
+            graph = bundle.manifest.graphs[name]
+            assert graph.precision == record_.recipe
+            assert record_.bytes_after < record_.bytes_before
+            assert all(bool(w.reason) == (w.stored == "float32") for w in record_.weights)
+            stored = {w.name for w in record_.weights if not w.reason}
+            model = onnx.load(bundle.path(graph.file))
+            kept = {v.name for v in model.graph.initializer
+                    if v.data_type == onnx.TensorProto.FLOAT and len(v.dims) > 1}  # fmt: skip
+            assert stored and not stored & kept
+            onnx.checker.check_model(str(bundle.path(graph.file)), full_check=True)
+
+
+def test_denoisers_of_an_int8_bundle_compute_in_int8(made):
+    model = onnx.load(made("int8").path("stage_b/model.onnx"), load_external_data=False)
+    produced = {output: node for node in model.graph.node for output in node.output}
+    fed = [node for node in model.graph.node if node.op_type == "Conv"
+           and all(name in produced and produced[name].op_type == "DequantizeLinear"
+                   for name in node.input[:2])]  # fmt: skip
+    record_ = made("int8").manifest.quantization["stage_b"]
+    both = [w for w in record_.weights if w.stored == "int8 weights and activations"]
+    assert len(fed) == len(both) == 70
+    calibration = made("int8").manifest.calibration
+    assert (calibration.samples, calibration.seed, len(calibration.sha256)) == (SAMPLES, 0, 64)
+
+
+def test_two_runs_make_the_same_bytes(made, bundles, tmp_path):
+    bundle = bundles("demo")
+    prompts = default_prompts(bundle.manifest.model)
+    request = Request("int8", PRESETS["int8"], prompts, SAMPLES, 0)
+    quantize(bundle, tmp_path / "again", request)
+    assert open_bundle(tmp_path / "again").manifest.files == made("int8").manifest.files
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (8, 32), (4, 16)])
+def test_integers_times_scale_are_within_half_a_step(bits, group):
+    weight = np.random.default_rng(0).normal(size=(24, 64, 1, 1)).astype(np.float32)
+    integers, scale = quantized(weight, Use("w", "n", "Conv", 0, 1, ""), bits, group)
+    assert np.abs(integers).max() == 2 ** (bits - 1) - 1
+    wide = np.repeat(scale, group, axis=1) if group else scale.reshape(-1, 1, 1, 1)
+    assert (np.abs(integers * wide - weight) <= wide / 2 * 1.0001).all()
+
+
+def test_smoothing_changes_ranges_and_nothing_else(bundles):
+    """Exact up to rounding, and it fires once for every GlobalResponseNorm."""
+    bundle = bundles("demo")
+    path = bundle.path(bundle.graph("stage_c").file)
+    samples = record(bundle, default_prompts(bundle.manifest.model)[:2], 29, 0)
+    feeds = samples.feeds["stage_c"][:4]
+    model = onnx.load(path)
+    names = [node.input[0] for node in after_grn(model)]
+    before = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
+    assert smooth(model, channel_ranges(path, names, feeds), 0.5) == len(names) == 7
+    after = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert len(changed) == 7 and all(name.endswith("contract.weight") for name in changed)
+    import onnxruntime
+
+    for sample in feeds:
+        first, second = (
+            onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, sample)[0]
+            for m in (str(path), model.SerializeToString())
+        )
+        assert np.linalg.norm(first - second) <= 1e-5 * np.linalg.norm(first)
+
+
+def test_samples_are_spread_over_all_steps_and_prompts():
+    for samples, steps, prompts in ((29, 29, 16), (64, 29, 16), (64, 12, 16), (40, 12, 3)):
+        chosen = _spread(samples, steps, prompts)
+        counts = np.bincount([s for own in chosen.values() for s in own], minlength=steps)
+        assert counts.sum() == min(samples, steps * prompts)
+        assert counts.max() - counts.min() <= 1
+        assert len(chosen) == min(prompts, samples)
+
+
+def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
+    """Stage B in 4-bit weights: over the target at every step, smaller than int8 weights."""
+    bundle = bundles("demo")
+    prompts = default_prompts(bundle.manifest.model)
+    judged = record(bundle, prompts[:1], 29, 77)
+    graph = bundle.path(bundle.graph("stage_b").file)
+    evaluation = evaluation_of(graph, judged.feeds["stage_b"][::4])
+    trial = Trial(graph, RECIPES["int4-weights"], [], evaluation)
+    uniform = decibels(trial.noise().max())
+    found = damages(trial, lambda line: None)
+    keep, noise = pick(trial, found, uniform + 4)
+    assert decibels(noise.max()) >= uniform + 4
+    assert 0 < len(keep) < len(trial.values) / 2
+    trial.close()
+
+
+def test_a_plan_file_says_what_it_was_written_from(tmp_path):
+    plan = dict(PRESETS["int8"]) | {"stage_b": Int8(keep=("a.weight", "b.weight"), smoothing=0.25)}
+    write_plan(tmp_path / "plan.toml", "int8", plan)
+    assert read_plan(tmp_path / "plan.toml") == ("int8", plan)
+
+
+def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
+    bundle = bundles("demo")
+    names = [u.weight for u in uses(onnx.load(bundle.path("stage_b/model.onnx"))) if not u.reason]
+    recipe = dataclasses.replace(INT8_WEIGHTS, skip=tuple(names[:2]))
+    request = Request("int8-weights", {"stage_b": recipe}, [], SAMPLES, 0)
+    manifest = quantize(bundle, tmp_path / "b", request)
+    record_ = manifest.quantization["stage_b"]
+    assert [w.name for w in record_.weights if w.reason == "the plan skips it"] == names[:2]
+    assert manifest.graphs["stage_c"].precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give --precision or --plan"),
+        (["--precision", "int8", "--samples", "5"], "--samples 5 misses some timesteps"),
+        (["--precision", "int8", "--calibration", "none.txt"], "none.txt cannot be read"),
+        (["--precision", "int8", "--calibration", "empty.txt"], "empty.txt holds no prompts"),
+        (["--precision", "int8", "--calibration", "twice.txt"], "'a star' is there twice"),
+        (["--plan", "bad.toml"], "bad.toml is no TOML"),
+        (["--plan", "graph.toml"], "unknown graph 'stage_d'"),
+        (["--plan", "node.toml"], "the plan names 'blocks.99.weight', which stage_b does not have"),
+        (["--plan", "key.toml"], "unknown key 'colour'"),
+    ],
+)
+def test_bad_input(capsys, bundles, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    stage_b = 'precision = "int8"\n[stage_b]\nrecipe = "int8"\n'
+    files = {
+        "empty.txt": "\n\n",
+        "twice.txt": "a star\na ring\na star\n",
+        "bad.toml": "precision = ",
+        "graph.toml": 'precision = "int8"\n[stage_d]\nrecipe = "int8"\n',
+        "node.toml": stage_b + 'keep = ["blocks.99.weight"]\n',
+        "key.toml": stage_b + "colour = 3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert main([str(bundles("demo").folder), "out", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_quantised_is_refused(capsys, made, bundles, tmp_path):
+    once = made("int8-weights").folder
+    assert main([str(once), str(tmp_path / "b"), "--precision", "int8"]) == 2
+    assert "is int8-weights already" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quantization_needs_no_torch(bundles, tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'diffusers'):\n"
+        "    sys.modules[name] = None\n"
+        "from quantization.cli import main\n"
+        f"sys.exit(main([{str(bundles('demo').folder)!r}, {str(tmp_path / 'b')!r},"
+        " '--precision', 'int8-weights', '--json']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout)) == set(bundles("demo").manifest.graphs)
