@@ -7,7 +7,10 @@ import pytest
 
 from exporter.cli import inspect_parser
 from exporter.cli import parser as exporter_parser
+from quantization.cli import parser as quantization_parser
+from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
+from validation.bench.cli import parser as bench_parser
 from validation.cli import parser as validation_parser
 
 ROOT = Path(__file__).parents[1]
@@ -15,14 +18,18 @@ PARSERS = {
     "exporter": exporter_parser,
     "exporter inspect": inspect_parser,
     "runtimes": runtimes_parser,
+    "quantization": quantization_parser,
+    "quantization sensitivity": sensitivity_parser,
     "validation": validation_parser,
+    "validation bench": bench_parser,
 }
 
 
 def commands():
     """Every `python -m ...` line of the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^    python -m (exporter inspect|\w+)(.*)$", text, re.MULTILINE)
+    programs = "|".join(sorted(PARSERS, key=len, reverse=True))
+    return re.findall(rf"^    python -m ({programs})(.*)$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("program", "words"), commands())
@@ -39,7 +46,13 @@ def test_every_option_has_help(name):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "exporter/demo_checkpoint/README.md", "docs/performance.md"]
+    "page",
+    [
+        "README.md",
+        "exporter/demo_checkpoint/README.md",
+        "docs/performance.md",
+        "docs/quantization.md",
+    ],
 )
 def test_links_lead_somewhere(page):
     path = ROOT / page
