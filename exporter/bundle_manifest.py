@@ -51,13 +51,18 @@ def license_of(checkpoint: Checkpoint) -> str:
     return checkpoint.decoder_source.front_matter.get("license", "unknown")
 
 
-def package_metadata(job: "Job") -> dict[str, str]:
+def package_metadata(job: "Job", manifest: Manifest) -> dict[str, str]:
     """What a host needs beside the graphs, for formats that carry text of their own."""
     decoder, prior = job.checkpoint.decoder_source, job.checkpoint.prior_source
     return {
         "model": f"{decoder.id}@{decoder.revision}",
         "prior": f"{prior.id}@{prior.revision}",
         "sampling": json.dumps(dataclasses.asdict(job.constants)),
+        "tokenizers": json.dumps(
+            {name: dataclasses.asdict(spec) for name, spec in manifest.tokenizers.items()}
+        ),
+        "text_graphs": json.dumps(manifest.text_graphs),
+        "deployment_target": job.settings.deployment_target,
     }
 
 

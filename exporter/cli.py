@@ -82,7 +82,8 @@ def _format_options(found: argparse.ArgumentParser) -> None:
         type=_size,
         default=[],
         metavar="HEIGHTxWIDTH",
-        help="coreml: further picture sizes in pixels, such as 512x768, in the same packages",
+        help="coreml: further picture sizes in pixels, such as 512x768, as functions of the same "
+        "packages (iOS 18, macOS 15 and later); give OUTPUT before it",
     )
     add(
         "--deployment-target",
@@ -97,7 +98,9 @@ def _format_options(found: argparse.ArgumentParser) -> None:
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, width = text.lower().split("x")
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 512x768, height x width")
     return int(height), int(width)
 
 

@@ -74,6 +74,8 @@ def export(
     needed = sum(graph_parameters(plan) * BYTES[job.precision(plan)] for plan in job.plans)
     # OpenVINO's graphs are made from ONNX ones that lie beside them for a while.
     transient = 4 * max(map(graph_parameters, job.plans)) if options.backend == "openvino" else 0
+    if len(job.sizes) > 1:  # a part per picture size, until they are one package
+        transient = 4 * len(job.sizes) * max(map(graph_parameters, job.plans))
     check_space(output, int(1.05 * (needed + transient)) + 50_000_000)
     with atomic_folder(output) as folder:
         manifest = _write(job, folder, report)
@@ -131,7 +133,7 @@ def _write(job: Job, folder: Path, report: Report) -> Manifest:
     manifest = new_manifest(job, tokenizers)
     for number, plan in enumerate(job.written, 1):
         report(f"[{number}/{len(job.written)}] {plan.name}")
-        manifest.graphs[plan.name] = _write_graph(plan, job, folder)
+        manifest.graphs[plan.name] = _write_graph(plan, job, manifest, folder)
         if isinstance(plan.component.config, TextConfig) and job.settings.backend != "coreml":
             write_text_config(plan.component.config, tokenizers[plan.name], folder / plan.name)
     given = job.settings.given
@@ -149,7 +151,7 @@ def _write(job: Job, folder: Path, report: Report) -> Manifest:
     return manifest
 
 
-def _write_graph(plan: GraphPlan, job: Job, folder: Path) -> Graph:
+def _write_graph(plan: GraphPlan, job: Job, manifest: Manifest, folder: Path) -> Graph:
     backend, settings = BACKENDS[job.settings.backend], job.settings
     batch = settings.given.batch_size
     named = {
@@ -160,7 +162,7 @@ def _write_graph(plan: GraphPlan, job: Job, folder: Path) -> Graph:
         precision=job.precision(plan),
         static=settings.static,
         license=license_of(job.checkpoint),
-        metadata=package_metadata(job),
+        metadata=package_metadata(job, manifest),
         deployment_target=settings.deployment_target,
         sizes=named if len(named) > 1 else {},
     )

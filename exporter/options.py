@@ -80,5 +80,5 @@ def _deployment_target(options: ExportOptions) -> str:
 
     default = FUNCTIONS_TARGETS[0] if options.sizes else DEFAULT_TARGET
     target = options.deployment_target or default
-    check_target(target, sizes=1 + len(options.sizes))
+    check_target(target, sizes=1 + len(set(options.sizes)))
     return target

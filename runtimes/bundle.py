@@ -25,6 +25,15 @@ class Bundle:
             raise RunError(f"{self.folder} holds no graph '{name}'; export it with --modules")
         return self.manifest.graphs[name]
 
+    def verify(self, name: str) -> None:
+        """Hash a graph's files; RunError when one is not the file the manifest names."""
+        folder = self.graph(name).file.rpartition("/")[0]
+        for key, file in self.manifest.files.items():
+            if key.startswith(f"{folder}/") and sha256(self.path(key)) != file.sha256:
+                raise RunError(
+                    f"{self.folder}: {key} is not the file the manifest names; export again"
+                )
+
     def digest(self, name: str) -> str:
         """A SHA-256 over what the manifest says of a graph's files: names and content."""
         folder = self.graph(name).file.rpartition("/")[0]

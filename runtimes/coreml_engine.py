@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def read_specification(package: Path) -> Any:
 
     try:
         return Model.FromString(specification_file(package).read_bytes())
-    except (OSError, KeyError, ValueError, DecodeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, DecodeError) as error:
         raise RunError(f"{package} is no readable Core ML package: {_one_line(error)}") from error
 
 
@@ -98,7 +98,10 @@ def specification_file(package: Path) -> Path:
     """Where the package's manifest says that its program is."""
     manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
     found = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    return package / "Data" / str(found)
+    path = PurePosixPath(str(found))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"its manifest leads out of the package, to {found}")
+    return package / "Data" / path
 
 
 def function_shapes(spec: Any) -> dict[str, Shapes]:

@@ -33,6 +33,8 @@ class BundleGraphs:
         graph, execution = self._bundle.graph(name), self._execution
         if name in CONDITION_GRAPHS and self._engine.chooses_precision:
             execution = replace(execution, precision="f32")
+        if execution.cache is not None:  # what is kept must have been made from the real files
+            self._bundle.verify(name)
         file = GraphFile(self._bundle.path(graph.file), graph, self._bundle.digest(name))
         return self._engine.open(file, execution)
 

@@ -55,7 +55,8 @@ class Tensor:
 class Graph:
     """One exported graph: its file (Core ML: package folder) inside the bundle, precision, tensors.
 
-    The precision is that of the stored weights and, but for fp32 islands, of the computation.
+    The precision is that of the stored weights and, but for fp32 islands, of the computation;
+    OpenVINO's computes in its device's.
     """
 
     file: str

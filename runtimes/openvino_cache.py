@@ -23,29 +23,39 @@ DIGEST_BYTES = 32
 
 def check_folder(folder: Path) -> None:
     """Create the folder; UsageError when it cannot be written, or others can write to it."""
+    if folder == Path():
+        raise UsageError("--cache-dir is empty; give a folder that holds nothing else")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UsageError(f"--cache-dir {folder} cannot be written: {error.strerror}") from None
-    if os.name != "posix":
-        return
-    status = folder.stat()
-    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if shared or status.st_uid not in (0, os.getuid()):
+    if not _own(folder.stat()):
         raise UsageError(
             f"--cache-dir {folder}: others can write to it, and compiled graphs are code; "
-            "give a folder of your own (chmod go-w)"
+            "give an empty folder of your own"
         )
+
+
+def _own(status: os.stat_result) -> bool:
+    """Whether a file or folder is this user's and nobody else can write to it (POSIX)."""
+    if os.name != "posix":
+        return True
+    shared = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return not shared and status.st_uid == os.getuid()
 
 
 def load(folder: Path, core: Any, device: str, key: object, config: dict[str, Any]) -> Any:
     """The compiled graph of `key`, or None when there is none that verifies."""
     path = _path(folder, core, device, key)
-    if not path.is_file() or path.stat().st_size <= DIGEST_BYTES:
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+            if not _own(os.fstat(file.fileno())) or os.fstat(file.fileno()).st_size <= DIGEST_BYTES:
+                return None
+            content = np.memmap(file, np.uint8, mode="r")
+    except OSError:  # none there, or not for us to read
         return None
-    content = np.memmap(path, np.uint8, mode="c")
     blob = content[DIGEST_BYTES:]
     if _digest(path.stem, blob) != content[:DIGEST_BYTES].tobytes():
         return None

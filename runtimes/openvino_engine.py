@@ -39,7 +39,8 @@ class OpenVinoEngine:
         if self._compiled is None:
             return Placement(version, self._device, self._execution.precision or "default")
         devices = self._compiled.get_property("EXECUTION_DEVICES")
-        return Placement(version, "+".join(devices), self._used_precision())
+        names = "+".join(device.strip("()") for device in devices)
+        return Placement(version, names, self._used_precision())
 
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
@@ -64,9 +65,10 @@ class OpenVinoEngine:
                 for name, value in feeds.items():
                     bound.get_tensor(name).data[...] = value
                 bound.infer()
+                found = {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
             except RuntimeError as error:
                 raise RunError(f"OpenVINO failed: {_one_line(error)}") from error
-            return {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
+            return found
 
         return run
 
@@ -95,6 +97,10 @@ class OpenVinoEngine:
             if cached is not None:
                 return cached
         model = self._core.read_model(str(self._file.path))
+        held = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
+        missing = {*self._inputs, *self._outputs} - held
+        if missing:
+            raise RunError(f"{self._file.path} has no tensor {sorted(missing)[0]}; export it again")
         model.reshape({name: list(shape) for name, shape in shapes.items()})
         compiled = self._core.compile_model(model, self._device, config)
         if folder is not None:
@@ -132,17 +138,29 @@ def check(execution: Execution) -> None:
             f"--device {execution.device}: OpenVINO finds {', '.join(available).lower()} here, and "
             "auto; a GPU or NPU needs its driver"
         )
-    if execution.precision is not None and device != "AUTO":
-        has = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
-        if PRECISIONS.get(execution.precision) not in has:
-            known = [name for name, capability in PRECISIONS.items() if capability in has]
-            raise UsageError(
-                f"--execution-precision {execution.precision}: this {device} has {', '.join(known)}"
-            )
-    if execution.cache is not None and device == "AUTO":
-        raise UsageError("--cache-dir needs a device by name: --device auto cannot keep its graphs")
+    if device == "AUTO":
+        given = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} needs a device by name, not --device auto")
+        return
+    _check_capabilities(execution, device, core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
     if execution.cache is not None:
         check_folder(execution.cache)
+
+
+def _check_capabilities(execution: Execution, device: str, has: list[str]) -> None:
+    asked = execution.precision
+    known = [name for name, capability in PRECISIONS.items() if capability in has]
+    if asked is not None and asked not in known:
+        raise UsageError(f"--execution-precision {asked}: this {device} has {', '.join(known)}")
+    if "f32" not in known:
+        raise UsageError(
+            f"--device {execution.device}: the condition graphs run in f32, which this {device} "
+            f"does not have (it has {', '.join(known)})"
+        )
+    if execution.cache is not None and "EXPORT_IMPORT" not in has:
+        raise UsageError(f"--cache-dir: OpenVINO cannot keep the compiled graphs of this {device}")
 
 
 def _import_openvino() -> Any:

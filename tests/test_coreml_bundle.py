@@ -1,12 +1,14 @@
 """Core ML bundles: exported, judged through the interpreter, refused off macOS by the runtime."""
 
+import shutil
 import sys
 
 import pytest
 
 from exporter.cli import main as exporter
 from exporter.options import ExportOptions
-from runtimes import Options, Pipeline, UsageError
+from runtimes import Options, Pipeline, RunError, UsageError
+from runtimes.coreml_engine import read_specification
 from runtimes.engine import Execution
 from runtimes.manifest import CONDITION_GRAPHS, GRAPHS
 from runtimes.pipeline import load_tokenizers
@@ -94,6 +96,22 @@ def test_bad_options(capsys, tmp_path, words, message):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_leads_out_of_itself_is_refused(two_sizes, tmp_path):
+    package = tmp_path / "model.mlpackage"
+    shutil.copytree(two_sizes.path(two_sizes.graph("stage_a").file), package)
+    manifest = package / "Manifest.json"
+    manifest.write_text(manifest.read_text().replace("com.apple.CoreML/model.mlmodel", "../../m"))
+    with pytest.raises(RunError, match="leads out of the package"):
+        read_specification(package)
+
+
+@pytest.mark.parametrize("size", ["128x", "0x0", "x", "big"])
+def test_sizes_that_are_none(capsys, tmp_path, size):
+    with pytest.raises(SystemExit):
+        exporter([str(tmp_path / "b"), "--backend", "coreml", "--sizes", size])
+    assert f"'{size}' is no size such as 512x768" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["coreml", "openvino"])

@@ -2,13 +2,14 @@
 
 import builtins
 import os
+import shutil
 
 import numpy as np
 import openvino
 import pytest
 
 from exporter.options import ExportOptions
-from runtimes import Options, Pipeline, UsageError
+from runtimes import Options, Pipeline, RunError, UsageError
 from runtimes.cli import main
 from runtimes.engine import Execution
 from runtimes.graphs import BundleGraphs
@@ -159,6 +160,49 @@ def _picture(bundle, cache):
         return pipeline("a ring", options=SHORT).pictures
 
 
+def test_graphs_that_are_not_the_manifests_do_not_enter_the_cache(ir, tmp_path):
+    """Else a bundle that was damaged once would stay so after it was mended."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(ir.folder, copy)
+    weights = copy / "stage_b" / "openvino_model.bin"
+    content = bytearray(weights.read_bytes())
+    content[-8:] = b"12345678"
+    weights.write_bytes(content)
+    with (
+        Pipeline.open(copy, cache_dir=tmp_path / "cache") as pipeline,
+        pytest.raises(RunError, match="is not the file the manifest names"),
+    ):
+        pipeline("a ring", options=SHORT)
+
+
+def test_a_cache_file_that_others_could_have_written_is_not_read(ir, tmp_path, monkeypatch):
+    first = _picture(ir, tmp_path)
+    for path in tmp_path.iterdir():
+        path.chmod(0o666)
+    compiled, calls = openvino.Core.compile_model, []
+    monkeypatch.setattr(
+        openvino.Core, "compile_model", lambda *args: calls.append(1) or compiled(*args)
+    )
+    assert np.array_equal(_picture(ir, tmp_path), first)
+    assert len(calls) == len(ir.manifest.graphs)
+
+
+def test_a_graph_without_a_declared_output_is_one_line(capsys, ir, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(ir.folder, copy)
+    graph = copy / "stage_b" / "openvino_model.xml"
+    graph.write_text(graph.read_text().replace('"epsilon"', '"epsilox"'))
+    code, _, err = run(capsys, copy, "a", "-o", tmp_path / "p.png", "--quiet")
+    assert code == 1 and "has no tensor epsilon" in err and err.count("\n") == 1
+
+
+def test_auto_says_which_device_and_precision_it_took(ir):
+    with Pipeline.open(ir, device="auto") as pipeline:
+        placements = pipeline("a ring", options=SHORT).placements
+    assert {used.device for used in placements.values()} == {"CPU"}
+    assert placements["stage_b"].precision in ("f32", "bf16", "f16")
+
+
 def test_another_precision_is_another_cache_entry(ir, tmp_path):
     _picture(ir, tmp_path)
     count = len(list(tmp_path.iterdir()))
@@ -186,6 +230,8 @@ def test_the_summary_says_where_each_graph_ran(capsys, bundles, tmp_path):
         (["--engine", "coreml"], "--engine coreml runs coreml bundles"),
         (["--execution-precision", "f16"], "--execution-precision f16: this CPU has f32"),
         (["--device", "auto", "--cache-dir", "c"], "--cache-dir needs a device by name"),
+        (["--device", "auto", "--execution-precision", "f32"], "needs a device by name"),
+        (["--cache-dir", ""], "--cache-dir is empty"),
         (["--cache-dir", "taken/cache"], "--cache-dir taken/cache cannot be written"),
         (["--cache-dir", "shared"], "--cache-dir shared: others can write to it"),
     ],

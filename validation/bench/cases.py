@@ -15,7 +15,8 @@ from exporter.onnx_graph import write_onnx
 from runtimes.bundle import Bundle
 from runtimes.engine import GraphFile, Tensors
 from runtimes.manifest import Graph
-from runtimes.schedule import timestep_embedding
+from runtimes.options import timesteps_for
+from runtimes.schedule import schedule, timestep_embedding
 from validation.bench.public import (
     STAGE_B,
     STAGE_B_BLOCKS,
@@ -94,9 +95,12 @@ def _recorded_feeds(bundle: Bundle, plan: GraphPlan, recording: Recording) -> Te
     }
     denoiser = getattr(bundle.manifest.sampling, plan.name)
     last = recording.steps(plan.name) - 1
-    latents = recording.tensors[f"{plan.name}/{last - 1}.latents"]
+    before = "start" if last == 0 else str(last - 1)
+    latents = recording.tensors[f"{plan.name}/{before}.latents"]
+    timesteps = timesteps_for(recording.options, plan.name, denoiser)
+    row = schedule(timesteps, denoiser.s, denoiser.scaler)[last]
     rows = len(recording.tensors[f"{plan.name}/{last}.epsilon"])
-    embedding = timestep_embedding(denoiser.schedule[last].t, denoiser)
+    embedding = timestep_embedding(row.t, denoiser)
     return {
         "latents": np.concatenate([latents] * (rows // len(latents))),
         "timestep_embedding": np.repeat(embedding, rows, axis=0),

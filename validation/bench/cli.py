@@ -9,15 +9,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtimes.bundle import open_bundle
-from runtimes.command import guarded
+from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
-from validation.bench.cases import Case, block_cases, bundle_cases
-from validation.bench.contenders import contenders
-from validation.bench.measure import Timing, machine, measure
-from validation.checkpoints import reference_pair
 from validation.recording import read_golden
+
+if TYPE_CHECKING:
+    from validation.bench.cases import Case
+    from validation.bench.measure import Timing
 
 PACKAGES = ("torch", "onnxruntime", "openvino")
 
@@ -57,11 +58,18 @@ def _run(args: argparse.Namespace) -> None:
         raise UsageError("give a bundle to time, or --blocks")
     if args.repeats < 1:
         raise UsageError(f"--repeats is {args.repeats}; it must be at least 1")
+    if not installed("torch"):
+        raise UsageError("bench needs torch: pip install 'wuerstchen-export[validation]'")
+    from validation.bench.cases import block_cases
+    from validation.bench.contenders import contenders
+    from validation.bench.measure import machine, measure
+
     found = []
+    present = contenders(lambda line: print(line, file=sys.stderr))
     with tempfile.TemporaryDirectory() as folder:
         for case in block_cases(Path(folder)) if args.blocks else _bundle_cases(args):
             print(f"timing {case.name}", file=sys.stderr)
-            found += measure(case, contenders(), args.repeats)
+            found += measure(case, present, args.repeats)
     about = f"{machine()}; {_versions()}; {datetime.date.today()}; {args.repeats} rounds, medians"
     if args.json:
         timings = [dataclasses.asdict(timing) for timing in found]
@@ -71,14 +79,17 @@ def _run(args: argparse.Namespace) -> None:
         _print(found, markdown=args.markdown)
 
 
-def _bundle_cases(args: argparse.Namespace) -> Iterator[Case]:
+def _bundle_cases(args: argparse.Namespace) -> "Iterator[Case]":
     from exporter.components import open_checkpoint
     from exporter.graphs import plan_graphs
+    from validation.bench.cases import bundle_cases
+    from validation.checkpoints import reference_pair
 
     bundle = open_bundle(args.bundle)
     manifest = bundle.manifest
-    if manifest.backend != "onnx":
-        raise UsageError(f"{args.bundle} is an {manifest.backend} bundle; bench takes onnx bundles")
+    if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
+        what = f"{manifest.backend} {manifest.precision}"
+        raise UsageError(f"{args.bundle}: bench takes fp32 onnx bundles, this is {what}")
     pair = reference_pair(manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(*pair, manifest.model.variant or None)
     text = manifest.text_graphs["stage_b"] is not None
@@ -97,7 +108,7 @@ def _versions() -> str:
     return ", ".join(versions)
 
 
-def _print(timings: Sequence[Timing], *, markdown: bool) -> None:
+def _print(timings: "Sequence[Timing]", *, markdown: bool) -> None:
     """A row per graph, a column per contender: median milliseconds and relative error."""
     graphs = list(dict.fromkeys(timing.graph for timing in timings))
     names = list(dict.fromkeys(timing.contender for timing in timings))
@@ -113,5 +124,5 @@ def _print(timings: Sequence[Timing], *, markdown: bool) -> None:
             print("|---" + "|--:" * len(names) + "|")
 
 
-def _cell(timing: Timing) -> str:
+def _cell(timing: "Timing") -> str:
     return f"{1e3 * timing.median:.2f}, {timing.relative_error:.0e}"

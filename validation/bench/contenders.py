@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -21,13 +21,16 @@ class Contender:
     prepare: Callable[[Case], contextlib.AbstractContextManager[Run]]
 
 
-def contenders() -> list[Contender]:
-    """All that this machine has, PyTorch first."""
+def contenders(report: Callable[[str], None]) -> list[Contender]:
+    """All that this machine has, PyTorch first; what it has not is reported with the reason."""
     found = [Contender("PyTorch fp32", _eager), Contender("PyTorch bf16 autocast", _autocast)]
     for name, execution in EXECUTIONS.items():
-        with contextlib.suppress(UsageError):  # the engine or its precision is not here
+        try:
             engine_for("onnx", execution.engine).check(execution)
-            found.append(Contender(name, _on(execution)))
+        except UsageError as error:
+            report(f"without {name}: {error}")
+            continue
+        found.append(Contender(name, _on(execution)))
     return found
 
 
@@ -67,8 +70,7 @@ def _autocast(case: Case) -> Iterator[Run]:
 def _on(execution: Execution) -> Callable[[Case], contextlib.AbstractContextManager[Run]]:
     @contextlib.contextmanager
     def prepare(case: Case) -> Iterator[Run]:
-        file = replace(case.file, digest=case.name)
-        engine: Engine = engine_for("onnx", execution.engine).open(file, execution)
+        engine: Engine = engine_for("onnx", execution.engine).open(case.file, execution)
         steady = {k: v for k, v in case.feeds.items() if k not in ("latents", "timestep_embedding")}
         bound = engine.bind(steady)
         fed = {name: value for name, value in case.feeds.items() if name not in steady}
