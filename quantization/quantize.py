@@ -5,23 +5,20 @@ import importlib.metadata
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import onnx
+from pathlib import Path, PurePosixPath
 
 from quantization.calibration import DENOISERS, Samples, record
+from quantization.handlers import HANDLERS, WEIGHT_NAMES
 from quantization.plan_file import exceptions
-from quantization.recipes import Int8, IntegerWeights, Plan, Recipe
+from quantization.recipes import Int8, Plan, Recipe
 from runtimes.atomic import atomic_folder, check_output, check_space, seal
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.bundle_readme import bundle_readme
 from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization, Weight
+from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
 
 Report = Callable[[str], None]
-Handler = Callable[[Path, Path, Any, list[Tensors]], list[Weight]]
 
 
 @dataclass(frozen=True)
@@ -34,26 +31,6 @@ class Request:
     samples: int
     seed: int
     overwrite: bool = False
-
-
-def _onnx_weights(
-    source: Path, target: Path, recipe: IntegerWeights, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.onnx_weights import quantize_weights
-
-    return quantize_weights(source, target, recipe)
-
-
-def _onnx_int8(source: Path, target: Path, recipe: Int8, feeds: list[Tensors]) -> list[Weight]:
-    from quantization.onnx_int8 import quantize_int8
-
-    return quantize_int8(source, target, recipe, feeds)
-
-
-HANDLERS: dict[tuple[str, type[Recipe]], Handler] = {
-    ("onnx", IntegerWeights): _onnx_weights,
-    ("onnx", Int8): _onnx_int8,
-}
 
 
 def quantize(
@@ -105,8 +82,7 @@ def _check_names(bundle: Bundle, name: str, recipe: Recipe) -> None:
     """UsageError for an exception that names no weight of the graph."""
     if not exceptions(recipe):
         return
-    model = onnx.load(bundle.path(bundle.manifest.graphs[name].file), load_external_data=False)
-    known = {value.name for value in model.graph.initializer}
+    known = WEIGHT_NAMES[bundle.manifest.backend](bundle.path(bundle.manifest.graphs[name].file))
     for weight in exceptions(recipe):
         if weight not in known:
             raise UsageError(f"the plan names '{weight}', which {name} does not have")
@@ -156,16 +132,17 @@ def _graph(
 
 
 def _copy_rest(bundle: Bundle, folder: Path, plan: dict[str, Recipe]) -> None:
-    """Tokenizers, golden run, README, graphs that stay: all but the planned graphs' models."""
-    replaced = {bundle.manifest.graphs[name].file for name in plan}
-    replaced |= {f"{name}.data" for name in replaced}
-    for name in bundle.manifest.files.keys() - replaced - {MANIFEST_NAME}:
+    """Tokenizers, golden run, graphs that stay: all but the planned graphs' own folders."""
+    replaced = tuple(f"{PurePosixPath(bundle.manifest.graphs[name].file).parent}/" for name in plan)
+    for name in bundle.manifest.files:
+        if name == MANIFEST_NAME or name.startswith(replaced):
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path(name), folder / name)
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _tools() -> dict[str, str]:
