@@ -26,7 +26,7 @@ demo: $(BIN)/.installed  ## export the demo checkpoint to ONNX and OpenVINO, mak
 	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the bundles $(OUT)/demo and $(OUT)/demo-openvino"
 
 test: lint  ## lint, type check, all tests
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n auto --dist loadfile --durations=15
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .

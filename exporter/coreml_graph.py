@@ -9,11 +9,8 @@ Enumerated shapes do not work: coremltools 9 takes them for Stage B's several re
 folds sizes that are numbers inside the graph, the resize's scale, to a constant NaN.
 """
 
-import contextlib
-import io
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,11 @@ import torch
 from torch import nn
 
 from exporter.coreml_operators import DECOMPOSITIONS
-from exporter.coreml_package import describe, rewrite
+from exporter.coreml_package import describe
 from exporter.dimensions import example_inputs, make_static
 from exporter.graphs import GraphPlan
 from runtimes.coreml_engine import import_coremltools
+from runtimes.coreml_package import quiet, rewrite
 from runtimes.errors import UsageError
 
 PACKAGE_NAME = "model.mlpackage"
@@ -96,7 +94,7 @@ def _convert(plan: GraphPlan, module: nn.Module, path: Path, target: str) -> Any
     inputs = tuple(
         value.int() if value.dtype == torch.int64 else value for value in example_inputs(plan)
     )
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(module, inputs).run_decompositions(DECOMPOSITIONS)
         model = ct.convert(
             program,
@@ -123,20 +121,6 @@ def _convert_functions(
             _convert(plan, module, part, target)
             found.add_function(str(part), MAIN, name)
         found.default_function_name = next(iter(plans))
-        with _quiet():
+        with quiet():
             ct.utils.save_multifunction(found, str(path))
     return ct.utils.load_spec(str(path))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back progress bars and notices about versions; show them when something fails."""
-    said = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                yield
-        except Exception as error:
-            error.add_note(f"coremltools said: {said.getvalue()[-2000:]}")
-            raise

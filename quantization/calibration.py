@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from runtimes.bundle import Bundle
-from runtimes.engine import Engine, Execution, Feeds, Tensors
+from runtimes.engine import Engine, Execution, Feeds, Tensors, engine_for
 from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import Calibration, Model
@@ -98,7 +98,9 @@ class _Recorder:
     """A bundle's graphs; the denoisers keep the feeds of the wanted steps."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._graphs = BundleGraphs(bundle, Execution())
+        # In fp32 where the engine has a choice: another type's rounding is no part of the model.
+        chooses = engine_for(bundle.manifest.backend).chooses_precision
+        self._graphs = BundleGraphs(bundle, Execution(precision="f32" if chooses else None))
         self.feeds: dict[str, list[Tensors]] = {name: [] for name in DENOISERS}
         self.wanted: dict[str, set[int]] = {}
 

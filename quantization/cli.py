@@ -4,37 +4,48 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quantization.calibration import default_prompts, read_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
-from quantization.recipes import PRESETS
+from quantization.recipes import PRESETS, TARGETS
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import guarded, installed
+from runtimes.command import cpu_flags, guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest
 
 SAMPLES = 64
+COMMANDS = {
+    "sensitivity": "quantization.sensitivity_cli",
+    "ranges": "quantization.ranges_cli",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization`."""
     found = argparse.ArgumentParser(
         prog="python -m quantization",
-        description="Make a quantised bundle of an fp32 ONNX bundle. What was quantised, and what "
+        description="Make a quantised bundle of an exported one. What was quantised, and what "
         "was not and why, is printed and kept in the new bundle's manifest. "
-        "'python -m quantization sensitivity' finds out which weights stand it.",
+        "'python -m quantization sensitivity' finds out which weights stand it, "
+        "'python -m quantization ranges' how large the values get that fp16 has to hold.",
     )
     add = found.add_argument
-    add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add(
+        "bundle",
+        type=Path,
+        help="bundle folder, from 'python -m exporter': fp32, or fp16 of Core ML",
+    )
     add("output", type=Path, help="bundle folder to write")
     add(
         "--precision",
         choices=list(PRESETS),
-        help="int8-weights and int4-weights store weights in 8 or 4 bits; int8 also computes the "
-        "denoisers' convolutions in 8 bits, which needs calibration",
+        help="fp16; int8-weights and int4-weights store weights in 8 or 4 bits; int8 also computes "
+        "the denoisers' products in 8 bits, with ranges from calibration, or with int8-dynamic "
+        "measured as it runs; palette8, palette6 and palette4 (Core ML) store the denoisers' "
+        "weights as indices into tables of 256, 64 or 16 values",
     )
     add(
         "--plan",
@@ -42,6 +53,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="TOML file with a recipe per graph and exceptions per weight, such as "
         "'python -m quantization sensitivity' writes (instead of --precision)",
+    )
+    add(
+        "--target-db",
+        type=float,
+        metavar="DB",
+        help="ONNX: keep the fewest weights from the precision so that every step of each denoiser "
+        "stays above this SQNR (default: "
+        + ", ".join(f"{name} {db:g}" for name, db in TARGETS.items())
+        + "; 0: none kept)",
     )
     add_calibration_options(found)
     add(
@@ -63,7 +83,7 @@ def add_calibration_options(found: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="int8: prompts to calibrate on, one a line (default: a list of the program's own)",
+        help="prompts to calibrate and judge on, one a line (default: a list of the program's own)",
     )
     add(
         "--samples",
@@ -78,10 +98,9 @@ def add_calibration_options(found: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["sensitivity"]:
-        from quantization.sensitivity_cli import main as sensitivity
-
-        return sensitivity(words[1:])
+    other = subcommand(words, COMMANDS)
+    if other is not None:
+        return other(words[1:])
     args = parser().parse_args(words)
     return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
 
@@ -89,18 +108,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if (args.precision is None) == (args.plan is None):
         raise UsageError("give --precision or --plan")
+    if args.plan is not None and args.target_db is not None:
+        raise UsageError("--target-db picks a plan: give it with --precision, not with --plan")
     require_packages()
-    precision = args.precision
+    precision, target = args.precision, args.target_db
     if args.plan is not None:
         precision, plan = read_plan(args.plan)
     else:
         plan = PRESETS[precision]
     bundle = open_bundle(args.bundle, verify_hashes=True)
-    prompts = prompts_of(args, bundle)
-    request = Request(precision, plan, prompts, args.samples, args.seed, args.overwrite)
-    silent = args.quiet or args.json
-    report = (lambda line: None) if silent else (lambda line: print(line, flush=True))
-    manifest = quantize(bundle, args.output, request, report)
+    if target is None and args.plan is None and bundle.manifest.backend == "onnx":
+        target = TARGETS.get(precision)
+    if precision == "int8":
+        _warn_without_vnni()
+    request = Request(
+        precision, plan, prompts_of(args, bundle), args.samples, args.seed, target, args.overwrite
+    )
+    manifest = quantize(bundle, args.output, request, reporter(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(manifest)["quantization"], indent=1))
     elif not args.quiet:
@@ -118,6 +142,34 @@ def require_packages() -> None:
         )
 
 
+def fp32_onnx_bundle(folder: Path) -> Bundle:
+    """A bundle whose graphs can be measured from inside."""
+    bundle = open_bundle(folder, verify_hashes=True)
+    manifest = bundle.manifest
+    if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
+        what = f"{manifest.backend} {manifest.precision}"
+        raise UsageError(f"{folder} is a {what} bundle; give the fp32 onnx bundle of the model")
+    return bundle
+
+
+def reporter(args: argparse.Namespace) -> Callable[[str], None]:
+    """Where lines of progress go: nowhere under --quiet and --json."""
+    if args.quiet or getattr(args, "json", False):
+        return lambda line: None
+    return lambda line: print(line, flush=True)
+
+
+def _warn_without_vnni() -> None:
+    """int8 products are made of several instructions where the CPU has none for them."""
+    flags = cpu_flags()
+    if flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}:
+        print(
+            "warning: this CPU has no int8 dot product (VNNI, AMX, Arm dotprod): the bundle will "
+            "be right and small, but slower on it than fp32 is; see docs/quantization.md",
+            file=sys.stderr,
+        )
+
+
 def prompts_of(args: argparse.Namespace, bundle: Bundle) -> list[str]:
     """The prompts of --calibration, or the list for this bundle's model."""
     if args.calibration is not None:
@@ -126,13 +178,14 @@ def prompts_of(args: argparse.Namespace, bundle: Bundle) -> list[str]:
 
 
 def _print(manifest: Manifest, *, verbose: bool) -> None:
-    print(f"{'graph':<22}{'recipe':<14}{'quantised':>10}{'in float':>10}{'MB':>9}{'of fp32':>9}")
+    print(f"{'graph':<22}{'recipe':<14}{'quantised':>10}{'in float':>10}{'MB':>9}{'of before':>10}")
     for name, record in manifest.quantization.items():
         done = [weight for weight in record.weights if not weight.reason]
         share = record.bytes_after / record.bytes_before
         print(
             f"{name:<22}{record.recipe:<14}{len(done):>10}{len(record.weights) - len(done):>10}"
-            f"{record.bytes_after / 1e6:>9.2f}{share:>9.2f}"
+            f"{record.bytes_after / 1e6:>9.2f}{share:>10.2f}"
+            + (f"   worst step {record.worst_db:.1f} dB" if record.worst_db else "")
         )
         reasons = [weight.reason for weight in record.weights if weight.reason]
         for reason in dict.fromkeys(reasons):

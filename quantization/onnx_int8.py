@@ -1,50 +1,110 @@
-"""Weights and activations of a denoiser in int8, by onnxruntime's static quantiser (QDQ)."""
+"""Weights and activations of a denoiser in int8, by onnxruntime's quantisers."""
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-from quantization.onnx_weights import KEPT_GROUP, quantize_weights
-from quantization.recipes import Int8, IntegerWeights
-from quantization.smoothing import after_grn, channel_ranges, smooth
+from quantization.instrumented import channel_ranges
+from quantization.integers import KEPT_GROUP
+from quantization.onnx_weights import quantize_weights
+from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
+from quantization.smoothing import after_grn, smooth
 from quantization.weights import Use, uses
 from runtimes.engine import Tensors
 from runtimes.manifest import Weight
 
 
 def quantize_int8(
-    source: Path, target: Path, recipe: Int8, feeds: Sequence[Tensors], ranges: Path | None = None
+    source: Path, target: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
 ) -> list[Weight]:
     """Write `source` as `target` with QuantizeLinear and DequantizeLinear around what is int8.
 
     Every product between activations and every weight that `weights.uses` has a reason for stays
-    in float. `ranges` keeps what calibration measured for another plan of the same graph.
+    in float. `cache`, a folder, keeps what calibration measured for another plan of the graph.
     """
     model = onnx.load(source)
     found = list(uses(model))
-    aside = {*recipe.keep, *recipe.skip}
-    nodes = [use.node for use in found if not use.reason and use.weight not in aside]
     with tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
         smoothed, mixed = Path(folder) / "smoothed.onnx", Path(folder) / "mixed.onnx"
         if recipe.smoothing > 0:
             names = list(dict.fromkeys(node.input[0] for node in after_grn(model)))
-            smooth(model, channel_ranges(source, names, feeds), recipe.smoothing)
+            smooth(model, _channel_ranges(source, names, feeds, cache), recipe.smoothing)
         onnx.save(model, smoothed, save_as_external_data=True, location="smoothed.data")
         del model
+        nodes = _int8_nodes(found, recipe)
         if nodes:  # an empty list would mean all of them to onnxruntime
-            _quantize_static(smoothed, mixed, nodes, feeds, ranges)
+            _quantize_static(smoothed, mixed, nodes, feeds, cache and cache / "ranges.json")
         else:
             mixed = smoothed
-        others = {use.weight for use in found} - set(recipe.keep)
-        rest = IntegerWeights("int8-weights", 8, KEPT_GROUP, skip=tuple(others))
-        kept = {w.name: w for w in quantize_weights(mixed, target, rest) if w.name in recipe.keep}
+        return _keep(mixed, target, found, recipe)
+
+
+def quantize_int8_dynamic(source: Path, target: Path, recipe: Int8Dynamic) -> list[Weight]:
+    """Write `source` as `target` with DynamicQuantizeLinear in front of what is int8."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    found = list(uses(onnx.load(source, load_external_data=False)))
+    nodes = _int8_nodes(found, recipe)
+    with tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
+        mixed = Path(folder) / "mixed.onnx" if nodes else source
+        if nodes:
+            with _without_advice():
+                quantize_dynamic(
+                    source,
+                    mixed,
+                    op_types_to_quantize=["Conv", "MatMul"],
+                    nodes_to_quantize=nodes,
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    use_external_data_format=True,
+                )
+        return _keep(mixed, target, found, recipe)
+
+
+def _int8_nodes(found: Sequence[Use], recipe: Int8 | Int8Dynamic) -> list[str]:
+    aside = {*recipe.skip, *_weights_only(found, recipe)}
+    return [use.node for use in found if not use.reason and use.weight not in aside]
+
+
+def _weights_only(found: Sequence[Use], recipe: Int8 | Int8Dynamic) -> set[str]:
+    """The plan's exceptions, and upsampling: onnxruntime has no int8 transposed convolution."""
+    upsampling = {use.weight for use in found if use.kind == "ConvTranspose" and not use.reason}
+    return {*recipe.keep, *upsampling} - set(recipe.skip)
+
+
+def _keep(
+    mixed: Path, target: Path, found: Sequence[Use], recipe: Int8 | Int8Dynamic
+) -> list[Weight]:
+    """Store the weights whose activations stay in float in int8, and list all."""
+    narrow = _weights_only(found, recipe)
+    others = {use.weight for use in found} - narrow
+    rest = IntegerWeights("int8-weights", 8, KEPT_GROUP, skip=tuple(others))
+    kept = {w.name: w for w in quantize_weights(mixed, target, rest) if w.name in narrow}
     return [kept.get(use.weight) or _entry(use, recipe) for use in found]
 
 
-def _entry(use: Use, recipe: Int8) -> Weight:
+def _channel_ranges(
+    source: Path, names: list[str], feeds: Sequence[Tensors], cache: Path | None
+) -> dict[str, NDArray[np.float32]]:
+    kept = None if cache is None else cache / "channels.npz"
+    if kept is not None and kept.exists():
+        with np.load(kept) as values:
+            return dict(values)
+    found = channel_ranges(source, names, feeds)
+    if kept is not None:
+        with kept.open("wb") as file:
+            np.savez(file, allow_pickle=False, **found)
+    return found
+
+
+def _entry(use: Use, recipe: Int8 | Int8Dynamic) -> Weight:
     if use.reason or use.weight in recipe.skip:
         return Weight(use.weight, "float32", use.reason or "the plan skips it")
     return Weight(use.weight, "int8 weights and activations", "")
@@ -70,17 +130,33 @@ def _quantize_static(
             return None if sample is None else dict(sample)
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    quantize_static(
-        source,
-        target,
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MatMul"],
-        nodes_to_quantize=nodes,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        use_external_data_format=True,
-        calibration_cache_path=ranges,
-    )
+    with _without_advice():
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul"],
+            nodes_to_quantize=nodes,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            use_external_data_format=True,
+            calibration_cache_path=ranges,
+        )
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without onnxruntime's line about pre-processing: shapes are there, nothing is to be fused."""
+    root = logging.getLogger()
+    root.addFilter(_not_advice)
+    try:
+        yield
+    finally:
+        root.removeFilter(_not_advice)
+
+
+def _not_advice(record: logging.LogRecord) -> bool:
+    return "pre-processing before quantization" not in record.getMessage()

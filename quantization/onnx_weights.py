@@ -13,13 +13,12 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import DataType, Node, Value
 
+from quantization.integers import KEPT_GROUP, quantized
 from quantization.recipes import IntegerWeights
 from quantization.weights import Use, uses
 from runtimes.manifest import Weight
 
-KEPT_GROUP = 64
 OPSET = 21  # blocked DequantizeLinear, and four-bit types
-Floats = NDArray[np.float32]
 
 
 def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list[Weight]:
@@ -56,57 +55,46 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     value = model.graph.initializers[use.weight]
     assert value.const_value is not None
     weight = np.asarray(value.const_value.numpy(), np.float32)
-    # Blocks run along one axis: kernels wider than 1x1 get a scale per channel.
-    blocked = all(side == 1 for side in weight.shape[2:])
     bits, group = (8, KEPT_GROUP) if use.weight in recipe.keep else (recipe.bits, recipe.group)
-    blocked = blocked and group > 0 and weight.shape[use.input_axis] % group == 0
-    group = group if blocked else 0
-    integers, scale = quantized(weight, use, bits, group)
+    if any(side > 1 for side in weight.shape[2:]):  # blocks run along one axis
+        bits, group = 8, 0
+    elif group and weight.shape[use.input_axis] % group:
+        group = 0
+    integers, scale = quantized(weight, use, bits, group, np.float16)
     _insert(model, use, integers, scale, bits, group)
     blocks = f"groups of {group}" if group else "per channel"
     return Weight(use.weight, f"int{bits} weights, {blocks}", "")
-
-
-def quantized(weight: Floats, use: Use, bits: int, group: int) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric integers and their scales, per output channel or per group of inputs."""
-    top = 2 ** (bits - 1) - 1
-    rows = np.moveaxis(weight, (use.output_axis, use.input_axis), (0, 1))
-    blocks = rows.reshape(rows.shape[0], -1, group or rows.shape[1], *rows.shape[2:])
-    axes = tuple(range(2, blocks.ndim))
-    scale = np.maximum(np.abs(blocks).max(axis=axes, keepdims=True), 1e-12) / top
-    integers = np.clip(np.rint(blocks / scale), -top, top).astype(np.int8).reshape(rows.shape)
-    integers = np.moveaxis(integers, (0, 1), (use.output_axis, use.input_axis))
-    narrow = scale.reshape(rows.shape[0], -1, *(1,) * (rows.ndim - 2)).astype(np.float32)
-    if not group:
-        return np.ascontiguousarray(integers), narrow.reshape(-1)
-    return np.ascontiguousarray(integers), np.ascontiguousarray(
-        np.moveaxis(narrow, (0, 1), (use.output_axis, use.input_axis))
-    )
 
 
 def _insert(
     model: onnx_ir.Model,
     use: Use,
     integers: NDArray[np.int8],
-    scale: Floats,
+    scale: NDArray[np.floating],
     bits: int,
     group: int,
 ) -> None:
     """Put the integers, their scale and a DequantizeLinear in the weight's place."""
     name, graph = use.weight, model.graph
     value = graph.initializers[name]
-    inputs = [
-        _initializer(graph, _tensor(integers, bits, f"{name}_int{bits}")),
-        _initializer(graph, onnx_ir.tensor(scale, name=f"{name}_scale")),
-    ]
+    stored = _initializer(graph, _tensor(integers, bits, f"{name}_int{bits}"))
+    # Stored in fp16: with groups of 32 in fp32 scales take a fifth of the file. Engines fold it.
+    step = _initializer(graph, onnx_ir.tensor(scale, name=f"{name}_scale"))
+    widen = Node(
+        "", "Cast", [step], [onnx_ir.AttrInt64("to", DataType.FLOAT)], name=f"{name}_scale_cast"
+    )
+    widen.outputs[0].name = f"{name}_scale_fp32"
+    widen.outputs[0].shape, widen.outputs[0].type = step.shape, value.type
     options = {"axis": use.input_axis, "block_size": group} if group else {"axis": use.output_axis}
     attributes = [onnx_ir.AttrInt64(key, number) for key, number in options.items()]
-    node = Node("", "DequantizeLinear", inputs, attributes, name=f"{name}_dequantize")
+    node = Node(
+        "", "DequantizeLinear", [stored, widen.outputs[0]], attributes, name=f"{name}_dequantize"
+    )
     output = node.outputs[0]
     output.name, output.shape, output.type = f"{name}_float", value.shape, value.type
     users = {id(consumer.node) for consumer in value.uses()}
     first = next(other for other in graph if id(other) in users)
-    graph.insert_before(first, node)
+    graph.insert_before(first, [widen, node])
     value.replace_all_uses_with(output)
     del graph.initializers[name]
 

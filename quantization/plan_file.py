@@ -13,14 +13,30 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from quantization.recipes import INT4_WEIGHTS, INT8_WEIGHTS, Int8, IntegerWeights, Plan, Recipe
+from quantization.recipes import (
+    INT4_WEIGHTS,
+    INT8_WEIGHTS,
+    PALETTE4,
+    PALETTE6,
+    PALETTE8,
+    Float16,
+    Int8,
+    Int8Dynamic,
+    Plan,
+    Recipe,
+)
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 
 RECIPES: dict[str, Recipe] = {
+    "fp16": Float16(),
     "int8": Int8(),
+    "int8-dynamic": Int8Dynamic(),
     "int8-weights": INT8_WEIGHTS,
     "int4-weights": INT4_WEIGHTS,
+    "palette8": PALETTE8,
+    "palette6": PALETTE6,
+    "palette4": PALETTE4,
 }
 
 
@@ -61,7 +77,7 @@ def _recipe(table: Any, where: str) -> Recipe:
     if not isinstance(table, dict) or table.get("recipe") not in RECIPES:
         raise UsageError(f"{where}: recipe must be one of {', '.join(RECIPES)}")
     recipe = RECIPES[table["recipe"]]
-    allowed = {"keep", "skip"} | ({"smoothing"} if isinstance(recipe, Int8) else {"group"})
+    allowed = {field.name for field in dataclasses.fields(recipe)} - {"name", "bits"}
     for key, value in table.items():
         if key == "recipe":
             continue
@@ -85,4 +101,4 @@ def _typed(key: str, value: Any, where: str) -> Any:
 
 def exceptions(recipe: Recipe) -> tuple[str, ...]:
     """The weights a recipe names."""
-    return (*recipe.keep, *recipe.skip) if isinstance(recipe, Int8 | IntegerWeights) else ()
+    return (*getattr(recipe, "keep", ()), *getattr(recipe, "skip", ()))

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantization.calibration import DENOISERS, Samples, record
-from quantization.handlers import HANDLERS, WEIGHT_NAMES
+from quantization.handlers import (
+    CHECKS,
+    HANDLERS,
+    MODULES,
+    PACKAGES,
+    SOURCES,
+    SPELLINGS,
+    WEIGHT_NAMES,
+)
 from quantization.plan_file import exceptions
 from quantization.recipes import Int8, Plan, Recipe
+from quantization.search import RUNS, Found, judged_runs, search
 from runtimes.atomic import atomic_folder, check_output, check_space, seal
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.bundle_readme import bundle_readme
+from runtimes.command import installed
 from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
@@ -23,13 +33,18 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to make of a bundle: `precision` names the result, `prompts` are to calibrate on."""
+    """What to make of a bundle: `precision` names the result, `prompts` are to calibrate on.
+
+    `target_db`: keep the fewest weights from the precision so that every step of each denoiser is
+    above it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept).
+    """
 
     precision: str
     plan: Plan
     prompts: Sequence[str]
     samples: int
     seed: int
+    target_db: float | None = None
     overwrite: bool = False
 
 
@@ -48,8 +63,21 @@ def quantize(
     if any(isinstance(recipe, Int8) for recipe in plan.values()):
         report(f"recording {request.samples} steps of each denoiser over full runs")
         samples = record(bundle, request.prompts, request.samples, request.seed)
+    found: dict[str, Found] = {}
+    if request.target_db:
+        report("recording runs to judge on")
+        found = search(
+            bundle,
+            plan,
+            samples,
+            judged_runs(bundle, request.prompts[:RUNS]),
+            report,
+            target_db=request.target_db,
+        )
+        plan |= {name: own.recipe for name, own in found.items()}
     with atomic_folder(output) as folder:
-        manifest = _write(bundle, folder, plan, request, samples, report)
+        worst = {name: own.worst_db for name, own in found.items()}
+        manifest = _write(bundle, folder, plan, request, samples, worst, report)
     open_bundle(output)
     return manifest
 
@@ -57,9 +85,11 @@ def quantize(
 def _checked(bundle: Bundle, request: Request) -> dict[str, Recipe]:
     """The recipe of each graph of this bundle."""
     manifest = bundle.manifest
-    if manifest.quantization or manifest.precision != "fp32":
+    sources = SOURCES.get(manifest.backend, ("fp32",))
+    if manifest.quantization or manifest.precision not in sources:
         raise UsageError(
-            f"{bundle.folder} is {manifest.precision} already; quantise the fp32 bundle instead"
+            f"{bundle.folder} is {manifest.precision} already; quantise the {' or '.join(sources)} "
+            "bundle instead"
         )
     found = {}
     for name in manifest.graphs:
@@ -70,21 +100,42 @@ def _checked(bundle: Bundle, request: Request) -> dict[str, Recipe]:
             raise UsageError(
                 f"--precision {request.precision}: not available for {manifest.backend} bundles"
             )
+        _check_packages(manifest.backend)
         _check_names(bundle, name, recipe)
+        if manifest.backend in CHECKS:
+            CHECKS[manifest.backend](bundle.path(manifest.graphs[name].file), recipe)
         found[name] = recipe
     lacking = [name for name in DENOISERS if name not in manifest.graphs]
-    if lacking and any(isinstance(recipe, Int8) for recipe in found.values()):
-        raise UsageError(f"{bundle.folder} holds no {lacking[0]}: int8 calibrates on whole runs")
+    if lacking and (request.target_db or any(isinstance(r, Int8) for r in found.values())):
+        raise UsageError(
+            f"{bundle.folder} holds no {lacking[0]}: int8 and --target-db measure whole runs"
+        )
+    if request.target_db and manifest.backend != "onnx":
+        raise UsageError(
+            f"--target-db measures ONNX bundles, this is an {manifest.backend} one: have "
+            "'python -m quantization sensitivity' pick a plan on the ONNX bundle, and give --plan"
+        )
     return found
+
+
+def _check_packages(backend: str) -> None:
+    """UsageError where what the backend's handlers are made of is not installed."""
+    missing = [name for name in PACKAGES[backend] if not installed(MODULES.get(name, name))]
+    if missing:
+        raise UsageError(
+            f"{missing[0]} is not installed, which quantises {backend} bundles: pip install "
+            f"'wuerstchen-export[quantization,{'cpu' if backend == 'onnx' else backend}]'"
+        )
 
 
 def _check_names(bundle: Bundle, name: str, recipe: Recipe) -> None:
     """UsageError for an exception that names no weight of the graph."""
     if not exceptions(recipe):
         return
-    known = WEIGHT_NAMES[bundle.manifest.backend](bundle.path(bundle.manifest.graphs[name].file))
+    backend, file = bundle.manifest.backend, bundle.manifest.graphs[name].file
+    known, spelled = WEIGHT_NAMES[backend](bundle.path(file)), SPELLINGS.get(backend, str)
     for weight in exceptions(recipe):
-        if weight not in known:
+        if spelled(weight) not in known:
             raise UsageError(f"the plan names '{weight}', which {name} does not have")
 
 
@@ -94,6 +145,7 @@ def _write(
     plan: dict[str, Recipe],
     request: Request,
     samples: Samples | None,
+    worst_db: dict[str, float],
     report: Report,
 ) -> Manifest:
     _copy_rest(bundle, folder, plan)
@@ -101,13 +153,14 @@ def _write(
     for number, (name, recipe) in enumerate(plan.items(), 1):
         report(f"[{number}/{len(plan)}] {name}: {recipe.name}")
         feeds = samples.feeds.get(name, []) if samples else []
-        graphs[name], records[name] = _graph(bundle, folder, name, recipe, feeds)
+        graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
+        records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
     manifest = dataclasses.replace(
         bundle.manifest,
         precision=request.precision,
         graphs=graphs,
         files={},
-        tools=bundle.manifest.tools | _tools(),
+        tools=bundle.manifest.tools | _tools(bundle.manifest.backend),
         quantization=records,
         calibration=samples.about if samples else None,
     )
@@ -145,5 +198,5 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _tools() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime", "onnx-ir")}
+def _tools(backend: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES[backend]}

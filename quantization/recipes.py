@@ -43,11 +43,36 @@ class Int8:
     skip: tuple[str, ...] = ()
 
 
-Recipe = Float16 | IntegerWeights | Int8
+@dataclass(frozen=True)
+class Int8Dynamic:
+    """As Int8, but each activation's range is measured whenever it is computed: no calibration."""
+
+    name: str = "int8-dynamic"
+    keep: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Weights stored as indices of `bits` bits into tables of values, found by k-means.
+
+    Weights in `keep` get eight-bit integers, those in `skip` stay as they are.
+    """
+
+    name: str
+    bits: int
+    keep: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+Recipe = Float16 | IntegerWeights | Int8 | Int8Dynamic | Palette
 Plan = Mapping[str, Recipe | None]  # graph -> what is done to it; None leaves it as it is
 
 INT8_WEIGHTS = IntegerWeights("int8-weights", bits=8, group=64)
 INT4_WEIGHTS = IntegerWeights("int4-weights", bits=4, group=32)
+PALETTE8 = Palette("palette8", bits=8)
+PALETTE6 = Palette("palette6", bits=6)
+PALETTE4 = Palette("palette4", bits=4)
 _DENOISERS = ("stage_c", "stage_b")
 
 
@@ -60,5 +85,18 @@ PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
     "int8-weights": _everywhere(INT8_WEIGHTS, INT8_WEIGHTS),
     "int4-weights": {name: INT4_WEIGHTS if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "int8-dynamic": {
+        name: Int8Dynamic() if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS
+    },
     "int8": {name: Int8() if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    # Core ML. The denoisers are what a phone reads at every step; an error of the text encoders and
+    # condition graphs would be in all of these steps, one of Stage A in the picture itself.
+    "palette8": {name: PALETTE8 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette6": {name: PALETTE6 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette4": {name: PALETTE4 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
 }
+
+# What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:
+# 1 dB above what validation asks of any run, since a search judges by two. A uniform preset that
+# misses it gets exceptions: see `python -m quantization sensitivity`.
+TARGETS = {"int8": 31.0, "int8-dynamic": 31.0, "int4-weights": 21.0}

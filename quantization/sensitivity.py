@@ -1,13 +1,15 @@
-"""Which weight's quantisation costs how much: one at a time, at every timestep of a denoiser.
+"""Which weights' quantisation costs how much: a group at a time, at every timestep of a denoiser.
 
-Errors of single weights are nearly independent: their powers add. So a plan's error is predicted
-by a sum, the plan is picked greedily by damage per byte, and then measured.
+Errors of single groups are nearly independent: their powers add. So a plan's error is predicted
+by a sum, the plan is picked greedily by damage per value, and then measured.
 """
 
 import dataclasses
 import math
+import re
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +17,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from quantization.onnx_int8 import quantize_int8
+from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
 from quantization.onnx_weights import quantize_weights
-from quantization.recipes import Int8, IntegerWeights
+from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.weights import uses
 from runtimes.engine import Tensors
 from runtimes.errors import RunError
 
 Noise = NDArray[np.float64]  # error power over signal power, per evaluated step
-AnyRecipe = Int8 | IntegerWeights
+AnyRecipe = Int8 | Int8Dynamic | IntegerWeights
+Report = Callable[[str], None]
 ROUNDS = 12
+# What `--group` takes: how a weight's name becomes the name of what is quantised together.
+GROUPS: dict[str, Callable[[str], str]] = {
+    "weight": lambda name: name,
+    "block": lambda name: match[0] if (match := re.match(r"\w+\.\d+", name)) else name,
+}
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,37 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Damage:
-    """One weight: its size in values, and the worst step's SQNR when it alone is quantised."""
+    """A group of weights: their values, and the worst step's SQNR when they alone are quantised."""
 
-    weight: str
+    group: str
+    weights: tuple[str, ...]
     values: int
     worst_db: float
     noise: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A plan in the size/quality plane: share of the values kept from the precision, bytes of the
+    graph's files, worst step.
+    """
+
+    label: str
+    kept: float
+    bytes: int
+    worst_db: float
 
 
 class Trial:
     """Quantises one denoiser in many ways, with one calibration."""
 
     def __init__(
-        self, graph: Path, recipe: AnyRecipe, calibration: list[Tensors], evaluation: Evaluation
+        self,
+        graph: Path,
+        recipe: AnyRecipe,
+        calibration: list[Tensors],
+        evaluation: Evaluation,
+        group: str = "weight",
     ) -> None:
         self._graph, self.recipe = graph, recipe
         self._calibration, self._evaluation = calibration, evaluation
@@ -57,21 +83,34 @@ class Trial:
         sizes = {value.name: math.prod(value.dims) for value in model.graph.initializer}
         found = [use.weight for use in uses(model) if not use.reason]
         self.values = {name: sizes[name] for name in dict.fromkeys(found)}
+        self.groups: dict[str, list[str]] = {}
+        for name in self.values:
+            self.groups.setdefault(GROUPS[group](name), []).append(name)
         self._folder = tempfile.TemporaryDirectory()
 
     def noise(self, *, keep: Sequence[str] = (), skip: Sequence[str] = ()) -> Noise:
         """Error power at every step when all but these weights are quantised."""
+        return self.measure(keep=keep, skip=skip)[0]
+
+    def measure(
+        self, *, keep: Sequence[str] = (), skip: Sequence[str] = (), recipe: AnyRecipe | None = None
+    ) -> tuple[Noise, int]:
+        """`noise`, and the bytes of the quantised graph's files."""
         root = Path(self._folder.name)
-        recipe = dataclasses.replace(self.recipe, keep=tuple(keep), skip=tuple(skip))
+        recipe = dataclasses.replace(recipe or self.recipe, keep=tuple(keep), skip=tuple(skip))
         with tempfile.TemporaryDirectory(dir=root) as folder:
             target = Path(folder) / "graph" / "model.onnx"
             target.parent.mkdir()
             if isinstance(recipe, Int8):
-                ranges = root / "ranges.json"
-                quantize_int8(self._graph, target, recipe, self._calibration, ranges)
+                cache = root / f"smoothing-{recipe.smoothing:g}"  # it moves the ranges
+                cache.mkdir(exist_ok=True)
+                quantize_int8(self._graph, target, recipe, self._calibration, cache)
+            elif isinstance(recipe, Int8Dynamic):
+                quantize_int8_dynamic(self._graph, target, recipe)
             else:
                 quantize_weights(self._graph, target, recipe)
-            return noise_of(target, self._evaluation)
+            size = sum(path.stat().st_size for path in target.parent.iterdir())
+            return noise_of(target, self._evaluation), size
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -79,7 +118,8 @@ class Trial:
 
 def evaluation_of(graph: Path, feeds: Sequence[Tensors]) -> Evaluation:
     """Run the fp32 graph on recorded feeds."""
-    return Evaluation(feeds, [_run(graph)(sample) for sample in feeds])
+    run = _run(graph)
+    return Evaluation(feeds, [run(sample) for sample in feeds])
 
 
 def noise_of(graph: Path, evaluation: Evaluation) -> Noise:
@@ -89,50 +129,81 @@ def noise_of(graph: Path, evaluation: Evaluation) -> Noise:
     return np.array([_power(run(feeds) - expected) / _power(expected) for feeds, expected in pairs])
 
 
-def damages(trial: Trial, report: Callable[[str], None]) -> list[Damage]:
-    """Every weight by itself, the most harmful first."""
+def damages(trial: Trial, report: Report) -> list[Damage]:
+    """Every group by itself, the most harmful first."""
     names, found = list(trial.values), []
     trial.noise()  # fills the calibration's cache for all weights
-    for number, name in enumerate(names, 1):
-        noise = trial.noise(skip=[other for other in names if other != name])
-        found.append(Damage(name, trial.values[name], decibels(noise.max()), tuple(noise)))
-        report(f"[{number}/{len(names)}] {name}: {found[-1].worst_db:.1f} dB")
+    for number, (group, own) in enumerate(trial.groups.items(), 1):
+        start = time.perf_counter()
+        noise = trial.noise(skip=[other for other in names if other not in own])
+        values = sum(trial.values[name] for name in own)
+        found.append(Damage(group, tuple(own), values, decibels(noise.max()), tuple(noise)))
+        report(f"[{number}/{len(trial.groups)}] {group}: {found[-1].worst_db:.1f} dB")
+        seconds = (time.perf_counter() - start) * (len(trial.groups) - 1)
+        if number == 1 and seconds > 600:
+            report(f"{len(trial.groups)} groups will take some {seconds / 60:.0f} minutes")
     return sorted(found, key=lambda damage: damage.worst_db)
 
 
-def pick(trial: Trial, found: Sequence[Damage], target_db: float) -> tuple[tuple[str, ...], Noise]:
-    """The fewest weights to keep in int8 weights so that every step is above `target_db`.
-
-    Returns them with the measured noise of that plan. Raises RunError when the target is out of
-    reach even with all of them kept.
-    """
-    budget = 10 ** (-target_db / 10)
+def floor_of(trial: Trial, target_db: float) -> Noise:
+    """The noise with every weight kept; RunError when `target_db` is out of reach even so."""
     floor = trial.noise(keep=list(trial.values))
-    if floor.max() > budget:
+    if floor.max() > 10 ** (-target_db / 10):
         raise RunError(
             f"--target-db {target_db:g}: int8 weights alone reach {decibels(floor.max()):.1f} dB"
         )
+    return floor
+
+
+def pick(
+    trial: Trial, found: Sequence[Damage], floor: Noise, target_db: float
+) -> tuple[tuple[str, ...], Noise]:
+    """The fewest weights to keep in int8 weights so that every step is above `target_db`.
+
+    Returns them with the measured noise of that plan. `floor` comes from `floor_of`.
+    """
+    budget = 10 ** (-target_db / 10)
     allowed = budget - floor
     for _ in range(ROUNDS):
         keep = _greedy(found, allowed)
         noise = trial.noise(keep=keep)
-        if noise.max() <= budget or len(keep) == len(found):
+        if noise.max() <= budget or len(keep) == len(trial.values):
             return keep, noise
         allowed = allowed * min(0.9, float(budget / noise.max()))
     return tuple(trial.values), floor
 
 
+def plane(trial: Trial, found: Sequence[Damage], alternatives: Mapping[str, AnyRecipe],
+          steps: int = 6) -> list[Point]:  # fmt: skip
+    """Plans of growing size beside uniform ones: what keeping weights buys, and what else would.
+
+    The plans are prefixes of the greedy order; `alternatives` are recipes for every weight alike.
+    """
+    order = _greedy(found, np.zeros(len(found[0].noise)))
+    total, points = sum(trial.values.values()), []
+    for step in range(steps + 1):
+        keep = order[: round(len(order) * (step / steps) ** 2)]  # finer where little is kept
+        noise, size = trial.measure(keep=keep)
+        kept = sum(trial.values[name] for name in keep) / total
+        label = f"plan, {len(keep)} kept" if keep else "uniform"
+        points.append(Point(label, kept, size, decibels(noise.max())))
+    for label, recipe in alternatives.items():
+        noise, size = trial.measure(recipe=recipe)
+        points.append(Point(label, 0.0, size, decibels(noise.max())))
+    return points
+
+
 def _greedy(found: Sequence[Damage], allowed: Noise) -> tuple[str, ...]:
     """Keep the most harmful per value until the rest's predicted noise is allowed everywhere."""
-    left = {damage.weight: np.array(damage.noise) for damage in found}
-    values = {damage.weight: damage.values for damage in found}
+    left = {damage.group: np.array(damage.noise) for damage in found}
+    groups = {damage.group: damage for damage in found}
     keep: list[str] = []
     total = sum(left.values(), np.zeros_like(allowed))
     while left and (total > allowed).any():
-        step = int(np.argmax(total / allowed))
-        worst = max(left, key=lambda name: left[name][step] / values[name])
+        step = int(np.argmax(total / np.maximum(allowed, 1e-20)))
+        worst = max(left, key=lambda name: left[name][step] / groups[name].values)
         total = total - left.pop(worst)
-        keep.append(worst)
+        keep += groups[worst].weights
     return tuple(keep)
 
 

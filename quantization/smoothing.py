@@ -6,15 +6,12 @@ Its few large channels, which differ from image to image, no longer set the step
 Source: Xiao et al., SmoothQuant (ICML 2023), equation 4.
 """
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-
-from runtimes.engine import Tensors
 
 Floats = NDArray[np.float32]
 
@@ -86,31 +83,3 @@ def _divide(
     node = helper.make_node("Mul", [factor, constant.name], [name], name=name)
     model.graph.node.insert(list(model.graph.node).index(scaled), node)
     scaled.input[list(scaled.input).index(factor)] = name
-
-
-def channel_ranges(path: Path, names: Iterable[str], feeds: Iterable[Tensors]) -> dict[str, Floats]:
-    """The largest absolute value per channel of the named tensors (B,C,H,W) over all feeds."""
-    import onnxruntime
-
-    model = onnx.load(path)
-    outputs = {}
-    for name in names:
-        outputs[name] = f"{name}_range"
-        axes = helper.make_tensor(f"{name}_axes", onnx.TensorProto.INT64, [3], [0, 2, 3])
-        model.graph.initializer.append(axes)
-        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}_abs"]))
-        model.graph.node.append(
-            helper.make_node("ReduceMax", [f"{name}_abs", axes.name], [outputs[name]], keepdims=0)
-        )
-        model.graph.output.append(
-            helper.make_tensor_value_info(outputs[name], onnx.TensorProto.FLOAT, None)
-        )
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    found: dict[str, Floats] = {}
-    for sample in feeds:
-        values = session.run(list(outputs.values()), dict(sample))
-        for name, largest in zip(outputs, values, strict=True):
-            found[name] = np.maximum(found.get(name, largest), largest)
-    return found

@@ -1,10 +1,11 @@
 """What the command lines share: the engine's options, and what is done with errors."""
 
 import argparse
+import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runtimes.engine import ENGINES, STORED, Execution
@@ -23,6 +24,26 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     except KeyboardInterrupt:
         print(f"error: interrupted; {interrupted}", file=sys.stderr)
         return 1
+
+
+def subcommand(
+    words: Sequence[str], commands: Mapping[str, str]
+) -> Callable[[Sequence[str]], int] | None:
+    """The `main` of the module that `commands` has for the first word; None when it has none."""
+    if not words or words[0] not in commands:
+        return None
+    main: Callable[[Sequence[str]], int] = importlib.import_module(commands[words[0]]).main
+    return main
+
+
+def cpu_flags() -> frozenset[str]:
+    """What this CPU says it can do, in Linux's names; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    found = (line for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, ":").split(":", 1)[1].split())
 
 
 def installed(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Shared fixtures: the tiny checkpoints on disk and their bundles, made once a session."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from filelock import FileLock
+from huggingface_hub import constants
 
 from exporter.components import Checkpoint, open_checkpoint
 from exporter.export import export
@@ -15,19 +18,29 @@ from exporter.sources import find_pair
 from runtimes.bundle import Bundle, open_bundle
 
 # The hub is never asked: what is not in a local cache is an error at once.
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
+constants.HF_HUB_OFFLINE = True  # for this one, which has read the variable already
 torch.set_grad_enabled(False)
 
 
 @pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of one run of the tests (pytest-xdist) have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folders(shared: Path) -> Callable[[str], tuple[Path, Path]]:
     """The (decoder, prior) folders of a tiny configuration, written on first use."""
-    root = tmp_path_factory.mktemp("checkpoints")
 
     def get(name: str) -> tuple[Path, Path]:
-        folder = root / name
-        if not folder.exists():
-            return tiny.save(tiny.reference(name), folder)
+        folder = shared / "checkpoints" / name
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                return tiny.save(tiny.reference(name), folder)
         return folder / "wuerstchen", folder / "wuerstchen-prior"
 
     return get
@@ -45,22 +58,22 @@ def checkpoint(folders: Callable[[str], tuple[Path, Path]]) -> Callable[[str], C
 
 
 @pytest.fixture(scope="session")
-def bundles(
-    folders: Callable[[str], tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Bundle]:
+def bundles(folders: Callable[[str], tuple[Path, Path]], shared: Path) -> Callable[..., Bundle]:
     """The bundle of a tiny configuration ('demo': the demo checkpoint), exported on first use."""
-    root = tmp_path_factory.mktemp("bundles")
-    made: dict[tuple[str, ExportOptions], Bundle] = {}
+    made: dict[Path, Bundle] = {}
 
     def get(name: str, options: ExportOptions | None = None) -> Bundle:
         options = options or ExportOptions()
-        if (name, options) not in made:
+        digest = hashlib.sha256(repr(options).encode()).hexdigest()[:12]
+        output = shared / "bundles" / f"{name}-{digest}"
+        if output not in made:
             from exporter.sources import demo_pair
 
             pair = demo_pair() if name == "demo" else find_pair(*map(str, folders(name)))
-            output = root / f"{name}-{len(made)}"
-            export(*pair, output, options)
-            made[name, options] = open_bundle(output, verify_hashes=True)
-        return made[name, options]
+            with FileLock(shared / f"{output.name}.lock"):
+                if not output.exists():
+                    export(*pair, output, options)
+            made[output] = open_bundle(output, verify_hashes=True)
+        return made[output]
 
     return get

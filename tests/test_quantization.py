@@ -12,16 +12,26 @@ from onnx import numpy_helper
 
 from quantization.calibration import _spread, default_prompts, record
 from quantization.cli import main
-from quantization.onnx_weights import quantized
+from quantization.instrumented import channel_ranges
+from quantization.integers import quantized
 from quantization.plan_file import RECIPES, read_plan, write_plan
 from quantization.quantize import Request, quantize
-from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8
-from quantization.sensitivity import Trial, damages, decibels, evaluation_of, pick
-from quantization.smoothing import after_grn, channel_ranges, smooth
+from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
+from quantization.sensitivity import (
+    Evaluation,
+    Trial,
+    damages,
+    decibels,
+    evaluation_of,
+    floor_of,
+    pick,
+)
+from quantization.smoothing import after_grn, smooth
 from quantization.weights import Use, uses
 from runtimes import Options, Pipeline
 from runtimes.bundle import open_bundle
 from runtimes.engine import Execution
+from runtimes.errors import RunError
 from runtimes.graphs import BundleGraphs
 from validation.gate import run_gate
 from validation.recording import read_golden
@@ -55,7 +65,7 @@ def test_int8_weights_keep_35_db_in_every_step_on_both_engines(made, engine):
     assert min(check.sqnr_db for check in (*gate.graphs, *gate.steps)) >= 35
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4-weights"])
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int4-weights"])
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_uniform_plans_make_the_picture_on_both_engines(made, bundles, precision, engine):
     """What they lose is measured by the gate; here: the same picture, more or less."""
@@ -69,7 +79,7 @@ def test_uniform_plans_make_the_picture_on_both_engines(made, bundles, precision
 
 
 def test_every_weight_is_in_the_record_with_what_became_of_it(made):
-    for precision in ("int8", "int8-weights", "int4-weights"):
+    for precision in ("int8", "int8-dynamic", "int8-weights", "int4-weights"):
         bundle = made(precision)
         assert bundle.manifest.precision == precision
         assert bundle.manifest.quantization.keys() == bundle.manifest.graphs.keys()
@@ -158,7 +168,7 @@ def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
     trial = Trial(graph, RECIPES["int4-weights"], [], evaluation)
     uniform = decibels(trial.noise().max())
     found = damages(trial, lambda line: None)
-    keep, noise = pick(trial, found, uniform + 4)
+    keep, noise = pick(trial, found, floor_of(trial, uniform + 4), uniform + 4)
     assert decibels(noise.max()) >= uniform + 4
     assert 0 < len(keep) < len(trial.values) / 2
     trial.close()
@@ -185,6 +195,7 @@ def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
     ("words", "message"),
     [
         ([], "give --precision or --plan"),
+        (["--plan", "node.toml", "--target-db", "30"], "--target-db picks a plan"),
         (["--precision", "int8", "--samples", "5"], "--samples 5 misses some timesteps"),
         (["--precision", "int8", "--calibration", "none.txt"], "none.txt cannot be read"),
         (["--precision", "int8", "--calibration", "empty.txt"], "empty.txt holds no prompts"),
@@ -212,6 +223,44 @@ def test_bad_input(capsys, bundles, tmp_path, monkeypatch, words, message):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_path, capsys):
+    words = [str(bundles("demo").folder), str(tmp_path / "b"), "--precision", "int4-weights"]
+    assert main([*words, "--target-db", "9"]) == 0
+    records = open_bundle(tmp_path / "b").manifest.quantization
+    for name in ("stage_c", "stage_b"):
+        assert 9 <= records[name].worst_db < 20
+        assert not [w for w in records[name].weights if w.stored.startswith("int8")]
+    assert records["stage_a"].worst_db is None
+    assert "worst step" in capsys.readouterr().out
+
+
+def test_a_target_out_of_reach_is_an_error_and_writes_nothing(bundles, tmp_path):
+    bundle = bundles("demo")
+    prompts = default_prompts(bundle.manifest.model)[:2]
+    plan = {"stage_b": Int8Dynamic(skip=())}
+    request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=90)
+    with pytest.raises(RunError, match="int8 weights alone reach"):
+        quantize(bundle, tmp_path / "b", request)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cpu_without_int8_products_is_warned_of(bundles, tmp_path, capsys, monkeypatch):
+    words = [str(bundles("demo").folder), str(tmp_path / "b"), "--precision", "int8"]
+    for flags, warned in (({"avx2"}, True), ({"avx2", "avx512_vnni"}, False), (set(), False)):
+        monkeypatch.setattr("quantization.cli.cpu_flags", lambda flags=flags: frozenset(flags))
+        assert main([*words, "--samples", "1"]) == 2
+        assert ("warning: this CPU has no int8" in capsys.readouterr().err) == warned
+
+
+def test_groups_of_weights_are_blocks(bundles):
+    path = bundles("demo").path("stage_b/model.onnx")
+    trial = Trial(path, INT8_WEIGHTS, [], Evaluation([], []), "block")
+    assert trial.groups["blocks.0"] == ["blocks.0.expand.weight", "blocks.0.contract.weight"]
+    grouped = [name for group in trial.groups.values() for name in group]
+    assert sorted(grouped) == sorted(trial.values)
+    trial.close()
 
 
 def test_what_cannot_be_quantised_is_refused(capsys, made, bundles, tmp_path):

@@ -3,7 +3,9 @@
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,11 +13,13 @@ from runtimes.coreml_engine import PRECISIONS, Shapes, coreml_input, function_fo
 from runtimes.engine import Feeds, Placement, Tensors
 from runtimes.errors import RunError
 from runtimes.manifest import Graph
+from validation.mil.compressed import COMPRESSED
 from validation.mil.operations import OPERATIONS
 from validation.mil.program import Constant, Function, Operation, Value, read_program
 
 VARIADIC = {"concat": "values", "stack": "values"}  # the parameters that take several tensors
 Environment = dict[str, Constant]
+_KNOWN: dict[str, Callable[..., Any]] = OPERATIONS | COMPRESSED
 
 
 class MilEngine:
@@ -23,9 +27,10 @@ class MilEngine:
 
     def __init__(self, path: Path, graph: Graph) -> None:
         start = time.perf_counter()
-        self._functions = read_program(path)
-        for function in self._functions.values():
+        functions = read_program(path)
+        for function in functions.values():
             check_operations(function)
+        self._functions = {name: widened(function) for name, function in functions.items()}
         self._shapes: dict[str, Shapes] = {
             name: {value.name: value.shape for value in function.inputs}
             for name, function in self._functions.items()
@@ -54,12 +59,23 @@ class MilEngine:
 
 def check_operations(function: Function) -> None:
     """RunError when a function has an operation that the interpreter does not know."""
-    unknown = sorted({o.kind for o in function.operations} - OPERATIONS.keys())
+    unknown = sorted({o.kind for o in function.operations} - _KNOWN.keys())
     if unknown:
         raise RunError(
             f"the interpreter does not know the MIL operation {', '.join(unknown)}; add it to "
             "validation/mil/operations.py with a test"
         )
+
+
+def widened(function: Function) -> Function:
+    """The function with its compressed weights as plain constants: computed once, not per run."""
+    constants, rest = dict(function.constants), []
+    for operation in function.operations:
+        if operation.kind in COMPRESSED:
+            constants.update(_run(operation, constants))
+        else:
+            rest.append(operation)
+    return replace(function, constants=constants, operations=tuple(rest))
 
 
 @torch.inference_mode()
@@ -85,7 +101,7 @@ def interpret(function: Function, feeds: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def _run(operation: Operation, values: Environment) -> dict[str, Constant]:
-    compute, variadic = OPERATIONS[operation.kind], VARIADIC.get(operation.kind)
+    compute, variadic = _KNOWN[operation.kind], VARIADIC.get(operation.kind)
     given: dict[str, Constant | list[Constant]] = {}
     for parameter, names in operation.inputs.items():
         found = [values[name] for name in names]

@@ -1,0 +1,181 @@
+"""Integer weights and palettes in Core ML packages, by coremltools.optimize.
+
+Activations stay as they are, fp16 by default: Core ML widens the weights on the device.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantization.coreml_program import ProgramWeight, mil_name, takes_groups, weights
+from quantization.integers import KEPT_GROUP, group_of
+from quantization.recipes import IntegerWeights, Palette, Recipe
+from runtimes.coreml_engine import import_coremltools, read_specification
+from runtimes.coreml_package import WEIGHTS, quiet, rewrite
+from runtimes.errors import RunError, UsageError
+from runtimes.manifest import Weight
+
+# Output channels that share a table, where the deployment target takes that: 2 dB in Stage C at 6
+# bits, 4 dB at 4, for 3 % and 1 % of the bytes. Tables of 256 values would take a twelfth.
+CHANNELS = 32
+_MOST_BITS = 6
+MAIN = "main"
+
+
+def check(source: Path, recipe: Recipe) -> None:
+    """UsageError for a recipe that the package's deployment target cannot store."""
+    if not isinstance(recipe, IntegerWeights) or recipe.bits == 8:
+        return
+    spec = read_specification(source)
+    if not takes_groups(spec):
+        target = spec.description.metadata.userDefined["deployment_target"]
+        raise UsageError(
+            f"{recipe.name} needs iOS 18, and {source.parent.name} is for {target}: take palette4, "
+            "or export with --deployment-target iOS18"
+        )
+
+
+def names(source: Path) -> Collection[str]:
+    """The names of a program's weights."""
+    return {weight.name for weight in weights(read_specification(source))}
+
+
+def compress(source: Path, target: Path, recipe: IntegerWeights | Palette) -> list[Weight]:
+    """Write a package with its weights as the recipe says; lists every weight, changed or not.
+
+    Raises RunError when coremltools leaves a weight as it is.
+    """
+    spec, done, configs = read_specification(source), [], {}
+    for weight in weights(spec):
+        if reason := weight.reason or _skipped(weight, recipe):
+            done.append(Weight(weight.name, weight.dtype, reason))
+            continue
+        stored, configs[weight.name] = _choice(weight, recipe, groups=takes_groups(spec))
+        done.append(Weight(weight.name, stored, ""))
+    with _scratch(target.parent) as scratch:
+        _write(spec, source, target, configs, scratch)
+    made = read_specification(target)
+    left = [weight.name for weight in weights(made) if weight.name in configs]
+    if left:
+        raise RunError(f"coremltools left {len(left)} weights as they are, such as '{left[0]}'")
+    _describe(made, spec, recipe.name)
+    rewrite(target, made)
+    return done
+
+
+def _skipped(weight: ProgramWeight, recipe: IntegerWeights | Palette) -> str:
+    return "the plan skips it" if weight.name in map(mil_name, recipe.skip) else ""
+
+
+def _choice(
+    weight: ProgramWeight, recipe: IntegerWeights | Palette, *, groups: bool
+) -> tuple[str, Any]:
+    """How a weight is stored, in words and as coremltools' configuration."""
+    import_coremltools()
+    from coremltools.optimize.coreml import OpLinearQuantizerConfig, OpPalettizerConfig
+
+    kept = weight.name in map(mil_name, recipe.keep)
+    if isinstance(recipe, Palette) and not kept:
+        groups = groups and recipe.bits <= _MOST_BITS and weight.outputs % CHANNELS == 0
+        tables = f"a table per {CHANNELS} channels" if groups else "one table"
+        return f"{recipe.bits}-bit palette, {tables}", OpPalettizerConfig(
+            mode="kmeans",
+            nbits=recipe.bits,
+            granularity="per_grouped_channel" if groups else "per_tensor",
+            group_size=CHANNELS,
+            weight_threshold=0,
+        )
+    bits, group = 8, KEPT_GROUP
+    if isinstance(recipe, IntegerWeights) and not kept:
+        bits, group = recipe.bits, recipe.group
+    group = group_of(weight.inputs, group) if groups else 0
+    blocks = f"groups of {group}" if group else "per channel"
+    # Few values are rarely symmetric: a zero point is worth 2 dB in groups, and nothing without.
+    return f"int{bits} weights, {blocks}", OpLinearQuantizerConfig(
+        mode="linear" if group else "linear_symmetric",
+        dtype=f"int{bits}",
+        granularity="per_block" if group else "per_channel",
+        block_size=group,
+        weight_threshold=0,
+    )
+
+
+def _write(
+    spec: Any, source: Path, target: Path, configs: Mapping[str, Any], scratch: Path
+) -> None:
+    """Compress each function by itself, coremltools takes no more, and put them together again."""
+    ct = import_coremltools()
+    folder = str(source / "Data" / WEIGHTS)
+    functions = [function.name for function in spec.description.functions]
+    with quiet(), _one_thread():
+        if not functions:
+            model = ct.models.MLModel(spec, weights_dir=folder, skip_model_load=True)
+            _compressed(model, configs).save(str(target))
+            return
+        parts = ct.utils.MultiFunctionDescriptor()
+        for name in functions:
+            model = ct.models.MLModel(_alone(spec, name), weights_dir=folder, skip_model_load=True)
+            part = str(scratch / f"{name}.mlpackage")
+            _compressed(model, configs).save(part)
+            parts.add_function(part, MAIN, name)
+        parts.default_function_name = spec.description.defaultFunctionName
+        ct.utils.save_multifunction(parts, str(target))
+
+
+def _compressed(model: Any, configs: Mapping[str, Any]) -> Any:
+    from coremltools.optimize import coreml
+
+    for action, kind in (
+        (coreml.palettize_weights, coreml.OpPalettizerConfig),
+        (coreml.linear_quantize_weights, coreml.OpLinearQuantizerConfig),
+    ):
+        own = {name: config for name, config in configs.items() if isinstance(config, kind)}
+        if own:
+            before, config = model, coreml.OptimizationConfig(op_name_configs=own)
+            model = action(before, config)
+            shutil.rmtree(before.package_path)
+    return model
+
+
+def _alone(spec: Any, name: str) -> Any:
+    """The specification of one function, as the 'main' of a package without others."""
+    alone = type(spec)()
+    alone.CopyFrom(spec)
+    described = next(f for f in spec.description.functions if f.name == name)
+    del alone.description.functions[:]
+    alone.description.defaultFunctionName = ""
+    alone.description.input.extend(described.input)
+    alone.description.output.extend(described.output)
+    alone.mlProgram.functions.clear()
+    alone.mlProgram.functions[MAIN].CopyFrom(spec.mlProgram.functions[name])
+    return alone
+
+
+def _describe(made: Any, spec: Any, recipe: str) -> None:
+    """What the source says about itself, but for its precision."""
+    made.description.CopyFrom(spec.description)
+    found = made.description.metadata
+    before = found.userDefined["precision"]
+    found.shortDescription = found.shortDescription.replace(f"({before})", f"({recipe})")
+    found.userDefined["precision"] = recipe
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for all that coremltools leaves behind until the process ends: whole models."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        before, tempfile.tempdir = tempfile.tempdir, scratch
+        try:
+            yield Path(scratch)
+        finally:
+            tempfile.tempdir = before
+
+
+def _one_thread() -> Any:
+    """k-means adds up in the order in which threads come: bytes would differ between runs."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)

@@ -1,0 +1,46 @@
+"""The arithmetic of integer weights, the same for every format that stores them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantization.weights import Use
+
+KEPT_GROUP = 64  # inputs per scale of a weight that a plan keeps in int8
+Floats = NDArray[np.floating]
+
+
+def quantized(
+    weight: NDArray[np.float32],
+    use: Use,
+    bits: int,
+    group: int,
+    scale_type: type[np.floating] = np.float32,
+) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric integers and their scales, per output channel or per group of inputs."""
+    top = 2 ** (bits - 1) - 1
+    rows = np.moveaxis(weight, (use.output_axis, use.input_axis), (0, 1))
+    blocks = rows.reshape(rows.shape[0], -1, group or rows.shape[1], *rows.shape[2:])
+    axes = tuple(range(2, blocks.ndim))
+    exact = np.maximum(np.abs(blocks).max(axis=axes, keepdims=True), 1e-12) / top
+    scale = exact.astype(scale_type)
+    # Rounded up: the largest weight must not need one integer more than there are.
+    scale = np.where(scale < exact, np.nextafter(scale, scale_type(np.inf)), scale)
+    integers = np.clip(np.rint(blocks / scale.astype(np.float32)), -top, top)
+    integers = integers.astype(np.int8).reshape(rows.shape)
+    integers = np.moveaxis(integers, (0, 1), (use.output_axis, use.input_axis))
+    narrow = scale.reshape(rows.shape[0], -1, *(1,) * (rows.ndim - 2))
+    if not group:
+        return np.ascontiguousarray(integers), narrow.reshape(-1)
+    return np.ascontiguousarray(integers), np.ascontiguousarray(
+        np.moveaxis(narrow, (0, 1), (use.output_axis, use.input_axis))
+    )
+
+
+def group_of(inputs: int, group: int) -> int:
+    """The group that divides a weight's inputs: `group`, or the next smaller down to a quarter.
+
+    0, a scale per output channel, where none does or the group is all inputs.
+    """
+    sizes = range(group, max(group // 4, 1) - 1, -1)
+    found = next((size for size in sizes if inputs % size == 0), 0)
+    return 0 if found == inputs else found

@@ -1,0 +1,110 @@
+"""How large every value of every graph gets over full runs: what fp16's 65504 has to hold."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from quantization.instrumented import Run, instrumented
+from quantization.onnx_fp16 import half_nodes
+from runtimes.bundle import Bundle
+from runtimes.engine import Engine, Feeds, Placement, Tensors
+from runtimes.manifest import CONDITION_GRAPHS
+from runtimes.options import Options
+from runtimes.pipeline import Pipeline, load_tokenizers
+
+LARGEST_FP16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """One node: its largest absolute output, and the type the fp16 recipe computes it in."""
+
+    graph: str
+    node: str
+    op: str
+    largest: float
+    precision: str
+
+    @property
+    def headroom(self) -> float:
+        """How often the value fits under fp16's largest; below 1 it is infinite in fp16."""
+        return LARGEST_FP16 / self.largest if self.largest > 0 else float("inf")
+
+
+def ranges(bundle: Bundle, prompts: Sequence[str], options: Options) -> list[Range]:
+    """Run an fp32 ONNX bundle's own pipeline on every prompt, and list every node of every graph.
+
+    `options` are those of the first prompt; each later one has the next seed.
+    """
+    graphs = _Measured(bundle)
+    seed = options.seed if isinstance(options.seed, int) else 0
+    with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
+        for index, prompt in enumerate(prompts):
+            own = {**vars(options), "seed": seed + index}
+            pipeline([prompt], "", Options(**own))
+    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+
+
+class _Measured:
+    """A bundle's graphs, instrumented; maxima are kept from one opening to the next."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._largest: dict[str, dict[str, float]] = {name: {} for name in bundle.manifest.graphs}
+
+    def open(self, name: str) -> Engine:
+        path = self._bundle.path(self._bundle.graph(name).file)
+        values: dict[str, list[int]] = {
+            value: [] for node in self._nodes(name) for value in node.output
+        }
+        return _Measuring(instrumented(path, values), self._largest[name])
+
+    def ranges(self, name: str) -> list[Range]:
+        path = self._bundle.path(self._bundle.graph(name).file)
+        model = onnx.load(path, load_external_data=False)
+        half = set() if name in CONDITION_GRAPHS else half_nodes(model)
+        return [
+            Range(
+                name,
+                node.name,
+                node.op_type,
+                max(self._largest[name].get(value, 0.0) for value in node.output),
+                "fp16" if node.name in half else "fp32",
+            )
+            for node in self._nodes(name)
+        ]
+
+    def _nodes(self, name: str) -> list[onnx.NodeProto]:
+        """Nodes whose outputs are fp32 tensors."""
+        path = self._bundle.path(self._bundle.graph(name).file)
+        graph = onnx.load(path, load_external_data=False).graph
+        floats = {
+            value.name
+            for value in (*graph.value_info, *graph.output)
+            if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        }
+        return [node for node in graph.node if floats.issuperset(node.output)]
+
+
+class _Measuring:
+    """An engine that keeps the largest value of every tensor it has seen."""
+
+    load_seconds = 0.0
+    placement = Placement("ONNX Runtime", "CPU", "f32")
+
+    def __init__(self, run: Run, largest: dict[str, float]) -> None:
+        self._run, self._largest = run, largest
+
+    def run(self, feeds: Feeds) -> Tensors:
+        outputs, found = self._run(feeds)
+        for name, value in found.items():
+            self._largest[name] = float(np.maximum(self._largest.get(name, 0.0), value))
+        return outputs
+
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        return lambda feeds: self.run({**constants, **feeds})
+
+    def close(self) -> None:
+        del self._run

@@ -1,0 +1,86 @@
+"""python -m quantization ranges: what fp16's 65504 has to hold, node by node."""
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from quantization.cli import fp32_onnx_bundle, prompts_of, reporter, require_packages
+from quantization.ranges import LARGEST_FP16, Range, ranges
+from runtimes.command import guarded
+from runtimes.errors import UsageError
+from runtimes.options import Options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m quantization ranges`."""
+    found = argparse.ArgumentParser(
+        prog="python -m quantization ranges",
+        description="Run every graph on full runs and record the largest absolute value of every "
+        "node. The fp16 recipe keeps in fp32 what comes near 65504; exit code 1 says that a node "
+        "it computes in fp16 does not fit.",
+    )
+    add = found.add_argument
+    add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add("--calibration", type=Path, metavar="FILE", help="prompts, one a line (default: own list)")
+    add("--runs", type=int, default=2, help="prompts to run (default: 2)")
+    add("--seed", type=int, default=0, help="seed of the first run (default: 0)")
+    add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
+    add("--decoder-steps", type=int, help="even Stage B steps (default: the bundle's schedule)")
+    add("--height", type=int, help="picture height in pixels (default: the bundle's)")
+    add("--width", type=int, help="picture width in pixels (default: the bundle's)")
+    add("-o", "--output", type=Path, metavar="FILE", help="JSON file to write with every node")
+    add("--top", type=int, default=3, help="nodes to print per graph and type (default: 3)")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; 1 when an fp16 node would overflow."""
+    args = parser().parse_args(argv)
+    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+
+
+def _run(args: argparse.Namespace) -> int:
+    require_packages()
+    if args.output is not None and args.output.exists():
+        raise UsageError(f"--output {args.output} exists; choose another file")
+    bundle = fp32_onnx_bundle(args.bundle)
+    prompts = prompts_of(args, bundle)
+    if not 1 <= args.runs <= len(prompts):
+        raise UsageError(f"--runs is {args.runs}; there are {len(prompts)} prompts")
+    options = Options(
+        seed=args.seed,
+        steps=args.steps,
+        decoder_steps=args.decoder_steps,
+        height=args.height,
+        width=args.width,
+    )
+    found = ranges(bundle, prompts[: args.runs], options)
+    report = reporter(args)
+    for graph in bundle.manifest.graphs:
+        _report(graph, [r for r in found if r.graph == graph], args.top, report)
+    if args.output is not None:
+        nodes = [dataclasses.asdict(r) for r in found]
+        about = {"model": bundle.manifest.model.id, "runs": args.runs, "nodes": nodes}
+        args.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        report(f"wrote {args.output}")
+    over = [r for r in found if r.precision == "fp16" and not r.largest <= LARGEST_FP16]
+    if over:
+        report(f"{len(over)} nodes do not fit fp16, the first: {over[0].graph} {over[0].node}")
+    return 1 if over else 0
+
+
+def _report(graph: str, found: list[Range], top: int, report: Callable[[str], None]) -> None:
+    for precision in ("fp16", "fp32"):
+        own = sorted((r for r in found if r.precision == precision), key=lambda r: -r.largest)
+        if not own:
+            continue
+        over = sum(r.largest > LARGEST_FP16 for r in own)
+        report(f"{graph}: {len(own)} nodes in {precision}, {over} over {LARGEST_FP16:.0f}")
+        for r in own[:top]:
+            room = "infinite in fp16" if r.headroom < 1 else f"{math.floor(r.headroom)} x headroom"
+            report(f"  {r.node:<28}{r.op:<20}{r.largest:>12.4g}  {room}")

@@ -1,0 +1,124 @@
+"""From a target to a plan: what a denoiser loses by a recipe, and which weights to keep from it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from quantization.calibration import DENOISERS, Samples, record
+from quantization.recipes import Int8, Int8Dynamic, IntegerWeights, Recipe
+from quantization.sensitivity import (
+    AnyRecipe,
+    Damage,
+    Point,
+    Report,
+    Trial,
+    damages,
+    decibels,
+    evaluation_of,
+    floor_of,
+    pick,
+    plane,
+)
+from runtimes.bundle import Bundle
+from runtimes.errors import UsageError
+
+EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
+RUNS = 2
+
+
+@dataclass(frozen=True)
+class Found:
+    """A denoiser: the uniform recipe's worst step, each group's damage, and the picked plan.
+
+    `recipe` is the one to use; `damages` is empty where the uniform one reaches the target.
+    """
+
+    uniform_db: float
+    damages: Sequence[Damage]
+    recipe: AnyRecipe
+    worst_db: float
+    plane: Sequence[Point]
+
+
+def judged_runs(bundle: Bundle, prompts: Sequence[str], runs: int = RUNS) -> Samples:
+    """Every step of full runs that nothing is calibrated on: what plans are judged by."""
+    if not 1 <= runs <= len(prompts):
+        raise UsageError(f"{runs} runs to judge on need as many prompts, there are {len(prompts)}")
+    steps = [len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS]
+    return record(bundle, prompts[:runs], runs * max(steps), EVALUATION_SEED)
+
+
+def searchable(recipe: Recipe | None) -> bool:
+    """Whether a recipe takes exceptions that a search can pick."""
+    return isinstance(recipe, Int8 | Int8Dynamic | IntegerWeights)
+
+
+def search(
+    bundle: Bundle,
+    plan: Mapping[str, Recipe],
+    calibration: Samples | None,
+    judged: Samples,
+    report: Report,
+    *,
+    target_db: float | None,
+    group: str = "weight",
+    rank: bool = False,
+) -> dict[str, Found]:
+    """For each denoiser in `plan`: the recipe that reaches `target_db` with the fewest exceptions.
+
+    `rank` measures every group and the size/quality plane also where the uniform recipe does.
+    Raises RunError when the target is out of reach.
+    """
+    found = {}
+    for name in DENOISERS:
+        recipe = plan.get(name)
+        if not isinstance(recipe, Int8 | Int8Dynamic | IntegerWeights):
+            continue
+        graph = bundle.path(bundle.graph(name).file)
+        feeds = calibration.feeds[name] if calibration else []
+        trial = Trial(graph, recipe, feeds, evaluation_of(graph, judged.feeds[name]), group)
+        try:
+            found[name] = _search(name, trial, target_db, report, rank=rank)
+        finally:
+            trial.close()
+    return found
+
+
+def _search(
+    name: str, trial: Trial, target_db: float | None, report: Report, *, rank: bool
+) -> Found:
+    uniform = decibels(trial.noise(keep=trial.recipe.keep, skip=trial.recipe.skip).max())
+    report(f"{name}, uniform {trial.recipe.name}: worst step {uniform:.1f} dB")
+    if target_db is None or uniform >= target_db:
+        if not rank:
+            return Found(uniform, (), trial.recipe, uniform, ())
+        ranked = _ranked(name, trial, report)
+        points = plane(trial, ranked, _alternatives(trial.recipe))
+        return Found(uniform, ranked, trial.recipe, uniform, points)
+    floor = floor_of(trial, target_db)
+    ranked = _ranked(name, trial, report)
+    points = plane(trial, ranked, _alternatives(trial.recipe)) if rank else []
+    keep, noise = pick(trial, ranked, floor, target_db)
+    worst = decibels(noise.max())
+    kept = sum(trial.values[weight] for weight in keep) / sum(trial.values.values())
+    report(
+        f"{name}, picked: worst step {worst:.1f} dB with {len(keep)} of {len(trial.values)} "
+        f"weights kept ({100 * kept:.0f} % of the values)"
+    )
+    return Found(uniform, ranked, dataclasses.replace(trial.recipe, keep=keep), worst, points)
+
+
+def _ranked(name: str, trial: Trial, report: Report) -> list[Damage]:
+    report(f"{name}: measuring {len(trial.groups)} groups of weights one at a time")
+    return damages(trial, report)
+
+
+def _alternatives(recipe: AnyRecipe) -> dict[str, AnyRecipe]:
+    """What else one could do to every weight alike."""
+    if isinstance(recipe, IntegerWeights):
+        sizes = [size for size in (16, 32, 64, 128) if size != recipe.group]
+        return {f"groups of {size}": dataclasses.replace(recipe, group=size) for size in sizes}
+    if isinstance(recipe, Int8):
+        others = [alpha for alpha in (0.0, 0.5, 0.7) if alpha != recipe.smoothing]
+        return {f"smoothing {a:g}": dataclasses.replace(recipe, smoothing=a) for a in others}
+    return {}
