@@ -1,35 +1,287 @@
-"""validation bench: every graph, every way to run it, each time with its error."""
+"""validation bench: every graph and whole pictures, every way to run them, times with errors."""
 
 import json
+import shutil
+import time
+from pathlib import Path
 
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+
+import validation.bench.conditioning
+import validation.bench.peak
+import validation.bench.public_cases
+import validation.bench.pytorch
+from exporter.configs import StageBConfig, StageCConfig
+from exporter.graphs import plan_graphs
+from exporter.options import ExportOptions
+from runtimes.engine import Placement
+from validation.bench.cases import count_flops
+from validation.bench.end_to_end import Clock, TimedGraphs
+from validation.bench.measure import in_groups
+from validation.bench.peak import matrix_peaks
+from validation.bench.public import public_checkpoint
+from validation.bench.reference_modules import reference_module
+from validation.bench.table import HEAD
 from validation.cli import main
+from validation.metrics import difference
+from validation.tolerances import LIMITS
+
+EXACT = LIMITS["fp32"].graph_error
+QUICK = ["--repeats", "1", "--without", "compile", "plain"]
 
 
-def test_every_graph_is_timed_with_its_error(capsys, bundles):
+@pytest.fixture(autouse=True)
+def small_peak(monkeypatch):
+    """A product that takes no time says how the peak is measured as well as a large one."""
+    monkeypatch.setattr(validation.bench.peak, "SIZES", (64,))
+
+
+def bench(capsys, *words) -> tuple[int, str, str]:
+    code = main(["bench", *map(str, words)])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def measured(capsys, *words) -> dict:
+    code, out, err = bench(capsys, *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def by_name(found: dict, graph: str) -> dict:
+    return {t["contender"]: t for t in found["timings"] if t["graph"] == graph}
+
+
+def test_every_graph_and_the_whole_picture_are_timed_with_their_errors(capsys, bundles):
     bundle = bundles("demo")
-    assert main(["bench", str(bundle.folder), "--repeats", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["timings"]
-    assert {timing["graph"] for timing in found} == set(bundle.manifest.graphs)
-    limits = {"PyTorch fp32": 0, "ONNX Runtime fp32": 1e-5, "OpenVINO f32": 1e-5}
-    for timing in found:
-        assert 0 < timing["fastest"] <= timing["median"] <= timing["slowest"]
-        assert timing["relative_error"] <= limits.get(timing["contender"], 5e-2)
-    assert limits.keys() <= {timing["contender"] for timing in found}
+    found = measured(capsys, bundle.folder, *QUICK)
+    limits = {"PyTorch eager": 0, "ONNX Runtime": EXACT, "OpenVINO f32": EXACT}
+    assert {timing["graph"] for timing in found["timings"]} == set(bundle.manifest.graphs)
+    for graph in bundle.manifest.graphs:
+        timings = by_name(found, graph)
+        assert limits.keys() <= timings.keys()
+        assert timings["PyTorch eager"]["speedup"] == 1
+        for name, timing in timings.items():
+            seconds = timing["seconds"]
+            assert 0 < seconds["fastest"] <= seconds["median"] <= seconds["slowest"]
+            assert timing["relative_error"] <= limits.get(name, 5e-2)
+            assert timing["flops"] > 0
+    assert by_name(found, "stage_b")["OpenVINO f32"]["precision"] == "f32"
+    pictures = {picture["contender"]: picture for picture in found["pictures"]}
+    assert {"PyTorch fp32, export form", "ONNX Runtime", "OpenVINO f32"} <= pictures.keys()
+    for picture in pictures.values():
+        assert picture["stages"].keys() == bundle.manifest.graphs.keys()
+        assert 0 < picture["outside"] < 1
+        assert picture["picture_db"] > 40
 
 
-def test_the_table_has_a_column_per_contender(capsys, bundles):
-    assert main(["bench", str(bundles("demo").folder), "--repeats", "1", "--markdown"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "torch" in lines[0] and "cores" in lines[0]
-    assert {line.count("|") for line in lines[1:]} == {lines[1].count("|")}
+def test_the_tables(capsys, bundles, folders):
+    decoder, prior = folders("one_level")
+    words = ["--reference", decoder, "--prior", prior, *QUICK, "autocast", "--markdown"]
+    code, out, _ = bench(capsys, bundles("one_level").folder, *words)
+    assert code == 0
+    about, graphs, pictures, remarks = (block.splitlines() for block in out.split("\n\n"))
+    assert "torch" in about[0] and "cores" in about[0]
+    for table in (graphs, pictures):
+        assert {line.count("|") for line in table} == {table[0].count("|")}
+    assert [cell.strip() for cell in graphs[0].strip("|").split("|")] == list(HEAD)
+    assert "%" in graphs[2].split("|")[-2]
+    assert any("|b| of epsilon's division" in line for line in remarks)
+    assert all(line.startswith("- ") for line in remarks)
 
 
-def test_bad_use(capsys, bundles):
-    demo = str(bundles("demo").folder)
+@pytest.mark.slow
+def test_plain_exports_show_what_the_rewrites_are_for(capsys, bundles, folders):
+    """The resize that ONNX and OpenVINO sample elsewhere, in numbers; Stage A has none."""
+    decoder, prior = folders("one_level")
+    words = ["--reference", decoder, "--prior", prior, "--graphs", "stage_b", "stage_a"]
+    words += ["--repeats", "1", "--without", "compile", "autocast"]
+    found = measured(capsys, bundles("one_level").folder, *words)
+    stage_b, stage_a = by_name(found, "stage_b"), by_name(found, "stage_a")
+    for name in ("plain export, ONNX Runtime", "plain export, OpenVINO f32"):
+        assert stage_b[name]["relative_error"] > 1e-3
+        assert stage_a[name]["relative_error"] < EXACT
+        assert stage_b[name]["flops"] > stage_b["ONNX Runtime"]["flops"]
+    assert stage_b["ONNX Runtime"]["relative_error"] < EXACT
+    assert stage_b["plain export, OpenVINO default"]["precision"] in ("f32", "bf16", "f16")
+    assert found["pictures"] == []  # some graphs only
+
+
+@pytest.mark.slow
+def test_torch_compile_is_timed(capsys, bundles, folders):
+    decoder, prior = folders("one_level")
+    words = ["--reference", decoder, "--prior", prior, "--graphs", "stage_a", "--repeats", "1"]
+    words += ["--without", "plain", "autocast", "onnxruntime", "openvino"]
+    found = measured(capsys, bundles("one_level").folder, *words)
+    timings = by_name(found, "stage_a")
+    assert list(timings) == ["PyTorch eager", "torch.compile"]
+    assert timings["torch.compile"]["relative_error"] < EXACT
+
+
+def test_without_a_compiler_torch_compile_is_left_out_and_why(capsys, bundles, monkeypatch):
+    def compile_(module):
+        raise RuntimeError("\n  no C++ compiler found\n  and much more")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    words = ["--graphs", "stage_a", "--repeats", "1", "--without", "plain", "openvino"]
+    code, out, err = bench(capsys, bundles("demo").folder, *words)
+    assert code == 0 and "torch.compile" not in out
+    assert "without torch.compile: no C++ compiler found\n" in err
+
+
+def test_a_peer_that_fails_is_left_out_and_named(capsys, bundles, monkeypatch):
+    def export(*_args, **_options):
+        raise RuntimeError("no such\noperator")
+
+    demo = bundles("demo").folder
+    monkeypatch.setattr(torch.onnx, "export", export)
+    words = ["--graphs", "stage_a", "--repeats", "1", "--without", "compile", "autocast"]
+    code, out, err = bench(capsys, demo, *words)
+    assert code == 0 and "plain export, ONNX Runtime" not in out and "\nstage_a  ONNX" in out
+    assert "stage_a without plain export, ONNX Runtime: no such operator\n" in err
+
+
+def test_other_bundles_of_the_model_run_beside_it(capsys, bundles, folders):
+    decoder, prior = folders("one_level")
+    other = bundles("one_level", ExportOptions(backend="openvino", golden=False))
+    words = ["--reference", decoder, "--prior", prior, *QUICK, "autocast", "--also", other.folder]
+    found = measured(capsys, bundles("one_level").folder, *words)
+    assert f"{other.folder.name}: OpenVINO f32" in {p["contender"] for p in found["pictures"]}
+    names = set(by_name(found, "stage_b"))
+    assert {"OpenVINO f32", f"{other.folder.name}: OpenVINO f32", "ONNX Runtime"} <= names
+    assert f"{other.folder.name}: ONNX Runtime" not in names  # which does not run IR
+
+
+def test_what_does_not_fit_together_is_timed_in_groups(capsys, bundles):
+    words = ["--graphs", "stage_a", *QUICK, "--memory", "0.0001"]
+    code, out, err = bench(capsys, bundles("demo").folder, *words)
+    assert code == 0
+    assert ": PyTorch bf16 autocast\ngroup 2 of " in err and ": ONNX Runtime\ngroup 3 of " in err
+    assert "timed in groups" in out
+    assert in_groups([3, 4, 5, 9, 1], float, 8) == [[3, 4], [5], [9], [1]]
+
+
+def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path):
+    """The public sizes and names, narrow denoisers: all that --real-size does but its width."""
+    small = public_checkpoint(
+        StageBConfig(c_hidden=(8, 16), nhead=(-1, 2), blocks=(1, 1), level_config=("CT", "CTA"),
+                     inject_effnet=(False, True), patch_size=8),
+        StageCConfig(c_in=16, c=32, c_cond=1280, depth=2, nhead=2),
+    )  # fmt: skip
+    monkeypatch.setattr(validation.bench.public_cases, "real_size", lambda: small)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = measured(capsys, "--real-size", *QUICK)
+    for graph in ("stage_c", "stage_b"):
+        assert by_name(found, graph)["ONNX Runtime"]["relative_error"] < EXACT
+    remarks = " ".join(found["remarks"])
+    for words in ("stage_c: |b|", "stage_b: |b|", "peak memory", "NumPy and Python outside"):
+        assert words in remarks
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(validation.bench.conditioning, "LARGEST_B", 0.0)
+    code, _, err = bench(capsys, "--real-size", *QUICK)
+    assert code == 1 and "stage_c's errors would say nothing: |b| of epsilon's division" in err
+
+
+@pytest.mark.parametrize("name", list(tiny.TINY))
+def test_reference_modules_are_diffusers_own(checkpoint, name):
+    """Built from config and weights by name, they compute what the saved modules do."""
+    saved, x = tiny.reference(name), torch.Generator().manual_seed(3)
+    for plan in plan_graphs(checkpoint(name), "nchw", text=True):
+        with plan.weights() as weights:
+            found = reference_module(plan, weights)
+            if plan.name.endswith("_condition"):
+                assert found is None
+                continue
+            config = checkpoint(name).stage_b.config
+            if plan.name == "stage_c":
+                config = checkpoint(name).stage_c.config
+                given = (torch.randn(2, config.c_in, 5, 7, generator=x), torch.tensor([0.9, 0.2]),
+                         torch.randn(2, 77, config.c_cond, generator=x))  # fmt: skip
+                expected = saved.stage_c(*given)
+            elif plan.name == "stage_b":
+                side = 2 * config.multiple
+                given = (torch.randn(1, config.c_in, side, side, generator=x), torch.tensor([0.4]),
+                         torch.randn(1, config.effnet_embd, 5, 7, generator=x),
+                         torch.randn(1, 77, config.clip_embd, generator=x))  # fmt: skip
+                expected = saved.stage_b(*given)
+            elif plan.name == "stage_a":
+                given = (torch.randn(1, config.c_out, 6, 4, generator=x),)
+                scaled = given[0] * saved.stage_a.config.scale_factor
+                expected = saved.stage_a.decode(scaled).sample.clamp(0, 1)
+            else:
+                given = (torch.arange(154).view(2, 77), torch.ones(2, 77, dtype=torch.long))
+                expected = getattr(saved, plan.name)(*given).last_hidden_state
+            output = found(*given)
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            assert difference(output.numpy(), expected.numpy()).relative < EXACT / 10
+
+
+def test_attention_counts():
+    """PyTorch's counter leaves fused attention out on some devices, not on the meta device."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v):
+            return F.scaled_dot_product_attention(q, k, v)
+
+    q, kv = torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 6, 4)
+    assert count_flops(Attention(), [q, kv, kv]) == 2 * (2 * 2 * 8 * 6 * 4)
+
+
+def test_the_clock_counts_what_runs_inside_the_engines():
+    class Sleeper:
+        load_seconds, placement = 0.0, Placement("none", "CPU", "f32")
+
+        def run(self, feeds):
+            time.sleep(0.02)
+            return feeds
+
+        def bind(self, constants):
+            return lambda feeds: self.run({**constants, **feeds})
+
+    class Graphs:
+        def open(self, name):
+            return Sleeper()
+
+    clock, start = Clock(), time.perf_counter()
+    engine = TimedGraphs(Graphs(), clock).open("stage_a")
+    assert engine.run({"a": 1}) == {"a": 1}
+    assert engine.bind({"a": 1})({"b": 2}) == {"a": 1, "b": 2}
+    time.sleep(0.02)
+    assert 0.04 <= clock.seconds <= time.perf_counter() - start - 0.02
+
+
+def test_peaks_are_measured_for_every_precision_of_the_processor():
+    import openvino
+
+    peaks = matrix_peaks()
+    assert "f32" in peaks and all(rate > 0 for rate in peaks.values())
+    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert ("int8" in peaks, "bf16" in peaks) == ("INT8" in has, "BF16" in has)
+
+
+def test_bad_use(capsys, bundles, tmp_path):
+    demo, other = bundles("demo").folder, bundles("one_level").folder
+    ir = Path(shutil.copytree(other, tmp_path / "ir"))
+    manifest = json.loads((ir / "bundle.json").read_text())
+    (ir / "bundle.json").write_text(json.dumps(manifest | {"backend": "openvino"}))
+    one = "give a bundle to time, or --real-size, or --blocks"
     for words, message in (
-        ([], "give a bundle to time, or --blocks"),
-        ([demo, "--blocks"], "give a bundle to time, or --blocks"),
+        ([], one),
+        ([demo, "--blocks"], one),
+        (["--real-size", "--blocks"], one),
+        (["--blocks", "--also", demo], "--also does not go with --blocks"),
         ([demo, "--repeats", "0"], "--repeats is 0"),
+        ([demo, "--memory", "nan"], "--memory is nan"),
+        ([demo, "--graphs", "stage_d"], "--graphs stage_d: there are text_encoder"),
+        ([demo, "--graphs", "decoder_text_encoder"], "--graphs decoder_text_encoder: "),
+        ([demo, "--without", "luck"], "--without luck: there are autocast"),
+        ([demo, "--also", other], "compare bundles of one model"),
+        ([demo, "--also", demo], f"two bundles are called '{demo.name}'"),
+        ([ir], "bench takes an fp32 onnx bundle first, this is openvino fp32; give it with --also"),
     ):
-        assert main(["bench", *words]) == 2
-        assert message in capsys.readouterr().err
+        code, _, err = bench(capsys, *words)
+        assert code == 2, words
+        assert message in err and err.count("\n") == 1

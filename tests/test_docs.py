@@ -12,6 +12,8 @@ from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
 from validation.bench.cli import parser as bench_parser
 from validation.cli import parser as validation_parser
+from validation.quality.cli import parser as quality_parser
+from validation.sweep.cli import parser as sweep_parser
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
@@ -22,6 +24,8 @@ PARSERS = {
     "quantization sensitivity": sensitivity_parser,
     "validation": validation_parser,
     "validation bench": bench_parser,
+    "validation quality": quality_parser,
+    "validation sweep": sweep_parser,
 }
 
 
@@ -51,6 +55,7 @@ def test_every_option_has_help(name):
         "README.md",
         "exporter/demo_checkpoint/README.md",
         "docs/performance.md",
+        "docs/quality.md",
         "docs/quantization.md",
     ],
 )

@@ -1,11 +1,13 @@
 """python -m validation: does a bundle compute what its checkpoint does?"""
 
 import argparse
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
@@ -13,9 +15,12 @@ from runtimes.command import add_execution_options, execution_of, guarded, insta
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
-from validation.gate import Check, Gate, run_gate
+from validation.gate import run_gate
 from validation.graphs import graphs_for
 from validation.recording import Recording, read_golden
+from validation.report.collect import naming
+from validation.report.command import Request, check_request, entries_of, run
+from validation.terminal import print_gate
 from validation.tolerances import limits_for
 
 _REFERENCE_ONLY = (
@@ -24,7 +29,16 @@ _REFERENCE_ONLY = (
 )  # fmt: skip
 _NEEDED = tuple(name for name in GRAPHS if name != "decoder_text_encoder")
 
+REPEATS = 3
 PROMPT = "a small green star on the left and a large orange ring at the bottom right"
+
+
+# The module whose `main` a first word calls.
+COMMANDS = {
+    "bench": "validation.bench.cli",
+    "quality": "validation.quality.cli",
+    "sweep": "validation.sweep.cli",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,11 +46,30 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m validation",
         description="Run every graph and the whole trajectory of a bundle against diffusers on the "
-        "same noise, print the differences, and exit with 1 when a limit is passed. "
-        "'python -m validation bench' measures times.",
+        "same noise, print the differences, and exit with 1 when a limit is passed. Several "
+        "bundles of one model are compared and timed, and the one to ship is named. "
+        "'python -m validation bench' measures times, 'quality' pictures, 'sweep' both over "
+        "guidance and steps.",
     )
     add = found.add_argument
-    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add(
+        "bundles",
+        type=Path,
+        nargs="+",
+        metavar="BUNDLE",
+        help="bundle folder, from 'python -m exporter' or 'python -m quantization'",
+    )
+    add(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="new folder for report.html, a page that needs nothing else, and report.json",
+    )
+    add(
+        "--repeats",
+        type=int,
+        help="comparison: timed runs of each bundle, in turn (default: 3)",
+    )
     add(
         "--reference",
         metavar="DIR_OR_ID",
@@ -67,30 +100,43 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"]:
-        from validation.bench.cli import main as bench
-
-        return bench(words[1:])
+    if words and words[0] in COMMANDS:
+        run: Callable[[list[str]], int] = importlib.import_module(COMMANDS[words[0]]).main
+        return run(words[1:])
     args = parser().parse_args(words)
     return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was judged")
 
 
 def _run(args: argparse.Namespace) -> int:
-    gate = _measure(args)
+    if len(args.bundles) > 1 or args.report is not None:
+        return _compare(args)
+    if args.repeats is not None:
+        raise UsageError("--repeats is for a comparison: give --report, or several bundles")
+    bundle = open_bundle(args.bundles[0], verify_hashes=True)
+    graphs = graphs_for(bundle, execution_of(args))
+    gate = run_gate(bundle, graphs, _recording(args, [bundle]))
     if args.json:
         print(json.dumps(dataclasses.asdict(gate) | {"failures": gate.failures}, indent=1))
     elif not args.quiet:
-        _print(gate, verbose=args.verbose)
+        print_gate(gate, verbose=args.verbose)
     if gate.failures:
         found = f"{len(gate.failures)} limits passed, the first at {gate.failures[0]}"
-        print(f"error: {args.bundle}: {found}", file=sys.stderr)
+        print(f"error: {bundle.folder}: {found}", file=sys.stderr)
         return 1
     return 0
 
 
-def _measure(args: argparse.Namespace) -> Gate:
-    bundle = open_bundle(args.bundle, verify_hashes=True)
-    graphs = graphs_for(bundle, execution_of(args))
+def _compare(args: argparse.Namespace) -> int:
+    repeats = REPEATS if args.repeats is None else args.repeats
+    request = Request(args.report, repeats, args.verbose, args.quiet, args.json)
+    bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
+    check_request(request, bundles)
+    entries = entries_of(bundles, execution_of(args))
+    return run(request, entries, _recording(args, bundles), execution_of(args))
+
+
+def _recording(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording:
+    """The run that all the bundles, which are of one model, are compared with."""
     names = ("torch", "diffusers", "transformers", "safetensors")
     missing = [name for name in names if not installed(name)]
     if args.golden or (missing and not args.reference):
@@ -104,83 +150,50 @@ def _measure(args: argparse.Namespace) -> Gate:
                     else f"needs {missing[0]}: install [validation]"
                 )
             )
-        recording = read_golden(bundle.folder)
-        _check_before(bundle, recording.options)
-        return run_gate(bundle, graphs, recording)
+        recording = read_golden(bundles[0].folder)
+        _check_before(bundles, recording.options)
+        return recording
     if missing:
         raise UsageError(
             f"--reference needs {missing[0]}: pip install 'wuerstchen-export[validation]', or "
             "compare with --golden"
         )
-    return run_gate(bundle, graphs, _reference(args, bundle))
+    return _reference(args, bundles)
 
 
-def _check_before(bundle: Bundle, options: Options) -> None:
+def _check_before(bundles: Sequence[Bundle], options: Options) -> None:
     """Everything that can be refused, before the reference runs for minutes."""
-    lacking = [name for name in _NEEDED if name not in bundle.manifest.graphs]
-    if lacking:
-        raise UsageError(f"{bundle.folder} holds no {lacking[0]}: only whole bundles are validated")
-    limits_for(bundle.manifest.precision)
-    check_static(bundle.manifest, make_plan(bundle.manifest.sampling, options, 1, None), 1)
+    for bundle in bundles:
+        manifest = bundle.manifest
+        lacking = [name for name in _NEEDED if name not in manifest.graphs]
+        if lacking:
+            raise UsageError(
+                f"{bundle.folder} holds no {lacking[0]}: only whole bundles are validated"
+            )
+        with naming(bundle.folder.name) if len(bundles) > 1 else contextlib.nullcontext():
+            limits_for(manifest.precision)
+            check_static(manifest, make_plan(manifest.sampling, options, 1, None), 1)
 
 
-def _reference(args: argparse.Namespace, bundle: Bundle) -> Recording:
+def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording:
     for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
     from exporter.components import open_checkpoint
-    from validation.checkpoints import reference_pair
+    from validation.checkpoints import check_architecture, reference_pair
     from validation.reference import record_reference
 
+    manifest = bundles[0].manifest
     options = Options(
         seed=args.seed or 0,
         steps=args.steps,
         decoder_steps=args.decoder_steps,
-        height=args.height,
-        width=args.width,
+        # Written out, for the defaults of further bundles may differ.
+        height=manifest.sampling.height if args.height is None else args.height,
+        width=manifest.sampling.width if args.width is None else args.width,
     )
-    _check_before(bundle, options)
-    model = bundle.manifest.model
-    source, prior = reference_pair(model, args.reference, args.prior)
-    checkpoint = open_checkpoint(source, prior, model.variant or None)
+    _check_before(bundles, options)
+    source, prior = reference_pair(manifest.model, args.reference, args.prior)
+    checkpoint = open_checkpoint(source, prior, manifest.model.variant or None)
+    check_architecture(checkpoint, manifest)
     prompt = PROMPT if args.prompt is None else args.prompt
-    return record_reference(
-        checkpoint, bundle.manifest, prompt, args.negative_prompt or "", options
-    )
-
-
-def _print(gate: Gate, *, verbose: bool) -> None:
-    print(f"compared with: {gate.source}")
-    for place in dict.fromkeys(gate.placements.values()):
-        names = [name for name, used in gate.placements.items() if used == place]
-        print(f"ran on: {place} ({', '.join(names)})")
-    print()
-    print("each graph on the reference's inputs (denoisers: the worst step)")
-    _print_checks(gate.graphs)
-    if verbose:
-        print("\ndenoisers, step by step")
-        _print_checks(gate.steps)
-    print("\nthe whole run on the same noise: latents after a step"
-          + ("" if verbose else " (worst and last; --verbose shows all)"))  # fmt: skip
-    _print_checks(gate.trajectory if verbose else _worst_and_last(gate.trajectory))
-    verdict = "ok" if gate.picture_db >= gate.picture_limit_db else "FAILED"
-    print(f"\npicture: PSNR {gate.picture_db:.1f} dB (limit {gate.picture_limit_db:g}) {verdict}")
-
-
-def _worst_and_last(checks: Sequence[Check]) -> list[Check]:
-    """Per denoiser, the step furthest off and the last one; failures are always among them."""
-    found = []
-    for graph in ("stage_c", "stage_b"):
-        own = [check for check in checks if check.what.startswith(graph)]
-        worst = max(own, key=lambda check: check.relative)
-        found += [check for check in own if check in (worst, own[-1]) or not check.passed]
-    return found
-
-
-def _print_checks(checks: Sequence[Check]) -> None:
-    print(f"{'':<34}{'max abs':>10}{'relative':>10}{'SQNR dB':>9}")
-    for check in checks:
-        verdict = "ok" if check.passed else f"FAILED: {check.limit}"
-        print(
-            f"{check.what:<34}{check.max_abs:>10.1e}{check.relative:>10.1e}"
-            f"{check.sqnr_db:>9.1f}  {verdict}"
-        )
+    return record_reference(checkpoint, manifest, prompt, args.negative_prompt or "", options)

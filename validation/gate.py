@@ -10,9 +10,9 @@ from runtimes.engine import STORED, Engine, Placement, Tensors
 from runtimes.graphs import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
 from runtimes.options import timesteps_for
-from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.schedule import schedule, timestep_embedding
-from validation.metrics import Difference, difference, psnr_db
+from validation.metrics import Difference, decibels, difference, psnr_db
 from validation.recording import Recording
 from validation.tolerances import Limits, loosest
 
@@ -21,13 +21,19 @@ DENOISERS = ("stage_c", "stage_b")
 
 @dataclass(frozen=True)
 class Check:
-    """One measured value against its limit."""
+    """One measured value against its limit: `limit_db` is the least SQNR that passes.
+
+    `step` of the graph counts from 1; None for a graph that runs once.
+    """
 
     what: str
+    graph: str
+    step: int | None
     max_abs: float
     relative: float
     sqnr_db: float
     limit: str
+    limit_db: float
     passed: bool
 
 
@@ -56,11 +62,17 @@ class Gate:
         return found
 
 
-def run_gate(bundle: Bundle, graphs: GraphSource, recording: Recording) -> Gate:
+def run_gate(
+    bundle: Bundle,
+    graphs: GraphSource,
+    recording: Recording,
+    on_tensors: OnTensors = lambda name, tensors: None,
+) -> Gate:
     """Measure a bundle's graphs, opened by `graphs`, against a recording.
 
     Each graph is held to the limits of its stored or its compute precision, whichever is less
-    exact; the trajectory and the picture to those of the least exact graph.
+    exact; the trajectory and the picture to those of the least exact graph. `on_tensors` sees
+    the trajectory's tensors, as the pipeline names them.
     """
     sessions = Sessions(graphs, one_at_a_time=True)
     checks, steps = [], []
@@ -70,13 +82,15 @@ def run_gate(bundle: Bundle, graphs: GraphSource, recording: Recording) -> Gate:
             results = list(_results(engine, bundle, name, recording))
             placements[name] = engine.placement  # known to some engines only after a run
         limits = loosest(_precisions(bundle, name, placements[name]))
-        found = [_graph_check(what, measured, limits) for what, measured in results]
+        found = [
+            _graph_check(name, step, what, measured, limits) for step, what, measured in results
+        ]
         if name in DENOISERS:
             steps += found
         checks.append(replace(max(found, key=lambda check: check.relative), what=name))
     used = {p for name in placements for p in _precisions(bundle, name, placements[name])}
     limits = loosest(used)
-    trajectory, picture = _trajectory(bundle, graphs, recording, limits)
+    trajectory, picture = _trajectory(bundle, graphs, recording, limits, on_tensors)
     return Gate(
         recording.source,
         placements,
@@ -95,11 +109,12 @@ def _precisions(bundle: Bundle, name: str, placement: Placement) -> tuple[str, s
 
 def _results(
     engine: Engine, bundle: Bundle, name: str, recording: Recording
-) -> Iterator[tuple[str, Difference]]:
+) -> Iterator[tuple[int | None, str, Difference]]:
+    """Step, what it is called, and how far off it is."""
     if name in DENOISERS:
         yield from _denoiser_steps(engine, bundle, name, recording)
     else:
-        yield name, _graph(engine, bundle, name, recording)
+        yield None, name, _graph(engine, bundle, name, recording)
 
 
 def _graph(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> Difference:
@@ -112,7 +127,7 @@ def _graph(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> D
 
 def _denoiser_steps(
     engine: Engine, bundle: Bundle, name: str, recording: Recording
-) -> Iterator[tuple[str, Difference]]:
+) -> Iterator[tuple[int, str, Difference]]:
     """Each step by itself: the recorded latents in, the recorded epsilon expected."""
     spec, denoiser = bundle.manifest.graphs[name], getattr(bundle.manifest.sampling, name)
     names = [t.name for t in spec.inputs if t.name not in ("latents", "timestep_embedding")]
@@ -126,24 +141,29 @@ def _denoiser_steps(
         embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
         found = run({"latents": doubled, "timestep_embedding": embedding})["epsilon"]
         what = f"{name}, step {index + 1} (t = {row.t:.4f})"
-        yield what, difference(found, expected)
+        yield index + 1, what, difference(found, expected)
         before = str(index)
 
 
 def _trajectory(
-    bundle: Bundle, graphs: GraphSource, recording: Recording, limits: Limits
+    bundle: Bundle,
+    graphs: GraphSource,
+    recording: Recording,
+    limits: Limits,
+    on_tensors: OnTensors,
 ) -> tuple[list[Check], float]:
     """The whole pipeline on the recorded noise, its own outputs feeding every next step."""
     checks = []
 
     def compare(name: str, tensors: Tensors) -> None:
+        on_tensors(name, tensors)
         graph, _, index = name.partition("/")
         if index.isdigit():
+            step, least = int(index) + 1, limits.latent_db
             found = difference(tensors["latents"], recording.tensors[f"{name}.latents"])
-            what = f"{graph} latents after step {int(index) + 1}"
-            limit = f"SQNR >= {limits.latent_db:g} dB"
-            passed = found.sqnr_db >= limits.latent_db
-            checks.append(Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed))
+            what, limit = f"{graph} latents after step {step}", f"SQNR >= {least:g} dB"
+            values = (found.max_abs, found.relative, found.sqnr_db)
+            checks.append(Check(what, graph, step, *values, limit, least, found.sqnr_db >= least))
 
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         result = pipeline(
@@ -160,7 +180,10 @@ def _recorded(recording: Recording, graph: str, names: list[str]) -> Tensors:
     return {name: recording.tensors[f"{graph}.{name}"] for name in names}
 
 
-def _graph_check(what: str, found: Difference, limits: Limits) -> Check:
-    limit = f"relative error <= {limits.graph_error:.1e}"
+def _graph_check(
+    graph: str, step: int | None, what: str, found: Difference, limits: Limits
+) -> Check:
+    limit, least = f"relative error <= {limits.graph_error:.1e}", decibels(limits.graph_error)
+    values = (found.max_abs, found.relative, found.sqnr_db)
     passed = found.relative <= limits.graph_error
-    return Check(what, found.max_abs, found.relative, found.sqnr_db, limit, passed)
+    return Check(what, graph, step, *values, limit, least, passed)

@@ -19,7 +19,12 @@ class Difference:
 
     @property
     def sqnr_db(self) -> float:
-        return EXACT_DB if self.relative == 0 else min(-20 * math.log10(self.relative), EXACT_DB)
+        return decibels(self.relative)
+
+
+def decibels(relative: float) -> float:
+    """A relative L2 error as SQNR in dB; an infinite one is -inf dB."""
+    return EXACT_DB if relative == 0 else min(-20 * math.log10(relative), EXACT_DB)
 
 
 def difference(found: Array, expected: Array) -> Difference:

@@ -1,7 +1,8 @@
 """Score the demo checkpoint: 200 held-out prompts through diffusers, read back by the judge.
 
 python evaluate.py CHECKPOINT [--prompts 200] [--grid grid.png] [--json figures.json]
-python evaluate.py CHECKPOINT --bundle BUNDLE     # through the runtime instead of diffusers
+`python -m validation quality BUNDLE` does the same for a bundle, with intervals; it draws each
+picture from a seed of its own, so that its noise is not the one here.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import 
 )
 from PIL import Image
 
-from runtimes import Options, Pipeline
 from validation.demo.drawing import SIDE, draw
 from validation.demo.judge import Judge, score
 from validation.demo.scenes import Scene, caption, held_out_scenes, sample_scene
@@ -60,17 +60,6 @@ def generate(checkpoint: Path, prompts: list[str], seed: int) -> np.ndarray:
     return np.stack(pictures)
 
 
-def generate_from(bundle: Path, prompts: list[str], seed: int) -> np.ndarray:
-    """The same through the runtime: one seed a picture, so the noise is not that of `generate`."""
-    pictures = []
-    with Pipeline.open(bundle) as pipeline:
-        for at in range(0, len(prompts), 20):
-            chunk = prompts[at : at + 20]
-            options = Options(seed=[seed + at + i for i in range(len(chunk))])
-            pictures.append(pipeline(chunk, options=options).pictures)
-    return np.concatenate(pictures)
-
-
 def judge_accuracy(judge: Judge, count: int = 1000) -> dict[str, float]:
     """The judge on fresh drawings, held-out combinations, one to three things."""
     rng = np.random.default_rng(2026)
@@ -93,17 +82,13 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bundle", type=Path, help="run this bundle instead of diffusers")
     parser.add_argument("--grid", type=Path, help="write a picture of the first ones")
     parser.add_argument("--json", type=Path, help="write the figures")
     args = parser.parse_args()
     judge = Judge(args.checkpoint / "judge/model.onnx")
     scenes = held_out_scenes(args.prompts)
     prompts = [caption(scene) for scene in scenes]
-    if args.bundle:
-        pictures = generate_from(args.bundle, prompts, args.seed)
-    else:
-        pictures = generate(args.checkpoint, prompts, args.seed)
+    pictures = generate(args.checkpoint, prompts, args.seed)
     figures = {
         "prompts": len(prompts),
         "seed": args.seed,

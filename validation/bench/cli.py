@@ -5,43 +5,90 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.bundle import open_bundle
+from runtimes.bundle import Bundle, open_bundle
 from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
+from runtimes.manifest import GRAPHS
 from validation.recording import read_golden
 
 if TYPE_CHECKING:
-    from validation.bench.cases import Case
-    from validation.bench.measure import Timing
+    from validation.bench.run import Findings
+    from validation.bench.settings import Settings
 
-PACKAGES = ("torch", "onnxruntime", "openvino")
+PACKAGES = ("torch", "diffusers", "onnxruntime", "openvino")
+NEEDED = ("torch", "diffusers", "transformers", "onnx")
+FAMILIES = {
+    "autocast": "PyTorch in bf16",
+    "compile": "torch.compile, which takes minutes a graph",
+    "plain": "plain exports of the public modules",
+    "onnxruntime": "our graphs on ONNX Runtime",
+    "openvino": "our graphs on OpenVINO",
+}
+DENOISERS = ["stage_c", "stage_b"]
+GIGABYTE = 1e9
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation bench`."""
     found = argparse.ArgumentParser(
         prog="python -m validation bench",
-        description="Time every graph in PyTorch, ONNX Runtime and OpenVINO, interleaved in one "
-        "run, each with its relative error against PyTorch fp32.",
+        description="Time every graph and whole pictures, interleaved in one run: PyTorch, plain "
+        "exports of its modules, and the bundles on every engine; each with its relative error "
+        "against PyTorch fp32 and its share of this machine's measured matrix peak.",
     )
     add = found.add_argument
-    add("bundle", type=Path, nargs="?", help="ONNX bundle folder, from 'python -m exporter'")
+    add("bundle", type=Path, nargs="?", help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="other bundles of the same model, of any backend and precision",
+    )
     add("--reference", metavar="DIR_OR_ID", help="checkpoint the bundle was made from")
     add("--prior", metavar="DIR_OR_ID", help="prior of --reference")
     add(
+        "--real-size",
+        action="store_true",
+        help="instead of a bundle: the public configs with seeded random weights, 1024 x 1024 "
+        "pixels, one graph in memory at a time (needs 16 GB of memory, 15 GB of disk)",
+    )
+    add(
         "--blocks",
         action="store_true",
-        help="instead of a bundle: blocks of Stage B and Stage C at the public model's widths and "
-        "sizes, with random weights (needs 8 GB)",
+        help="instead of a bundle: as --real-size, with a few blocks of each kind (needs 8 GB)",
+    )
+    add(
+        "--graphs",
+        nargs="+",
+        metavar="GRAPH",
+        help="graphs to time (default: the bundle's; stage_c and stage_b of the public configs), "
+        f"of: {', '.join(GRAPHS)}",
+    )
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="leave out " + "; ".join(f"'{name}' ({text})" for name, text in FAMILIES.items()),
     )
     add("--repeats", type=int, default=7, help="timed rounds, after one to warm up (default: 7)")
-    add("--markdown", action="store_true", help="print a Markdown table")
+    add(
+        "--memory",
+        type=float,
+        default=16.0,
+        metavar="GB",
+        help="contenders that together may need more are timed in groups (default: 16)",
+    )
+    add("--markdown", action="store_true", help="print Markdown tables")
     add("--json", action="store_true", help="print every measurement as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
     return found
@@ -54,48 +101,110 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if (args.bundle is None) != args.blocks:
-        raise UsageError("give a bundle to time, or --blocks")
+    _check(args)
+    bundles = _bundles(args)
+    for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
+        os.environ.setdefault(f"{name}_VERBOSITY", "error")
+    with tempfile.TemporaryDirectory() as folder:
+        found = _measure(args, bundles, Path(folder))
+    about = f"{_machine()}; {_versions()}; {datetime.date.today()}; {args.repeats} rounds, medians"
+    if args.json:
+        print(json.dumps({"machine": about, **dataclasses.asdict(found)}, indent=1))
+    else:
+        _print(about, found, markdown=args.markdown)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Everything that can be refused before any work."""
+    if [args.bundle is not None, args.blocks, args.real_size].count(True) != 1:
+        raise UsageError("give a bundle to time, or --real-size, or --blocks")
+    if args.blocks and args.also:
+        raise UsageError("--also does not go with --blocks: no bundle holds those few blocks")
     if args.repeats < 1:
         raise UsageError(f"--repeats is {args.repeats}; it must be at least 1")
-    if not installed("torch"):
-        raise UsageError("bench needs torch: pip install 'wuerstchen-export[validation]'")
-    from validation.bench.cases import block_cases
-    from validation.bench.contenders import contenders
-    from validation.bench.measure import machine, measure
-
-    found = []
-    present = contenders(lambda line: print(line, file=sys.stderr))
-    with tempfile.TemporaryDirectory() as folder:
-        for case in block_cases(Path(folder)) if args.blocks else _bundle_cases(args):
-            print(f"timing {case.name}", file=sys.stderr)
-            found += measure(case, present, args.repeats)
-    about = f"{machine()}; {_versions()}; {datetime.date.today()}; {args.repeats} rounds, medians"
-    if args.json:
-        timings = [dataclasses.asdict(timing) for timing in found]
-        print(json.dumps({"machine": about, "timings": timings}, indent=1))
-    else:
-        print(about)
-        _print(found, markdown=args.markdown)
+    if not args.memory > 0:
+        raise UsageError(f"--memory is {args.memory}; it must be above 0")
+    for option, given, known in (
+        ("--graphs", args.graphs or [], GRAPHS),
+        ("--without", args.without, FAMILIES),
+    ):
+        for name in given:
+            if name not in known:
+                raise UsageError(f"{option} {name}: there are {', '.join(known)}")
+    missing = [name for name in NEEDED if not installed(name)]
+    if missing:
+        raise UsageError(f"bench needs {missing[0]}: pip install 'wuerstchen-export[validation]'")
 
 
-def _bundle_cases(args: argparse.Namespace) -> "Iterator[Case]":
+def _bundles(args: argparse.Namespace) -> list[Bundle]:
+    """The bundle under test, unless it is the public model, and those given besides."""
+    first = [] if args.bundle is None else [open_bundle(args.bundle)]
+    bundles = [*first, *map(open_bundle, args.also)]
+    names = [bundle.folder.name for bundle in bundles]
+    for bundle in bundles:
+        if names.count(bundle.folder.name) > 1:
+            raise UsageError(
+                f"two bundles are called '{bundle.folder.name}', and rows are called by the name "
+                "of the folder: rename one"
+            )
+        if first and bundle.manifest.model != first[0].manifest.model:
+            model, other = bundle.manifest.model, first[0].manifest.model
+            raise UsageError(
+                f"--also {bundle.folder}: made from {model.id} ({model.revision}), but "
+                f"{args.bundle} from {other.id} ({other.revision}); compare bundles of one model"
+            )
+    for bundle in first:
+        manifest = bundle.manifest
+        if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
+            what = f"{manifest.backend} {manifest.precision}"
+            raise UsageError(
+                f"{args.bundle}: bench takes an fp32 onnx bundle first, this is {what}; give it "
+                "with --also"
+            )
+        for name in args.graphs or []:
+            if name not in manifest.graphs:
+                held = ", ".join(manifest.graphs)
+                raise UsageError(f"--graphs {name}: {args.bundle} holds {held}")
+    return bundles
+
+
+def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) -> "Findings":
+    from validation.bench.public_cases import few_blocks, real_size
+    from validation.bench.run import bench_public
+    from validation.bench.settings import Settings
+
+    default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
+    settings = Settings(
+        graphs=tuple(args.graphs or default),
+        repeats=args.repeats,
+        memory=args.memory * GIGABYTE,
+        without=tuple(args.without),
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    if args.bundle is None:
+        checkpoint = few_blocks() if args.blocks else real_size()
+        return bench_public(checkpoint, bundles, settings, folder)
+    return _measure_bundle(args, bundles, settings, folder)
+
+
+def _measure_bundle(
+    args: argparse.Namespace, bundles: Sequence[Bundle], settings: "Settings", folder: Path
+) -> "Findings":
     from exporter.components import open_checkpoint
-    from exporter.graphs import plan_graphs
-    from validation.bench.cases import bundle_cases
+    from validation.bench.run import bench_bundle
     from validation.checkpoints import reference_pair
 
-    bundle = open_bundle(args.bundle)
-    manifest = bundle.manifest
-    if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
-        what = f"{manifest.backend} {manifest.precision}"
-        raise UsageError(f"{args.bundle}: bench takes fp32 onnx bundles, this is {what}")
+    manifest = bundles[0].manifest
+    recording = read_golden(bundles[0].folder)
     pair = reference_pair(manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(*pair, manifest.model.variant or None)
-    text = manifest.text_graphs["stage_b"] is not None
-    plans = plan_graphs(checkpoint, "nchw", text=text)
-    wanted = [plan for plan in plans if plan.name in manifest.graphs]
-    yield from bundle_cases(bundle, wanted, read_golden(bundle.folder))
+    return bench_bundle(bundles, checkpoint, recording, settings, folder)
+
+
+def _machine() -> str:
+    from validation.bench.measure import machine
+
+    return machine()
 
 
 def _versions() -> str:
@@ -108,21 +217,14 @@ def _versions() -> str:
     return ", ".join(versions)
 
 
-def _print(timings: "Sequence[Timing]", *, markdown: bool) -> None:
-    """A row per graph, a column per contender: median milliseconds and relative error."""
-    graphs = list(dict.fromkeys(timing.graph for timing in timings))
-    names = list(dict.fromkeys(timing.contender for timing in timings))
-    cells = {(timing.graph, timing.contender): _cell(timing) for timing in timings}
-    rows = [["ms, relative error", *names]]
-    rows += [[graph, *(cells.get((graph, name), "") for name in names)] for graph in graphs]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for index, line in enumerate(rows):
-        pairs = list(zip(line, widths, strict=True))
-        padded = [pairs[0][0].ljust(pairs[0][1]), *(text.rjust(width) for text, width in pairs[1:])]
-        print(f"| {' | '.join(padded)} |" if markdown else "  ".join(padded).rstrip())
-        if markdown and index == 0:
-            print("|---" + "|--:" * len(names) + "|")
+def _print(about: str, found: "Findings", *, markdown: bool) -> None:
+    from validation.bench.table import graph_table, notes, picture_table
 
-
-def _cell(timing: "Timing") -> str:
-    return f"{1e3 * timing.median:.2f}, {timing.relative_error:.0e}"
+    peaks = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in found.peaks.items())
+    blocks = [[about], graph_table(found.timings, found.peaks, markdown=markdown)]
+    if found.pictures:
+        blocks.append(picture_table(found.pictures, markdown=markdown))
+    remarks = [f"Matrix peak, TFLOP/s: {peaks or 'not measured, OpenVINO is not installed'}"]
+    remarks += [*found.remarks, *notes(found.timings)]
+    blocks.append([f"- {remark}" for remark in remarks] if markdown else remarks)
+    print("\n\n".join("\n".join(block) for block in blocks))

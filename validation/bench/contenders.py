@@ -1,84 +1,158 @@
-"""Who is timed: PyTorch eager, and each engine at each precision this machine has."""
+"""Who is timed: PyTorch, plain exports of its modules, and our graphs on every engine."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from runtimes.engine import Engine, Execution, Tensors, engine_for
+from runtimes.bundle import Bundle
+from runtimes.engine import ENGINES, Execution, GraphFile, Tensors
 from runtimes.errors import RunError, UsageError
+from runtimes.manifest import Tensor
+from validation.bench import plain, pytorch
 from validation.bench.cases import Case
+from validation.bench.ready import Prepare, Ready
+from validation.bench.settings import Report, Settings
 
-Run = Callable[[], Tensors]
+EXECUTIONS = {
+    "ONNX Runtime": Execution(engine="onnxruntime"),
+    "OpenVINO f32": Execution(engine="openvino", precision="f32"),
+    "OpenVINO bf16": Execution(engine="openvino", precision="bf16"),
+    "OpenVINO f16": Execution(engine="openvino", precision="f16"),
+    "Core ML": Execution(engine="coreml"),
+}
+# What an engine holds at worst: the file's weights and a copy in its own layout.
+ENGINE_COPIES = 2.5
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A way to run a case: `prepare` gives a call that runs it once, and releases it after."""
+    """A way to run a case: `prepare` gives what runs it, and releases it after.
+
+    `copies` of the weights are held besides PyTorch's. A `peer` is somebody else's way: where it
+    fails on a graph it is left out, and that is said.
+    """
 
     name: str
-    prepare: Callable[[Case], contextlib.AbstractContextManager[Run]]
+    prepare: Prepare
+    takes: Callable[[Case], bool] = lambda case: True
+    copies: float = 0.0
+    peer: bool = False
 
 
-def contenders(report: Callable[[str], None]) -> list[Contender]:
-    """All that this machine has, PyTorch first; what it has not is reported with the reason."""
-    found = [Contender("PyTorch fp32", _eager), Contender("PyTorch bf16 autocast", _autocast)]
-    for name, execution in EXECUTIONS.items():
-        try:
-            engine_for("onnx", execution.engine).check(execution)
-        except UsageError as error:
-            report(f"without {name}: {error}")
-            continue
-        found.append(Contender(name, _on(execution)))
+@dataclass(frozen=True)
+class Source:
+    """Graphs of one backend: what their rows start with, and the file for a case, if it has one."""
+
+    label: str
+    backend: str
+    file: Callable[[Case], GraphFile | None]
+
+
+def own_graphs() -> Source:
+    """The ONNX graphs that the cases are made of."""
+    return Source("", "onnx", lambda case: case.file)
+
+
+def graphs_of(bundle: Bundle) -> Source:
+    """Another bundle's graphs, called by the name of its folder."""
+
+    def file(case: Case) -> GraphFile | None:
+        if case.name not in bundle.manifest.graphs:
+            return None
+        graph = bundle.graph(case.name)
+        return GraphFile(bundle.path(graph.file), graph, bundle.digest(case.name))
+
+    return Source(f"{bundle.folder.name}: ", bundle.manifest.backend, file)
+
+
+def contenders(sources: Sequence[Source], settings: Settings) -> list[Contender]:
+    """All that this machine has, the yardstick first; what it has not is reported, and why."""
+    without, report = settings.without, settings.report
+    found = [Contender("PyTorch eager", pytorch.eager)]
+    if "autocast" not in without:
+        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast))
+    if "compile" not in without:
+        reason = pytorch.why_not_compiled()
+        if reason is None:
+            found.append(Contender("torch.compile", pytorch.compiled, peer=True))
+        else:
+            report(f"without torch.compile: {reason}")
+    if "plain" not in without:
+        for name, prepare in plain.peers(report).items():
+            found.append(Contender(name, prepare, lambda case: case.public, ENGINE_COPIES, True))
+    executions = available({source.backend for source in sources}, without, report)
+    for source in sources:
+        for name, execution in executions.items():
+            if source.backend in ENGINES[execution.engine or ""].backends:
+                prepare, takes = _on(source, execution), _takes(source)
+                found.append(Contender(f"{source.label}{name}", prepare, takes, ENGINE_COPIES))
     return found
 
 
-EXECUTIONS = {
-    "ONNX Runtime fp32": Execution(engine="onnxruntime"),
-    "OpenVINO f32": Execution(engine="openvino", precision="f32"),
-    "OpenVINO bf16": Execution(engine="openvino", precision="bf16"),
-    "OpenVINO f16": Execution(engine="openvino", precision="f16"),
-}
+def available(
+    backends: set[str], without: Sequence[str], report: Report
+) -> Mapping[str, Execution]:
+    """The executions for these backends that this machine has, those of `without` left out."""
+    found = {}
+    for name, execution in EXECUTIONS.items():
+        kind = ENGINES[execution.engine or ""]
+        if execution.engine in without or not backends & set(kind.backends):
+            continue
+        try:
+            kind.check(execution)
+        except UsageError as error:
+            report(f"without {name}: {error}")
+        else:
+            found[name] = execution
+    return found
 
 
-@contextlib.contextmanager
-def _eager(case: Case) -> Iterator[Run]:
-    inputs = [torch.from_numpy(case.feeds[t.name]) for t in case.file.graph.inputs]
-
-    def run() -> Tensors:
-        with torch.inference_mode():
-            outputs = case.module(*inputs)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        names = [tensor.name for tensor in case.file.graph.outputs]
-        return {name: value.float().numpy() for name, value in zip(names, outputs, strict=True)}
-
-    yield run
+def _takes(source: Source) -> Callable[[Case], bool]:
+    return lambda case: source.file(case) is not None
 
 
-@contextlib.contextmanager
-def _autocast(case: Case) -> Iterator[Run]:
-    with _eager(case) as eager:
-
-        def run() -> Tensors:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                return eager()
-
-        yield run
-
-
-def _on(execution: Execution) -> Callable[[Case], contextlib.AbstractContextManager[Run]]:
+def _on(source: Source, execution: Execution) -> Prepare:
     @contextlib.contextmanager
-    def prepare(case: Case) -> Iterator[Run]:
-        engine: Engine = engine_for("onnx", execution.engine).open(case.file, execution)
+    def prepare(case: Case) -> Iterator[Ready]:
+        file = source.file(case)
+        assert file is not None
+        _check_shapes(file, case)
+        engine = ENGINES[execution.engine or ""].open(file, execution)
         steady = {k: v for k, v in case.feeds.items() if k not in ("latents", "timestep_embedding")}
         bound = engine.bind(steady)
         fed = {name: value for name, value in case.feeds.items() if name not in steady}
+
+        def run() -> Tensors:
+            try:
+                return bound(fed)
+            except UsageError as error:  # a precision that this very graph does not get
+                raise RunError(str(error)) from error
+
+        def precision() -> str:
+            return "int8" if file.graph.precision == "int8" else engine.placement.precision
+
         try:
-            yield lambda: bound(fed)
-        except UsageError as error:  # a precision that this very graph does not get
-            raise RunError(str(error)) from error
+            yield Ready(run, precision, case.cost.flops)
         finally:
             engine.close()
 
     return prepare
+
+
+def _check_shapes(file: GraphFile, case: Case) -> None:
+    """UsageError where a graph does not take the case's inputs: another model's, or fixed sizes."""
+
+    def fits(tensor: Tensor) -> bool:
+        shape = case.feeds[tensor.name].shape if tensor.name in case.feeds else ()
+        pairs = list(zip(tensor.shape, shape, strict=False))
+        return len(pairs) == len(shape) == len(tensor.shape) and all(
+            isinstance(dimension, str) or dimension == size for dimension, size in pairs
+        )
+
+    for tensor in file.graph.inputs:
+        if not fits(tensor):
+            raise UsageError(
+                f"{file.path}: '{tensor.name}' is {tensor.shape}, which does not take the inputs "
+                "of the graph it is compared with; give bundles of one model, of the same or of "
+                "open sizes"
+            )

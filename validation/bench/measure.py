@@ -1,51 +1,163 @@
-"""Interleaved timing: every contender once a round, medians over the rounds."""
+"""Interleaved timing: every contender of a group once a round, medians over the rounds."""
 
 import contextlib
+import gc
 import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from runtimes.engine import Tensors
 from validation.bench.cases import Case
-from validation.bench.contenders import Contender, Run
+from validation.bench.contenders import Contender
+from validation.bench.ready import Ready
+from validation.bench.settings import Settings
 from validation.metrics import difference
 
 # Engines' threads spin for a while after a run, and would slow down whoever comes next.
 PAUSE, SETTLED = 0.1, 0.1
+REASON = 200  # characters of an exporter's error, which may be pages long
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, fastest and slowest seconds."""
+
+    median: float
+    fastest: float
+    slowest: float
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender on one graph: median, fastest and slowest seconds, and its relative error."""
+    """One contender on one graph: seconds, its relative error, and how much faster it is.
+
+    `speedup` is against the yardstick of its own group of interleaved runs; `precision` is what
+    heavy operations computed in, `flops` those of the form that ran.
+    """
 
     graph: str
     contender: str
-    median: float
-    fastest: float
-    slowest: float
+    precision: str
+    seconds: Spread
+    speedup: float
     relative_error: float
+    flops: int
+    group: int
 
 
-def measure(case: Case, contenders: Sequence[Contender], repeats: int) -> list[Timing]:
-    """Time all contenders on a case; the first run of each warms up and gives the error."""
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    ready: Ready
+    error: float
+
+
+def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> list[Timing]:
+    """Time the contenders of a case in groups that fit the memory, the yardstick in each.
+
+    A contender's first run warms it up and gives its error.
+    """
+    first, *others = [contender for contender in contenders if contender.takes(case)]
+    budget = settings.memory - case.weight_bytes - case.activation_bytes
+    groups = in_groups(others, lambda contender: _bytes(contender, case), budget) or [[]]
+    found: list[Timing] = []
+    seconds: list[float] = []
+    with first.prepare(case) as ready:
+        yardstick = _Entry(first.name, ready, _error(ready, case))
+        for number, group in enumerate(groups):
+            if len(groups) > 1:
+                names = ", ".join(contender.name for contender in group)
+                settings.report(f"group {number + 1} of {len(groups)}: {names}")
+            own, timings = _measure_group(case, yardstick, group, number, settings)
+            seconds += own
+            found += timings
+            gc.collect()  # what engines and exporters left behind, before the next are prepared
+        return [_timing(case, yardstick, seconds, statistics.median(seconds), 0), *found]
+
+
+def _measure_group(
+    case: Case,
+    yardstick: _Entry,
+    group: Sequence[Contender],
+    number: int,
+    settings: Settings,
+) -> tuple[list[float], list[Timing]]:
+    """The yardstick's seconds among this group, and the timings of all others."""
     with contextlib.ExitStack() as stack:
-        runs = {c.name: stack.enter_context(c.prepare(case)) for c in contenders}
-        errors = {name: _error(run(), case.expected) for name, run in runs.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(repeats):
-            for name, run in runs.items():
-                seconds[name].append(_timed(run))
-    return [
-        Timing(case.name, name, statistics.median(found), min(found), max(found), errors[name])
-        for name, found in seconds.items()
-    ]
+        entries = []
+        for contender in group:
+            try:
+                ready = stack.enter_context(contender.prepare(case))
+                entries.append(_Entry(contender.name, ready, _error(ready, case)))
+            except Exception as error:
+                if not contender.peer:
+                    raise
+                reason = " ".join(str(error).split())[:REASON]
+                settings.report(f"{case.name} without {contender.name}: {reason}")
+        runs = {entry.name: entry.ready.run for entry in (yardstick, *entries)}
+        seconds = interleaved(runs, settings.repeats)
+        own = seconds[yardstick.name]
+        median = statistics.median(own)
+        return own, [_timing(case, e, seconds[e.name], median, number) for e in entries]
 
 
-def _timed(run: Run) -> float:
+def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every run in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            seconds[name].append(_timed(run))
+    return seconds
+
+
+def in_groups(
+    items: Sequence[Item], cost: Callable[[Item], float], budget: float
+) -> list[list[Item]]:
+    """Items in order, in groups whose costs stay within the budget; one item may be above it."""
+    groups: list[list[Item]] = []
+    left = 0.0
+    for item in items:
+        if not groups or cost(item) > left:
+            groups.append([])
+            left = max(budget, 0.0)
+        groups[-1].append(item)
+        left -= cost(item)
+    return groups
+
+
+def _bytes(contender: Contender, case: Case) -> float:
+    """What a contender may hold besides PyTorch, which gives its activations back."""
+    return contender.copies * case.weight_bytes + (contender.copies > 0) * case.activation_bytes
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Of at least one run."""
+    return Spread(statistics.median(seconds), min(seconds), max(seconds))
+
+
+def _timing(
+    case: Case, entry: _Entry, seconds: Sequence[float], yardstick: float, group: int
+) -> Timing:
+    found = spread(seconds)
+    return Timing(
+        graph=case.name,
+        contender=entry.name,
+        precision=entry.ready.precision(),
+        seconds=found,
+        speedup=yardstick / found.median,
+        relative_error=entry.error,
+        flops=entry.ready.flops,
+        group=group,
+    )
+
+
+def _timed(run: Callable[[], object]) -> float:
     """Seconds of a run; one that is over before caches and clocks have settled is run again."""
     time.sleep(PAUSE)
     for _ in range(2):
@@ -57,8 +169,9 @@ def _timed(run: Run) -> float:
     return seconds
 
 
-def _error(found: Tensors, expected: Tensors) -> float:
-    return max(difference(found[name], values).relative for name, values in expected.items())
+def _error(ready: Ready, case: Case) -> float:
+    found: Tensors = ready.run()
+    return max(difference(found[name], value).relative for name, value in case.expected.items())
 
 
 def machine() -> str:

@@ -24,8 +24,9 @@ STAGE_C = StageCConfig(c_in=16, c=1536, c_cond=1280, c_r=64, depth=32, nhead=24)
 STAGE_B_BLOCKS = (1, 1, 2, 1)
 STAGE_C_DEPTH = 3
 # The last Linear of each denoiser, in the checkpoint: small, so that epsilon's division is well
-# conditioned; `b` would pass near 1 otherwise and relative errors would say nothing.
-_LAST = {"out.1.weight": 0.1, "out.1.bias": 0.1, "clf.1.weight": 0.2, "clf.1.bias": 0.2}
+# conditioned; `b` would pass near 1 otherwise and relative errors would say nothing. The timestep
+# multiplies channels in every block: at full size, activations would grow past 10,000.
+_SMALL = {"out.1": 0.1, "clf.1": 0.1, ".mapper": 0.1}
 
 
 class RandomWeights:
@@ -42,7 +43,8 @@ class RandomWeights:
             drawn *= drawn[0].numel() ** -0.5
         else:
             drawn = drawn * 0.1 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
-        return drawn * _LAST.get(name, 1.0)
+        layer = name.rpartition(".")[0]
+        return drawn * next((s for end, s in _SMALL.items() if layer.endswith(end)), 1.0)
 
 
 def public_checkpoint(stage_b: StageBConfig, stage_c: StageCConfig) -> Checkpoint:

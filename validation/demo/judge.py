@@ -20,6 +20,18 @@ JUDGE_FILE = Path(__file__).parents[2] / "exporter/demo_checkpoint/judge/model.o
 OUTPUTS = ("shape", "colour", "size", "background", "features")
 _BATCH = 50
 
+# Each share, and the count it is a share of.
+SHARE_OF = {
+    "pair": "named",
+    "shape": "named",
+    "colour": "named",
+    "size": "pair",
+    "place": "pair",
+    "background": "pictures",
+    "exact": "pictures",
+}
+COUNTS = (*SHARE_OF, "named", "pictures")
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -56,7 +68,7 @@ class Judge:
         )
 
 
-def score(readings: Readings, scenes: list[Scene]) -> dict[str, float]:
+def score(readings: Readings, scenes: Sequence[Scene]) -> dict[str, float]:
     """Shares in 0..1 over everything the scenes name.
 
     `pair`: colour + shape found anywhere in the picture, each reading counted once; `shape` and
@@ -64,33 +76,45 @@ def score(readings: Readings, scenes: list[Scene]) -> dict[str, float]:
     at their place. `exact`: pictures with every pair found, nothing else, and the background
     right. `background`: over pictures.
     """
-    totals = dict.fromkeys(("pair", "shape", "colour"), 0)
-    named = size = place = exact = 0
+    found = shares(tally(readings, scenes).sum(axis=0))
+    return {name: float(share) for name, share in found.items()}
+
+
+def tally(readings: Readings, scenes: Sequence[Scene]) -> NDArray[np.int64]:
+    """What each picture adds to `shares`: counts (N, len(COUNTS))."""
+    rows = []
     for index, scene in enumerate(scenes):
         seen = np.flatnonzero(readings.shape[index] >= 0)
         shapes, colours = readings.shape[index][seen], readings.colour[index][seen]
         pairs = list(zip(shapes.tolist(), colours.tolist(), strict=True))
         wanted = [(thing.shape, thing.colour) for thing in scene.things]
-        named += len(wanted)
-        totals["pair"] += matched(wanted, pairs)
-        totals["shape"] += matched([w[0] for w in wanted], [p[0] for p in pairs])
-        totals["colour"] += matched([w[1] for w in wanted], [p[1] for p in pairs])
+        size = place = 0
         for thing in scene.things:
             spots = [
                 s for s, p in zip(seen, pairs, strict=True) if p == (thing.shape, thing.colour)
             ]
             place += thing.place in spots
             size += any(readings.size[index][spot] == thing.size for spot in spots)
-        background = readings.background[index] == scene.background
-        exact += bool(background) and sorted(pairs) == sorted(wanted)
-    right = readings.background == np.array([scene.background for scene in scenes])
-    return {
-        **{key: value / named for key, value in totals.items()},
-        "size": size / max(totals["pair"], 1),
-        "place": place / max(totals["pair"], 1),
-        "background": float(right.mean()),
-        "exact": exact / len(scenes),
-    }
+        background = bool(readings.background[index] == scene.background)
+        counts = {
+            "pair": matched(wanted, pairs),
+            "shape": matched([w[0] for w in wanted], [p[0] for p in pairs]),
+            "colour": matched([w[1] for w in wanted], [p[1] for p in pairs]),
+            "size": size,
+            "place": place,
+            "background": background,
+            "exact": background and sorted(pairs) == sorted(wanted),
+            "named": len(wanted),
+            "pictures": 1,
+        }
+        rows.append([int(counts[name]) for name in COUNTS])
+    return np.array(rows, np.int64)
+
+
+def shares(totals: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """The shares of `score` from sums of tallies (..., len(COUNTS)), each of shape (...)."""
+    count = dict(zip(COUNTS, np.moveaxis(totals, -1, 0), strict=True))
+    return {name: count[name] / np.maximum(count[of], 1) for name, of in SHARE_OF.items()}
 
 
 def matched(wanted: Sequence[object], seen: Sequence[object]) -> int:

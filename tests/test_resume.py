@@ -1,0 +1,267 @@
+"""An export that did not end goes on: what is kept, what is made again, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from exporter import export as export_module
+from exporter.cli import main
+from runtimes.bundle import open_bundle
+
+NAME = "one_level"
+GRAPHS = ("text_encoder", "stage_b_condition", "stage_a")
+EXPORT = export_module._write_graph
+
+
+@pytest.fixture
+def words(folders, tmp_path):
+    decoder, prior = folders(NAME)
+    return [tmp_path / "out", "-m", decoder, "--prior", prior, "--no-golden"]
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The graphs that were really written, in order; `made.fail(name, error)` stops one."""
+    found = Made()
+
+    def write(plan, *rest):
+        if plan.name in found.errors:
+            raise found.errors[plan.name]
+        found.append(plan.name)
+        return EXPORT(plan, *rest)
+
+    monkeypatch.setattr(export_module, "_write_graph", write)
+    return found
+
+
+class Made(list):
+    def __init__(self) -> None:
+        self.errors: dict[str, BaseException] = {}
+
+    def start(self, **errors: BaseException) -> None:
+        self.clear()
+        self.errors = errors
+
+
+def run(capsys, words, *more, modules=GRAPHS) -> tuple[int, str]:
+    code = main([str(word) for word in (*words, *more, "--modules", *modules)])
+    out = capsys.readouterr()
+    return code, out.out + out.err
+
+
+def partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_an_interrupted_export_goes_on(capsys, words, made, tmp_path):
+    """Only the graphs that were not finished are written; the bundle is the one of a single run."""
+    made.start(stage_a=KeyboardInterrupt())
+    code, text = run(capsys, words)
+    assert code == 1 and "--resume goes on" in text
+    assert not words[0].exists() and partial(words[0]).is_dir()
+    made.start()
+    code, text = run(capsys, words, "--resume")
+    assert code == 0 and made == ["stage_a"]
+    assert "[1/3] text_encoder: kept" in text and "[3/3] stage_a: " in text
+    assert hidden(tmp_path) == []
+    whole = [tmp_path / "whole", *words[1:]]
+    assert run(capsys, whole)[0] == 0
+    bundles = [open_bundle(out, verify_hashes=True) for out in (words[0], whole[0])]
+    assert bundles[0].manifest == bundles[1].manifest
+    assert words[0].stat().st_mode & 0o777 == 0o755
+
+
+def test_a_failure_leaves_nothing_unless_it_may_be_resumed(capsys, words, made, tmp_path):
+    made.start(stage_a=OSError(28, "No space left on device"))
+    assert run(capsys, words)[0] == 1
+    assert hidden(tmp_path) == []
+    code, text = run(capsys, words, "--resume")
+    assert code == 1 and "the disk is full" in text
+    assert hidden(tmp_path) == [".out.partial"]
+    made.start()
+    assert run(capsys, words, "--resume")[0] == 0
+    assert made == ["stage_a"]
+
+
+def test_a_failure_of_the_first_graph_leaves_nothing(capsys, words, made, tmp_path):
+    made.start(text_encoder=OSError(28, "No space left on device"))
+    assert run(capsys, words, "--resume")[0] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["changed", "shorter", "missing", "record"])
+def test_a_damaged_graph_is_made_again(capsys, words, made, how):
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    graph = partial(words[0]) / "text_encoder/model.onnx"
+    if how == "changed":
+        content = bytearray(graph.read_bytes())
+        content[-1] ^= 0xFF
+        graph.write_bytes(content)
+    elif how == "shorter":
+        graph.write_bytes(graph.read_bytes()[:-1])
+    elif how == "missing":
+        graph.unlink()
+    else:
+        (partial(words[0]) / "text_encoder.json").write_text("{")
+    made.start()
+    code, text = run(capsys, words, "--resume")
+    assert code == 0 and made == ["text_encoder", "stage_a"]
+    assert how == "record" or "text_encoder: its files have changed since" in text
+    open_bundle(words[0], verify_hashes=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "again"),
+    [
+        (["--precision", "fp16"], ["text_encoder", "stage_a"]),  # conditions are fp32 in both
+        (["--static"], ["text_encoder", "stage_b_condition", "stage_a"]),
+        (["--stage-b-text", "drop"], ["stage_b_condition", "stage_a"]),
+        (["--backend", "openvino"], ["text_encoder", "stage_b_condition", "stage_a"]),
+        (["--height", "144"], ["stage_a"]),  # a default of the manifest, in no graph
+    ],
+)
+def test_graphs_of_other_options_are_not_kept(capsys, words, made, other, again):
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    made.start()
+    assert run(capsys, words, "--resume", *other)[0] == 0
+    assert made == again
+    open_bundle(words[0], verify_hashes=True)
+
+
+def test_graphs_of_other_weights_are_not_kept(capsys, folders, tmp_path, made):
+    """The same folder, one weight changed in place: sizes and names say nothing."""
+    import shutil
+
+    decoder, prior = (shutil.copytree(f, tmp_path / f.name) for f in folders(NAME))
+    words = [tmp_path / "out", "-m", decoder, "--prior", prior, "--no-golden"]
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    file = prior / "text_encoder/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 0x01
+    file.write_bytes(content)
+    made.start()
+    assert run(capsys, words, "--resume")[0] == 0
+    assert made == ["text_encoder", "stage_a"]
+
+
+def test_modules_are_added_to_a_bundle(capsys, words, made, tmp_path):
+    assert run(capsys, words, modules=["stage_a"])[0] == 0
+    inode = (words[0] / "stage_a/model.onnx").stat().st_ino
+    made.start()
+    assert run(capsys, words, "--resume", modules=["text_encoder"])[0] == 0
+    assert made == ["text_encoder"]
+    bundle = open_bundle(words[0], verify_hashes=True)
+    assert list(bundle.manifest.graphs) == ["text_encoder", "stage_a"]
+    assert bundle.path("stage_a/model.onnx").stat().st_ino == inode  # linked, not copied
+    assert hidden(tmp_path) == []
+
+
+def test_a_damaged_graph_of_a_bundle_is_made_again(capsys, words, made):
+    """Also when it was not asked for: the bundle would lose it."""
+    run(capsys, words, modules=["stage_a"])
+    data = words[0] / "stage_a/model.onnx"
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    made.start()
+    code, text = run(capsys, words, "--resume", modules=["text_encoder"])
+    assert code == 0 and made == ["text_encoder", "stage_a"]
+    assert "stage_a: its files have changed since; it is exported again" in text
+    open_bundle(words[0], verify_hashes=True)
+
+
+def test_a_bundle_of_other_options_is_not_lost(capsys, words, made):
+    run(capsys, words, modules=["stage_a"])
+    before = {p: p.read_bytes() for p in words[0].rglob("*") if p.is_file()}
+    more = ["--resume", "--precision", "fp16"]
+    code, text = run(capsys, words, *more, modules=["text_encoder"])
+    assert code == 2 and text.count("\n") == 1
+    assert "holds stage_a of another checkpoint, with other options" in text
+    assert before == {p: p.read_bytes() for p in words[0].rglob("*") if p.is_file()}
+    made.start()
+    assert run(capsys, words, *more, "--overwrite", modules=["stage_a"])[0] == 0
+    assert made == ["stage_a"]
+
+
+def test_a_quantised_graph_is_not_kept(capsys, words, made):
+    """Its origin is that of the graph it was made from, and it is another graph."""
+    run(capsys, words, modules=["stage_a"])
+    path = words[0] / "bundle.json"
+    manifest = json.loads(path.read_text())
+    done = {"recipe": "int8", "weights": [], "bytes_before": 2, "bytes_after": 1}
+    path.write_text(json.dumps(manifest | {"quantization": {"stage_a": done}}))
+    assert run(capsys, words, "--resume", modules=["text_encoder"])[0] == 2
+
+
+def test_an_unfinished_export_is_not_thrown_away(capsys, words, made, tmp_path):
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    code, text = run(capsys, words)
+    assert code == 2 and "give --resume to go on from them, or --overwrite to start" in text
+    made.start()
+    assert run(capsys, words, "--overwrite")[0] == 0
+    assert made == list(GRAPHS)
+    assert hidden(tmp_path) == []
+
+
+def test_an_old_bundle_stays_until_the_new_one_is_whole(capsys, words, made):
+    run(capsys, words, modules=["stage_a"])
+    before = (words[0] / "bundle.json").read_bytes()
+    made.start(stage_b_condition=KeyboardInterrupt())
+    assert run(capsys, words, "--resume")[0] == 1
+    assert (words[0] / "bundle.json").read_bytes() == before
+    open_bundle(words[0], verify_hashes=True)
+    made.start()
+    assert run(capsys, words, "--resume")[0] == 0
+    assert made == ["stage_b_condition", "stage_a"] or made == ["stage_b_condition"]
+
+
+def test_a_killed_export_goes_on(capsys, words, made, tmp_path):
+    """SIGKILL between two graphs: no handler runs, the finished graph is there all the same."""
+    command = [sys.executable, "-m", "exporter", *map(str, words), "--modules", *GRAPHS]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    record = partial(words[0]) / "text_encoder.json"
+    deadline = time.monotonic() + 120
+    while not record.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not words[0].exists() and record.exists()
+    made.start()
+    assert run(capsys, words, "--resume")[0] == 0
+    assert "text_encoder" not in made and made[-1] == "stage_a"
+    open_bundle(words[0], verify_hashes=True)
+    assert not partial(words[0]).exists()
+
+
+def test_two_exports_to_one_place(capsys, words, tmp_path):
+    folder = partial(words[0])
+    folder.mkdir()
+    with FileLock(folder / "lock"):
+        code, text = run(capsys, words)
+    assert code == 1 and f"another export to {words[0]} is running" in text
+    assert not words[0].exists()
+
+
+def test_without_links_files_are_copied(capsys, words, made, monkeypatch):
+    def no_links(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    run(capsys, words, modules=["stage_a"])
+    made.start()
+    assert run(capsys, words, "--resume", modules=["text_encoder"])[0] == 0
+    assert made == ["text_encoder"]
+    open_bundle(words[0], verify_hashes=True)

@@ -1,0 +1,100 @@
+"""Graphs of the public architecture on drawn inputs, one in memory at a time."""
+
+import dataclasses
+import gc
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from exporter.components import Checkpoint
+from exporter.configs import TextConfig
+from exporter.dimensions import numbers
+from exporter.fixed_sizes import named_sizes
+from exporter.graphs import GraphPlan, plan_graphs
+from exporter.onnx_graph import write_onnx
+from exporter.sampling import sampling
+from runtimes.engine import GraphFile, Tensors
+from runtimes.errors import RunError
+from runtimes.manifest import Graph, Sampling
+from runtimes.sizes import sizes
+from validation.bench.cases import DENOISERS, Case, graph_costs, make_case, named, step_values
+from validation.bench.public import (
+    STAGE_B,
+    STAGE_B_BLOCKS,
+    STAGE_C,
+    STAGE_C_DEPTH,
+    RandomWeights,
+    public_checkpoint,
+)
+
+SIDE = 1024  # pixels: Stage C at 16 x 24 x 24, Stage B at 4 x 256 x 256
+PROMPT_TOKENS = 20  # of 77, the rest is padding
+
+
+def real_size() -> Checkpoint:
+    """The public configs, whole."""
+    return public_checkpoint(STAGE_B, STAGE_C)
+
+
+def few_blocks() -> Checkpoint:
+    """The public widths and sizes with fewer blocks of each kind."""
+    return public_checkpoint(
+        dataclasses.replace(STAGE_B, blocks=STAGE_B_BLOCKS),
+        dataclasses.replace(STAGE_C, depth=STAGE_C_DEPTH),
+    )
+
+
+def public_cases(
+    checkpoint: Checkpoint, wanted: Sequence[str], folder: Path, report: Callable[[str], None]
+) -> Iterator[Case]:
+    """Export the wanted graphs with random weights, one after the other, and yield each.
+
+    Denoisers get the middle step of their default schedule. Raises RunError when the weights
+    drawn make a denoiser whose errors would say nothing.
+    """
+    constants = sampling(checkpoint, SIDE, SIDE)
+    plans = {plan.name: plan for plan in plan_graphs(checkpoint, "nchw", text=True)}
+    costs = graph_costs(checkpoint, SIDE, SIDE, text=True)
+    for name in (name for name in plans if name in wanted):
+        plan, weights = plans[name], RandomWeights(plans[name].shapes)
+        report(f"exporting {name}")
+        values = _values(plan, plans.get(f"{name}_condition", plan), constants, weights)
+        path = write_onnx(plan, plan.defer(weights), folder / name / "graph", static=False)
+        file = GraphFile(path, Graph(path.name, "fp32", plan.inputs, plan.outputs), name)
+        case = make_case(plan, weights, file, values, costs[name], folder / name)
+        if name in DENOISERS and not case.conditioning.sound:
+            raise RunError(f"{name}'s errors would say nothing: {case.conditioning}")
+        yield case
+        del case
+        shutil.rmtree(folder / name)
+        gc.collect()
+
+
+def _values(
+    plan: GraphPlan, first: GraphPlan, constants: Sampling, weights: RandomWeights
+) -> Tensors:
+    """Inputs of a graph and its public module; a denoiser's come by way of its condition graph."""
+    named_dimensions = named_sizes(plan, 1, constants, sizes(SIDE, SIDE, constants))
+    generator = torch.Generator().manual_seed(0)
+    drawn: dict[str, torch.Tensor] = {}
+    for tensor in first.inputs:
+        shape = numbers(tensor, named_dimensions)
+        drawn[tensor.name] = torch.randn(shape, generator=generator)
+        if isinstance(plan.component.config, TextConfig):
+            vocabulary = plan.component.config.vocab_size
+            drawn[tensor.name] = torch.randint(vocabulary, shape, generator=generator)
+    if "attention_mask" in drawn:
+        drawn["attention_mask"] = (torch.arange(77) < PROMPT_TOKENS).long().repeat(2, 1)
+    values: Tensors = {name: tensor.numpy() for name, tensor in drawn.items()}
+    if plan is first:
+        return values
+    with torch.inference_mode():
+        outputs = first.build(weights)(*drawn.values())
+    values |= named(Graph("", "fp32", first.inputs, first.outputs), outputs)
+    shape = numbers(plan.inputs[0], named_dimensions)
+    latents = torch.randn(shape, generator=generator).numpy()
+    denoiser = getattr(constants, plan.name)
+    t = denoiser.schedule[len(denoiser.schedule) // 2].t
+    return values | step_values(latents, t, denoiser)

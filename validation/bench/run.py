@@ -1,0 +1,98 @@
+"""A benchmark from its cases to its findings: per graph, whole pictures, remarks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exporter.components import Checkpoint
+from runtimes.bundle import Bundle
+from runtimes.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.memory import peak_bytes
+from validation.bench.cases import DENOISERS, Case, bundle_cases
+from validation.bench.contenders import available, contenders, graphs_of, own_graphs
+from validation.bench.end_to_end import Picture, pictures
+from validation.bench.measure import Timing, measure
+from validation.bench.outside import outside_seconds
+from validation.bench.peak import matrix_peaks
+from validation.bench.public_cases import SIDE, public_cases
+from validation.bench.settings import Settings
+from validation.recording import Recording
+
+
+@dataclass
+class Findings:
+    """Timings per graph and of whole pictures, peak FLOP/s by precision, and remarks in words."""
+
+    timings: list[Timing] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    peaks: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def bench_bundle(
+    bundles: Sequence[Bundle],
+    checkpoint: Checkpoint,
+    recording: Recording,
+    settings: Settings,
+    folder: Path,
+) -> Findings:
+    """Time the first bundle's graphs, and the other bundles' beside them; then whole pictures.
+
+    Pictures are left out where only some graphs are asked for.
+    """
+    cases = bundle_cases(bundles[0], checkpoint, settings.graphs, recording, folder)
+    found = _bench(cases, bundles[1:], settings)
+    whole = [bundle for bundle in bundles if _is_whole(bundle)]
+    if set(settings.graphs) >= bundles[0].manifest.graphs.keys() and bundles[0] in whole:
+        settings.report("timing whole pictures")
+        backends = {bundle.manifest.backend for bundle in whole}
+        executions = available(backends, settings.without, lambda line: None)
+        found.pictures = pictures(whole, checkpoint, executions, recording, settings)
+    return found
+
+
+def bench_public(
+    checkpoint: Checkpoint, bundles: Sequence[Bundle], settings: Settings, folder: Path
+) -> Findings:
+    """Time graphs of the public architecture with random weights, one graph in memory at a time."""
+    cases = public_cases(checkpoint, settings.graphs, folder, settings.report)
+    found = _bench(cases, bundles, settings)
+    found.remarks.append(f"peak memory of the process: {peak_bytes() / 1e9:.1f} GB")
+    found.remarks += _outside(checkpoint, found.timings, folder)
+    return found
+
+
+def _bench(cases: Iterable[Case], bundles: Sequence[Bundle], settings: Settings) -> Findings:
+    present = contenders([own_graphs(), *map(graphs_of, bundles)], settings)
+    found = Findings(peaks=matrix_peaks())
+    for case in cases:
+        settings.report(f"timing {case.name}")
+        if case.name in DENOISERS:
+            found.remarks.append(f"{case.name}: {case.conditioning}")
+        found.timings += measure(case, present, settings)
+        del case  # the next one is made before the loop lets go of this one
+    return found
+
+
+def _is_whole(bundle: Bundle) -> bool:
+    needed = {name for name in bundle.manifest.text_graphs.values() if name is not None}
+    needed |= {*CONDITION_GRAPHS, *DENOISERS, "stage_a"} & set(GRAPHS)
+    return needed <= bundle.manifest.graphs.keys()
+
+
+def _outside(checkpoint: Checkpoint, timings: Sequence[Timing], folder: Path) -> list[str]:
+    """NumPy and Python's share of a picture at these sizes, against the fastest denoisers."""
+    fastest = {
+        name: min((t.seconds.median for t in timings if t.graph == name), default=None)
+        for name in DENOISERS
+    }
+    c, b = fastest["stage_c"], fastest["stage_b"]
+    if c is None or b is None:
+        return []
+    outside = outside_seconds(checkpoint, SIDE, folder)
+    inside = 29 * c + 12 * b
+    return [
+        f"NumPy and Python outside the engines: {outside:.2f} s a picture of {SIDE} x {SIDE} "
+        f"pixels, {outside / (outside + inside):.1%} of it with the fastest denoisers here "
+        f"(29 x {c:.2f} s + 12 x {b:.2f} s)"
+    ]

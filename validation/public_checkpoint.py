@@ -1,0 +1,216 @@
+"""python -m validation public-checkpoint: the public architecture with random weights, on disk.
+
+Laid out as warp-ai/wuerstchen and warp-ai/wuerstchen-prior are, shards, variants and hub cache
+included, so that everything up to the real size can be tried where no hub is reachable.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from exporter.components import Checkpoint
+from exporter.shapes import (
+    Shapes,
+    stage_a_decoder_shapes,
+    stage_a_encoder_shapes,
+    stage_b_shapes,
+    stage_c_shapes,
+    text_shapes,
+)
+from exporter.sources import DEMO
+from runtimes.atomic import check_space
+from runtimes.command import guarded
+from runtimes.errors import UsageError
+from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
+
+DECODER, PRIOR = "warp-ai/wuerstchen", "warp-ai/wuerstchen-prior"
+_DTYPES = {"": torch.float32, "fp16": torch.float16}
+_DENOISER_FILES, _TEXT_FILES = "diffusion_pytorch_model", "model"
+_PIPELINES = {
+    DECODER: {
+        "_class_name": "WuerstchenDecoderPipeline",
+        "decoder": ["wuerstchen", "WuerstchenDiffNeXt"],
+        "latent_dim_scale": 10.67,
+        "vqgan": ["wuerstchen", "PaellaVQModel"],
+    },
+    PRIOR: {
+        "_class_name": "WuerstchenPriorPipeline",
+        "latent_mean": 42.0,
+        "latent_std": 1.0,
+        "prior": ["wuerstchen", "WuerstchenPrior"],
+        "resolution_multiple": 42.67,
+    },
+}
+_SHARED = {
+    "scheduler": ["diffusers", "DDPMWuerstchenScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One component's folder: its config.json, its weights' shapes and their files' stem."""
+
+    repository: str
+    folder: str
+    config: dict[str, object]
+    shapes: Shapes
+    stem: str
+
+
+def networks(checkpoint: Checkpoint) -> Iterator[Network]:
+    """The components of a checkpoint, in the two repositories' layout."""
+    c, b, a = checkpoint.stage_c.config, checkpoint.stage_b.config, checkpoint.stage_a.config
+    for repository, part in (
+        (PRIOR, checkpoint.text_encoder.config),
+        (DECODER, checkpoint.decoder_text_encoder.config),
+    ):
+        config = dataclasses.asdict(part) | {
+            "architectures": ["CLIPTextModel"],
+            "model_type": "clip_text_model",
+        }
+        yield Network(repository, "text_encoder", config, text_shapes(part), _TEXT_FILES)
+    for repository, folder, cls, own, shapes in (
+        (PRIOR, "prior", "WuerstchenPrior", c, stage_c_shapes(c)),
+        (DECODER, "decoder", "WuerstchenDiffNeXt", b, stage_b_shapes(b)),
+        (DECODER, "vqgan", "PaellaVQModel", a,
+         stage_a_decoder_shapes(a) | stage_a_encoder_shapes(a)),
+    ):  # fmt: skip
+        config = {"_class_name": cls} | dataclasses.asdict(own)
+        yield Network(repository, folder, config, shapes, _DENOISER_FILES)
+
+
+def write_folders(
+    root: Path, checkpoint: Checkpoint, *, variant: str = "", shard_bytes: int = 2 << 30
+) -> tuple[Path, Path]:
+    """Write decoder and prior folders under `root`; returns them. One shard is in memory at a time.
+
+    `variant` "fp16" writes half-size files by that name. Raises UsageError for a used folder.
+    """
+    folders = {name: root / name.split("/")[1] for name in (DECODER, PRIOR)}
+    for name, folder in folders.items():
+        if folder.exists():
+            raise UsageError(f"{folder} exists; choose another folder")
+        _write_pipeline(folder, name)
+    for network in networks(checkpoint):
+        folder = folders[network.repository] / network.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "config.json", network.config)
+        _write_weights(folder, network, variant, shard_bytes)
+    return folders[DECODER], folders[PRIOR]
+
+
+def to_hub_cache(folder: Path, repository: str, cache: Path) -> Path:
+    """Move a folder into a hub cache: blobs by SHA-256, a snapshot of links to them, refs/main."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    revision = hashlib.sha1(repository.encode()).hexdigest()
+    (home / "blobs").mkdir(parents=True)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            blob = home / "blobs" / hashlib.file_digest(file, "sha256").hexdigest()
+        link = home / "snapshots" / revision / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, blob)
+        up = "../" * (len(path.relative_to(folder).parts) + 1)
+        link.symlink_to(f"{up}blobs/{blob.name}")
+    shutil.rmtree(folder)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(revision)
+    return home / "snapshots" / revision
+
+
+def _write_pipeline(folder: Path, repository: str) -> None:
+    """Everything but the networks; the tokenizer is the demo's, whose ids all vocabularies have."""
+    folder.mkdir(parents=True)
+    _write_json(folder / "model_index.json", _PIPELINES[repository] | _SHARED)
+    card = "---\nlicense: mit\n" + (f"prior:\n- {PRIOR}\n" if repository == DECODER else "")
+    (folder / "README.md").write_text(f"{card}---\nRandom weights.\n", encoding="utf-8")
+    demo = DEMO / repository.split("/")[1]
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(demo / part, folder / part)
+
+
+def _write_weights(folder: Path, network: Network, variant: str, shard_bytes: int) -> None:
+    weights, dtype = RandomWeights(network.shapes), _DTYPES[variant]
+    middle = f".{variant}" if variant else ""
+    shards = list(_shards(network.shapes, dtype.itemsize, shard_bytes))
+    where: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        count = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = f"{network.stem}{middle}{count}.safetensors"
+        save_file({name: weights[name].to(dtype) for name in names}, folder / file)
+        where |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = dtype.itemsize * sum(map(_size, network.shapes.values()))
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        _write_json(folder / f"{network.stem}.safetensors.index{middle}.json", index)
+
+
+def _shards(shapes: Shapes, itemsize: int, limit: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    size = 0
+    for name, shape in shapes.items():
+        if names and size + itemsize * _size(shape) > limit:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += itemsize * _size(shape)
+    yield names
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m validation public-checkpoint`."""
+    found = argparse.ArgumentParser(
+        prog="python -m validation public-checkpoint",
+        description="Write a checkpoint of the public Wuerstchen architecture with seeded random "
+        "weights: 3.1 billion parameters, to try sizes, memory and speed without a download.",
+    )
+    add = found.add_argument
+    add("output", type=Path, help="folder to write wuerstchen and wuerstchen-prior under")
+    add("--variant", choices=["fp16"], default="", help="write half-size files of that variant")
+    add("--hub-cache", action="store_true", help="lay the folders out as a hub cache does")
+    add("--shard-bytes", type=int, default=2 << 30, help="largest weight file (default: 2 GiB)")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    return guarded(lambda: _run(args), debug=args.debug, interrupted="the folder is incomplete")
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.shard_bytes < 1:
+        raise UsageError(f"--shard-bytes is {args.shard_bytes}; it must be at least 1")
+    checkpoint = public_checkpoint(STAGE_B, STAGE_C)
+    values = sum(_size(s) for network in networks(checkpoint) for s in network.shapes.values())
+    check_space(args.output / "wuerstchen", values * _DTYPES[args.variant].itemsize)
+    folders: tuple[Path, ...] = write_folders(
+        args.output, checkpoint, variant=args.variant, shard_bytes=args.shard_bytes
+    )
+    if args.hub_cache:
+        pairs = zip(folders, (DECODER, PRIOR), strict=True)
+        folders = tuple(to_hub_cache(*pair, args.output) for pair in pairs)
+    if not args.quiet:
+        print(
+            f"wrote {values / 1e9:.2f} billion random values to {' and '.join(map(str, folders))}"
+        )

@@ -1,0 +1,1 @@
+"""How good a bundle's pictures are: made once, kept, and scored with intervals."""

@@ -1,0 +1,161 @@
+"""python -m validation quality: make pictures of a bundle and measure them."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle import Bundle, open_bundle
+from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.progress import Progress
+from validation.machine import machine
+from validation.quality.folder import claim, write_json
+from validation.quality.measure import Measures, Quality, Request, check_request, measure
+from validation.quality.pictures import digest_of
+from validation.quality.prompts import DEMO_COUNT, prompts_for
+from validation.quality.published import CLIP_MODEL, INCEPTION_FILE
+from validation.quality.table import print_metrics
+
+FORMAT, FORMAT_VERSION = "wuerstchen-quality", 1
+QUALITY_FILE = "quality.json"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m validation quality`."""
+    found = argparse.ArgumentParser(
+        prog="python -m validation quality",
+        description="Make a picture per prompt and measure how good they are: PSNR, SSIM and "
+        "latent SQNR; on the demo what its judge reads in them; CLIP score, FID and Inception "
+        "score where their weights are given. Run it again to go on after a stop.",
+    )
+    found.add_argument("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    found.add_argument(
+        "-o", "--output", type=Path, required=True,
+        help="folder for pictures and quality.json; of an earlier run of the same, its pictures "
+        "are used again",
+    )  # fmt: skip
+    found.add_argument(
+        "--against", type=Path, metavar="BUNDLE",
+        help="bundle of the same model, run on the same noise, for PSNR, SSIM and latent SQNR "
+        "(default: the golden run recorded in the bundle)",
+    )  # fmt: skip
+    found.add_argument(
+        "--count", type=int,
+        help=f"pictures to make (default: every prompt of the file; the demo: {DEMO_COUNT})",
+    )  # fmt: skip
+    add_measure_options(found)
+    add_execution_options(found)
+    found.add_argument("--low-memory", action="store_true", help="hold one graph at a time")
+    found.add_argument("--quiet", action="store_true", help="print errors only")
+    found.add_argument("--json", action="store_true", help="print quality.json instead of a table")
+    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def add_measure_options(found: argparse.ArgumentParser) -> None:
+    """Which pictures are made, and what measures them."""
+    add = found.add_argument
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="text file with one prompt a line, none of them empty or twice (default for the demo: "
+        "its held-out scenes, which the judge can score)",
+    )
+    add("--seed", type=int, default=0, help="picture i is drawn with seed + i (default: 0)")
+    add(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="reference images (PNG, JPEG) of the pictures' size, for FID and, on the demo, the "
+        "Frechet distance on the judge's features (default there: drawings)",
+    )
+    add(
+        "--clip-model",
+        metavar="DIR_OR_ID",
+        help=f"CLIP model for the CLIP score (default: {CLIP_MODEL} in the hub's cache; the "
+        "demo: no CLIP score)",
+    )
+    add(
+        "--inception-weights",
+        type=Path,
+        metavar="FILE",
+        help=f"{INCEPTION_FILE}, for FID and Inception score (default: torch.hub's cache; the "
+        "demo: neither)",
+    )
+
+
+def measures_of(args: argparse.Namespace) -> Measures:
+    """What `add_measure_options` parsed of the measures."""
+    return Measures(args.images, args.clip_model, args.inception_weights)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    kept = "finished pictures are kept: run it again"
+    return guarded(lambda: _run(args), debug=args.debug, interrupted=kept)
+
+
+def _run(args: argparse.Namespace) -> None:
+    bundle = open_bundle(args.bundle, verify_hashes=True)
+    against = None if args.against is None else open_bundle(args.against, verify_hashes=True)
+    request = Request(
+        folder=args.output,
+        prompts=prompts_for(bundle.manifest.model, args.prompts, args.count),
+        seed=args.seed,
+        execution=execution_of(args),
+        measures=measures_of(args),
+        against=against,
+        low_memory=args.low_memory,
+    )
+    check_request(bundle, request)
+    claim(args.output, _identity(bundle, request))
+    progress = Progress(quiet=args.quiet or args.json)
+    quality = measure(bundle, request, progress.step)
+    value = summary(bundle, request, quality)
+    write_json(args.output / QUALITY_FILE, value)
+    if args.json:
+        print((args.output / QUALITY_FILE).read_text(encoding="utf-8"), end="")
+    elif not args.quiet:
+        print_metrics(quality.metrics)
+        print(f"wrote {args.output / QUALITY_FILE}")
+
+
+def _identity(bundle: Bundle, request: Request) -> dict[str, Any]:
+    against = None if request.against is None else digest_of(request.against)
+    return {"command": "quality", **request.series(bundle).identity(), "against": against}
+
+
+def summary(bundle: Bundle, request: Request, quality: Quality) -> dict[str, Any]:
+    """`quality.json`: the figures, what made them, and every picture with its seed."""
+    manifest = bundle.manifest
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "variant": {
+            "folder": bundle.folder.name,
+            "backend": manifest.backend,
+            "precision": manifest.precision,
+        },
+        **request.series(bundle).identity(),
+        "against": None if request.against is None else request.against.folder.name,
+        "prompts": {
+            "source": request.prompts.source,
+            "count": len(request.prompts.texts),
+            "sha256": request.prompts.sha256,
+        },
+        "metrics": [dataclasses.asdict(metric) for metric in quality.metrics],
+        "machine": machine(),
+        "placements": quality.pictures[0].placements,
+        "pictures": [
+            {
+                "file": picture.path.relative_to(request.folder).as_posix(),
+                "prompt": picture.prompt,
+                "seed": picture.seed,
+                "seconds": picture.seconds,
+            }
+            for picture in quality.pictures
+        ],
+    }

@@ -1,0 +1,186 @@
+"""Pictures of a bundle, one prompt at a time, kept in a folder and used again.
+
+A kill loses the picture being made and no other. A picture is used again when it was made by the
+same bundle from the same prompt, seed and options on the same kind of engine; all of that is in
+the PNG itself. Latents lie beside it.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from runtimes.bundle import Bundle, sha256
+from runtimes.engine import Execution, Tensors
+from runtimes.errors import RunError, UsageError
+from runtimes.images import read_parameters, save_png
+from runtimes.manifest import GRAPHS, MANIFEST_NAME
+from runtimes.options import Options, check_static, make_plan
+from runtimes.pipeline import Pipeline, Result, load_tokenizers
+from validation.graphs import graphs_for
+
+OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
+LATENTS = ("stage_c", "stage_b")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Pictures of one bundle: picture i is prompt i with `seed` + i, alone in its batch."""
+
+    bundle: Bundle
+    prompts: tuple[str, ...]
+    seed: int = 0
+    options: Options = field(default_factory=Options)
+    execution: Execution = field(default_factory=Execution)
+    low_memory: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two series the same, but for their prompts."""
+        model, execution = self.bundle.manifest.model, self.execution
+        found: dict[str, Any] = {
+            "bundle": digest_of(self.bundle),
+            "model": f"{model.id}@{model.revision}",
+            "options": dataclasses.asdict(self.options) | {"seed": self.seed},
+            "execution": [execution.engine, execution.device, execution.precision],
+        }
+        return json.loads(json.dumps(found))  # as it reads back: lists for tuples
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk; `seconds` is the time of its graphs, without loading them."""
+
+    path: Path
+    prompt: str
+    seed: int
+    seconds: float
+    placements: dict[str, str]
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H,W,3)."""
+        with Image.open(self.path) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def latents(self) -> dict[str, NDArray[np.float32]]:
+        """The last latents of each denoiser, (C,h,w)."""
+        with np.load(_latents_path(self.path)) as found:
+            return {name: found[name] for name in LATENTS}
+
+
+def digest_of(bundle: Bundle) -> str:
+    """SHA-256 of the manifest, which has that of every file."""
+    return sha256(bundle.folder / MANIFEST_NAME)
+
+
+def check(series: Series) -> None:
+    """UsageError for options, sizes or engines the bundle cannot serve, before any work.
+
+    RunError for a bundle that is not whole.
+    """
+    manifest = series.bundle.manifest
+    for name in GRAPHS:
+        if name != "decoder_text_encoder" or name in manifest.text_graphs.values():
+            series.bundle.graph(name)
+    check_static(manifest, make_plan(manifest.sampling, series.options, 1, None), 1)
+    graphs_for(series.bundle, series.execution)
+
+
+def pictures_of(
+    series: Series, folder: Path, on_picture: OnPicture = lambda what, done, total: None
+) -> list[Picture]:
+    """The series' pictures: those that `folder` has, and the rest, made now.
+
+    UsageError when a picture there is another one's; it stays as it is.
+    """
+    bundle, count = series.bundle, len(series.prompts)
+    paths = [folder / f"{index:05}.png" for index in range(count)]
+    kept = [_kept(series, index, path) for index, path in enumerate(paths)]
+    if None not in kept:
+        return [picture for picture in kept if picture is not None]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+    found = []
+    pipeline = Pipeline(
+        bundle.manifest,
+        graphs_for(bundle, series.execution),
+        load_tokenizers(bundle),
+        low_memory=series.low_memory,
+    )
+    with pipeline:
+        for index, path in enumerate(paths):
+            found.append(kept[index] or _make(pipeline, series, index, path))
+            on_picture(folder.name, index + 1, count)
+    return found
+
+
+def _make(pipeline: Pipeline, series: Series, index: int, path: Path) -> Picture:
+    last: Tensors = {}
+
+    def keep(name: str, tensors: Tensors) -> None:
+        graph = name.partition("/")[0]
+        if graph in LATENTS:
+            last[graph] = tensors["latents"][0]
+
+    options = dataclasses.replace(series.options, seed=series.seed + index)
+    result = pipeline([series.prompts[index]], options=options, on_tensors=keep)
+    _save_latents(last, _latents_path(path))
+    seconds = seconds_of(result)
+    placements = {name: str(used) for name, used in result.placements.items()}
+    measured = {"seconds": seconds, "placements": placements}
+    save_png(result.pictures[0], path, _parameters(series, index) | measured)
+    return Picture(path, series.prompts[index], series.seed + index, seconds, placements)
+
+
+def seconds_of(result: Result) -> float:
+    """Seconds in the graphs of a run and between them, without loading."""
+    return sum(usage.seconds - usage.load_seconds for usage in result.usage.values())
+
+
+def _parameters(series: Series, index: int) -> dict[str, Any]:
+    return series.identity() | {"prompt": series.prompts[index], "seed": series.seed + index}
+
+
+def _kept(series: Series, index: int, path: Path) -> Picture | None:
+    """The picture at `path` if it is whole, None where it is to be made."""
+    try:
+        there = read_parameters(path)
+        with np.load(_latents_path(path)) as latents:
+            whole = set(LATENTS) <= set(latents.files)
+    except (OSError, ValueError, RunError, UnidentifiedImageError, zipfile.BadZipFile):
+        return None  # not there, or cut off by a full disk or a power cut
+    for key, value in _parameters(series, index).items():
+        if there.get(key) != value:
+            raise UsageError(
+                f"{path} was made with another {key} ({there.get(key)!r}, now {value!r}); choose "
+                "another folder"
+            )
+    if not whole:
+        return None
+    return Picture(
+        path, there["prompt"], there["seed"], float(there["seconds"]), dict(there["placements"])
+    )
+
+
+def _latents_path(picture: Path) -> Path:
+    return picture.with_suffix(".npz")
+
+
+def _save_latents(latents: Tensors, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **latents)  # type: ignore[arg-type]
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,138 @@
+"""How close pictures and latents are to a reference's on the same noise: PSNR, SSIM, SQNR."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.bundle import Bundle
+from runtimes.command import installed
+from runtimes.engine import Execution, Tensors
+from runtimes.errors import RunError
+from runtimes.noise import RecordedNoise
+from runtimes.pipeline import Pipeline, load_tokenizers
+from validation.graphs import graphs_for
+from validation.metrics import difference, psnr_db
+from validation.quality.bootstrap import interval_of
+from validation.quality.metric import Metric
+from validation.quality.pictures import LATENTS, Picture
+from validation.recording import read_golden
+
+Array = NDArray[np.generic]
+STAGES = {"stage_c": "Stage C", "stage_b": "Stage B"}
+# Names and units in the order they are reported; the SSIM of equal pictures is 1.
+PSNR, SSIM = "PSNR", "SSIM"
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """One pair: PSNR in dB, SSIM (None without scikit-image), SQNR in dB per denoiser."""
+
+    psnr: float
+    ssim: float | None
+    sqnr: dict[str, float]
+
+
+def ssim_of(found: Array, expected: Array) -> float:
+    """Structural similarity of pictures (H,W,3) in 0..1: Wang et al. 2004, its 11 x 11 window.
+
+    scikit-image's, mean over the colours; 1 for equal pictures.
+    """
+    from skimage.metrics import structural_similarity
+
+    value = structural_similarity(
+        expected.astype(np.float64),
+        found.astype(np.float64),
+        channel_axis=2,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(value)
+
+
+def closeness(
+    found: Array, expected: Array, latents: Tensors, expected_latents: Tensors
+) -> Closeness:
+    """Compare pictures (H,W,3) in 0..1 and the last latents of each denoiser."""
+    sqnr = {name: difference(latents[name], expected_latents[name]).sqnr_db for name in LATENTS}
+    ssim = ssim_of(found, expected) if installed("skimage") else None
+    return Closeness(psnr_db(found, expected), ssim, sqnr)
+
+
+def pair_metrics(
+    found: Sequence[Picture], expected: Sequence[Picture], against: str
+) -> list[Metric]:
+    """Medians over pairs of 8-bit pictures and their latents; the SSIM's mean."""
+    pairs = [
+        closeness(a.pixels() / 255, b.pixels() / 255, dict(a.latents()), dict(b.latents()))
+        for a, b in zip(found, expected, strict=True)
+    ]
+    return _metrics(pairs, f"against {against}, {len(pairs)} pictures of 8 bits")
+
+
+def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
+    """The run recorded in the bundle, on its own noise: one picture, so no intervals.
+
+    Metrics without a value, and the reason, when the bundle was exported without it.
+    """
+    try:
+        recording = read_golden(bundle.folder)
+    except RunError as error:
+        names = [PSNR, SSIM, *map(_sqnr_name, LATENTS)]
+        return [Metric(name, None, note=f"{error}, or give --against") for name in names]
+    last: Tensors = {}
+
+    def keep(name: str, tensors: Tensors) -> None:
+        if name.partition("/")[0] in LATENTS:
+            last[name.partition("/")[0]] = tensors["latents"]
+
+    graphs, tokenizers = graphs_for(bundle, execution), load_tokenizers(bundle)
+    with Pipeline(bundle.manifest, graphs, tokenizers, low_memory=True) as pipeline:
+        result = pipeline(
+            [recording.prompt],
+            recording.negative_prompt,
+            recording.options,
+            noise=RecordedNoise(recording.noise()),
+            on_tensors=keep,
+        )
+    expected = {
+        name: recording.tensors[f"{name}/{recording.steps(name) - 1}.latents"] for name in LATENTS
+    }
+    image = recording.tensors["stage_a.image"]
+    pair = closeness(_upright(result.image), _upright(image), last, expected)
+    return _metrics([pair], "golden run, 1 picture")
+
+
+def _metrics(pairs: Sequence[Closeness], note: str) -> list[Metric]:
+    found = [_metric(PSNR, (pair.psnr for pair in pairs), np.median, "dB", f"median; {note}")]
+    ssims = [pair.ssim for pair in pairs if pair.ssim is not None]
+    if len(ssims) == len(pairs):
+        found.append(_metric(SSIM, ssims, np.mean, "", f"mean; {note}"))
+    else:
+        needs = "needs scikit-image: pip install 'wuerstchen-export[validation]'"
+        found.append(Metric(SSIM, None, note=needs))
+    for name in LATENTS:
+        values = (pair.sqnr[name] for pair in pairs)
+        found.append(_metric(_sqnr_name(name), values, np.median, "dB", f"median; {note}"))
+    return found
+
+
+def _metric(
+    name: str, values: Iterable[float], statistic: Callable[..., Any], unit: str, note: str
+) -> Metric:
+    array = np.array(list(values), np.float64)
+    single = note.partition("; ")[2] if len(array) == 1 else note
+    return Metric(name, float(statistic(array)), *interval_of(array, statistic), unit, single)
+
+
+def _sqnr_name(denoiser: str) -> str:
+    return f"latent SQNR, {STAGES[denoiser]}"
+
+
+def _upright(image: Array) -> Array:
+    """(1,3,H,W) to (H,W,3)."""
+    return image[0].transpose(1, 2, 0)

@@ -1,0 +1,196 @@
+"""Bundles and a reference run to a report: judge every variant, then time them all."""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.bundle import Bundle
+from runtimes.engine import Execution, Tensors
+from runtimes.errors import RunError, UsageError
+from runtimes.graphs import BundleGraphs, GraphSource
+from runtimes.manifest import GOLDEN_FILE
+from validation.gate import DENOISERS, Gate, run_gate
+from validation.machine import machine
+from validation.quality.metric import Metric
+from validation.recording import Recording
+from validation.report.cost import measure_costs
+from validation.report.data import (
+    FORMAT,
+    FORMAT_VERSION,
+    STAGES,
+    Cost,
+    Environment,
+    Reference,
+    Report,
+    Variant,
+)
+from validation.report.verdict import first_failure, limits_of, recommend
+
+Image = NDArray[np.float32]  # (3,H,W) in 0..1
+PACKAGES = (
+    "wuerstchen-export", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools", "numpy",
+    "tokenizers", "torch", "diffusers", "transformers",
+)  # fmt: skip
+NO_TIME = "not timed: an interpreter stands in for Core ML here"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A bundle in a comparison, its name there, and what its graphs run on while judged."""
+
+    name: str
+    bundle: Bundle
+    graphs: GraphSource
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The report, and the pictures: the reference's and one per variant, in order."""
+
+    report: Report
+    reference: Image
+    pictures: tuple[Image, ...]
+
+
+@dataclass
+class _Judged:
+    entry: Entry
+    gate: Gate
+    picture: Image
+
+
+def compare(
+    entries: Sequence[Entry],
+    recording: Recording,
+    execution: Execution,
+    repeats: int,
+    line: Callable[[str], None],
+    quality: Mapping[str, tuple[Metric, ...]] | None = None,
+) -> Comparison:
+    """Judge every variant on the recorded run, time them in turn, and say which one to ship.
+
+    `quality` has further figures by variant name. Raises RunError naming the bundle when one
+    cannot run or computes a NaN.
+    """
+    judged = [
+        _judge(entry, recording, line, f"judging {number} of {len(entries)}: {entry.name}")
+        for number, entry in enumerate(entries, 1)
+    ]
+    timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
+    bundles = [entry.bundle for entry in timed]
+    found = measure_costs(bundles, recording, execution, repeats, line)
+    costs = {entry.name: cost for entry, cost in zip(timed, found, strict=True)}
+    expected = recording.tensors["stage_a.image"][0].astype(np.float32)
+    variants = tuple(
+        _variant(one, expected, costs.get(one.entry.name), (quality or {}).get(one.entry.name, ()))
+        for one in judged
+    )
+    report = Report(
+        FORMAT,
+        FORMAT_VERSION,
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        entries[0].bundle.manifest.model,
+        _reference(recording, expected),
+        environment(),
+        repeats,
+        recommend(variants),
+        variants,
+    )
+    return Comparison(report, expected, tuple(one.picture for one in judged))
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors inside say which of several bundles they are about."""
+    try:
+        yield
+    except (UsageError, RunError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def environment() -> Environment:
+    """What the figures were measured on and with."""
+    packages = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Environment(machine(), f"{platform.system()} {platform.release()}", packages)
+
+
+def _judge(entry: Entry, recording: Recording, line: Callable[[str], None], what: str) -> _Judged:
+    line(what)
+    made: dict[str, Image] = {}
+
+    def keep(name: str, tensors: Tensors) -> None:
+        if name == "stage_a":
+            made["image"] = np.clip(tensors["image"][0].astype(np.float32), 0, 1)
+
+    with naming(entry.name):
+        gate = run_gate(entry.bundle, entry.graphs, recording, keep)
+    return _Judged(entry, gate, made["image"])
+
+
+def _variant(
+    one: _Judged, expected: Image, cost: Cost | None, quality: tuple[Metric, ...]
+) -> Variant:
+    gate, manifest = one.gate, one.entry.bundle.manifest
+    return Variant(
+        name=one.entry.name,
+        folder=str(one.entry.bundle.folder),
+        backend=manifest.backend,
+        precision=manifest.precision,
+        passed=not gate.failures,
+        failure=first_failure(gate),
+        limits=limits_of(gate),
+        bytes=_bytes(one.entry.bundle),
+        stored={name: graph.precision for name, graph in manifest.graphs.items()},
+        placements=gate.placements,
+        graphs=gate.graphs,
+        steps=gate.steps,
+        trajectory=gate.trajectory,
+        picture_db=gate.picture_db,
+        picture_limit_db=gate.picture_limit_db,
+        largest_difference=float(np.abs(one.picture - expected).max()),
+        cost=cost,
+        cost_note="" if cost else NO_TIME,
+        quality=quality,
+    )
+
+
+def _bytes(bundle: Bundle) -> dict[str, int]:
+    """Bytes per stage and of the rest; a shared text encoder counts once."""
+    files = {n: file.size for n, file in bundle.manifest.files.items() if n != GOLDEN_FILE}
+    found = {}
+    for stage, names in STAGES.items():
+        folders = tuple(
+            f"{bundle.manifest.graphs[name].file.rpartition('/')[0]}/"
+            for name in names
+            if name in bundle.manifest.graphs
+        )
+        found[stage] = sum(size for name, size in files.items() if name.startswith(folders))
+    return found | {"other": sum(files.values()) - sum(found.values())}
+
+
+def _reference(recording: Recording, image: Image) -> Reference:
+    seed = recording.options.seed
+    assert isinstance(seed, int)
+    height, width = image.shape[1:]
+    steps, decoder_steps = (recording.steps(name) for name in DENOISERS)
+    return Reference(
+        recording.source,
+        recording.prompt,
+        recording.negative_prompt,
+        seed,
+        height,
+        width,
+        steps,
+        decoder_steps,
+    )

@@ -1,0 +1,109 @@
+"""A comparison from the command line: check everything, compare, write, say which fails."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtimes.atomic import atomic_folder
+from runtimes.bundle import Bundle
+from runtimes.engine import Execution
+from runtimes.errors import UsageError
+from runtimes.progress import Progress
+from validation.graphs import graphs_for
+from validation.recording import Recording
+from validation.report.collect import Comparison, Entry, compare, naming
+from validation.report.data import to_json
+from validation.report.table import print_report
+from validation.report.write import check_folder, write
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to do with a comparison: where its report goes, how often to time, how to print it."""
+
+    report: Path | None
+    repeats: int
+    verbose: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+def check_request(request: Request, bundles: Sequence[Bundle]) -> None:
+    """UsageError for what can be refused before the reference runs."""
+    if request.repeats < 1:
+        raise UsageError(f"--repeats is {request.repeats}; it must be at least 1")
+    if request.report is not None:
+        check_folder(request.report, bundles)
+    check_comparable(bundles)
+
+
+def check_comparable(bundles: Sequence[Bundle]) -> None:
+    """UsageError naming two bundles that have no reference in common."""
+    first, *others = bundles
+    for number, other in enumerate(others, 1):
+        pair = f"{first.folder} and {other.folder}"
+        if other.folder in [bundle.folder for bundle in bundles[:number]]:
+            raise UsageError(f"{other.folder} is given twice; compare different bundles")
+        models = [_model(bundle) for bundle in (first, other)]
+        if models[0] != models[1]:
+            raise UsageError(
+                f"{pair} are of different models ({models[0]} and {models[1]}); compare bundles "
+                "of one model and revision"
+            )
+        text = [bundle.manifest.text_graphs["stage_b"] is not None for bundle in (first, other)]
+        if text[0] != text[1]:
+            free = first if not text[0] else other
+            raise UsageError(
+                f"{pair} have different references: {free.folder.name} runs Stage B without text; "
+                "compare each kind by itself"
+            )
+
+
+def entries_of(bundles: Sequence[Bundle], execution: Execution) -> list[Entry]:
+    """The bundles with names that tell them apart: the folder's, or the path where two are alike.
+
+    Raises UsageError naming the bundle that cannot run as asked.
+    """
+    found = []
+    for bundle in bundles:
+        alike = [other for other in bundles if other.folder.name == bundle.folder.name]
+        name = bundle.folder.name if len(alike) == 1 else str(bundle.folder)
+        with naming(name):
+            found.append(Entry(name, bundle, graphs_for(bundle, execution)))
+    return found
+
+
+def run(
+    request: Request, entries: Sequence[Entry], recording: Recording, execution: Execution
+) -> int:
+    """Compare, print and write: 1 when a variant fails a limit, else 0."""
+    progress = Progress(quiet=request.quiet or request.json)
+    with contextlib.ExitStack() as stack:
+        # Opened before the work: a place that cannot be written is found out first.
+        folder = stack.enter_context(atomic_folder(request.report)) if request.report else None
+        comparison = compare(entries, recording, execution, request.repeats, progress.line)
+        if folder is not None:
+            write(comparison, folder)
+    return _say(request, comparison)
+
+
+def _say(request: Request, comparison: Comparison) -> int:
+    report = comparison.report
+    if request.json:
+        print(to_json(report), end="")
+    elif not request.quiet:
+        print_report(report, verbose=request.verbose)
+        if request.report is not None:
+            print(f"wrote {request.report / 'report.html'} and report.json")
+    failed = [variant for variant in report.variants if variant.failure]
+    for variant in failed:
+        if variant.failure:
+            print(f"error: {variant.name}: {variant.failure.text}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _model(bundle: Bundle) -> str:
+    model = bundle.manifest.model
+    return f"{model.id}@{model.revision} with {model.prior_id}@{model.prior_revision}"

@@ -1,0 +1,102 @@
+"""Time and memory: one picture at a time, each in a process of its own, variants in turn."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle import Bundle
+from runtimes.engine import Execution
+from runtimes.errors import RunError
+from validation.recording import Recording
+from validation.report.data import STAGES, Cost, Spread, StageCost
+
+Stages = dict[str, dict[str, Any]]  # graph -> what `python -m runtimes --json` says of it
+
+
+def measure_costs(
+    bundles: Sequence[Bundle],
+    recording: Recording,
+    execution: Execution,
+    repeats: int,
+    line: Callable[[str], None],
+) -> list[Cost]:
+    """Each bundle's cost of the recorded run: medians of `repeats` rounds over all bundles.
+
+    A process's peak memory never falls, so that each run has its own. One more run per bundle
+    holds one graph at a time: it tells the stages' memory apart.
+    """
+    words = [*_run_words(recording), *_execution_words(execution)]
+    rounds: list[list[Stages]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "picture.png"
+        for number in range(repeats if bundles else 0):
+            line(f"timing, round {number + 1} of {repeats}")
+            rounds.append([_run(bundle, picture, words, recording) for bundle in bundles])
+        alone = [_run(b, picture, ["--low-memory", *words], recording) for b in bundles]
+    return [
+        _cost([found[index] for found in rounds], held) for index, held in enumerate(alone)
+    ]  # fmt: skip
+
+
+def _run(bundle: Bundle, picture: Path, words: list[str], recording: Recording) -> Stages:
+    command = [sys.executable, "-m", "runtimes", str(bundle.folder), "-o", str(picture), "--json"]
+    # Prompts may start with a dash: after '--' nothing is an option.
+    done = subprocess.run(
+        [*command, *words, "--", recording.prompt], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RunError(f"{bundle.folder}: the timed run failed: {said[-1]}")
+    found: Stages = json.loads(done.stdout)["stages"]
+    return found
+
+
+def _run_words(recording: Recording) -> list[str]:
+    options = recording.options
+    given = {
+        "--seed": options.seed,
+        "--steps": options.steps,
+        "--decoder-steps": options.decoder_steps,
+        "--height": options.height,
+        "--width": options.width,
+    }
+    words = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    return [f"--negative-prompt={recording.negative_prompt}", *words]
+
+
+def _execution_words(execution: Execution) -> list[str]:
+    given = {
+        "--device": execution.device,
+        "--engine": execution.engine,
+        "--execution-precision": execution.precision,
+        "--cache-dir": execution.cache,
+    }
+    return [f"{flag}={value}" for flag, value in given.items() if value is not None]
+
+
+def _cost(rounds: list[Stages], alone: Stages) -> Cost:
+    everything = tuple(alone)
+    peaks = [max(used["peak_bytes"] for used in found.values()) for found in rounds]
+    stages = []
+    for stage, names in STAGES.items():
+        held = tuple(name for name in names if name in alone)
+        peak = max(alone[name]["peak_bytes"] for name in held)
+        stages.append(StageCost(stage, *_seconds(rounds, held), peak))
+    return Cost(*_seconds(rounds, everything), int(statistics.median(peaks)), tuple(stages))
+
+
+def _seconds(rounds: list[Stages], names: Sequence[str]) -> tuple[Spread, Spread]:
+    """Seconds of running and of loading some graphs, over the rounds."""
+    loading = [sum(found[name]["load_seconds"] for name in names) for found in rounds]
+    everything = [sum(found[name]["seconds"] for name in names) for found in rounds]
+    running = [whole - load for whole, load in zip(everything, loading, strict=True)]
+    return _spread(running), _spread(loading)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))

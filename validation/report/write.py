@@ -1,0 +1,29 @@
+"""The report's folder: report.html and report.json, both or nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtimes.bundle import Bundle
+from runtimes.errors import UsageError
+from validation.report.collect import Comparison
+from validation.report.data import to_json
+from validation.report.page import page
+
+
+def check_folder(output: Path, bundles: Sequence[Bundle]) -> None:
+    """UsageError when a report cannot go there: before any work."""
+    taken = output.is_symlink() or (output.exists() and not output.is_dir())
+    if taken or (output.is_dir() and any(output.iterdir())):
+        raise UsageError(f"--report {output} exists; give a folder that is new or empty")
+    for bundle in bundles:
+        if output.resolve().is_relative_to(bundle.folder):
+            raise UsageError(
+                f"--report {output} is inside the bundle {bundle.folder}, which holds nothing but "
+                "its own files; give another folder"
+            )
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write both files into `folder`."""
+    (folder / "report.html").write_text(page(comparison), encoding="utf-8")
+    (folder / "report.json").write_text(to_json(comparison.report), encoding="utf-8")

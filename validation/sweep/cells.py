@@ -1,0 +1,130 @@
+"""Run one cell: pictures of one or two bundles, their figures and times, kept when finished."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtimes.bundle import Bundle
+from runtimes.typed_json import decode
+from validation.machine import machine
+from validation.quality import judged
+from validation.quality.bootstrap import interval_of
+from validation.quality.folder import read_json, write_json
+from validation.quality.measure import Measures, Request, picture_metrics
+from validation.quality.metric import Metric
+from validation.quality.pictures import OnPicture, Picture, pictures_of
+from validation.quality.prompts import Prompts
+from validation.quality.similarity import pair_metrics
+from validation.sweep.grid import Cell, evaluations
+
+CELL_FILE = "cell.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One bundle in one cell: its folder's name, seconds per picture, figures."""
+
+    bundle: str
+    seconds: Metric
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A measured cell. `steps` and `decoder_steps` are evaluations; `change`: second to first."""
+
+    name: str
+    guidance: float
+    steps: int
+    decoder_steps: int
+    machine: str
+    variants: tuple[Variant, ...]
+    change: tuple[Metric, ...]
+
+
+def run_cell(
+    cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture
+) -> tuple[Finished, bool]:
+    """The cell's figures, and whether they were there already.
+
+    Its folder in `request.folder` keeps pictures one by one, and the figures once they are all
+    there; the same settings find them again.
+    """
+    folder = request.folder / "cells" / cell.name
+    own = replace(request, folder=folder, options=cell.options)
+    settings = _settings(bundle, own)
+    there = read_json(folder / CELL_FILE)
+    if there is not None and there.get("settings") == settings:
+        return decode(Finished, there.get("found"), f"{folder / CELL_FILE}"), True
+    found = _measure(cell, bundle, own, on_picture)
+    write_json(folder / CELL_FILE, {"settings": settings, "found": asdict(found)})
+    return found, False
+
+
+def _measure(cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture) -> Finished:
+    pictures = pictures_of(request.series(bundle), request.folder / "pictures", on_picture)
+    names = variant_names(bundle, request.against)
+    variants = [_variant(names[0], bundle, pictures, request)]
+    change: list[Metric] = []
+    if request.against is not None:
+        others = pictures_of(
+            request.series(request.against), request.folder / "against", on_picture
+        )
+        variants.append(_variant(names[1], request.against, others, request))
+        change = _change(pictures, others, request.prompts, names[0])
+    steps, decoder_steps = evaluations(cell, bundle.manifest.sampling)
+    return Finished(
+        cell.name, cell.guidance, steps, decoder_steps, machine(), tuple(variants), tuple(change)
+    )  # fmt: skip
+
+
+def variant_names(bundle: Bundle, against: Bundle | None) -> list[str]:
+    """What the bundles are called: their folders' names, or paths where these are the same."""
+    folders = [bundle.folder, *([] if against is None else [against.folder])]
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _variant(name: str, bundle: Bundle, pictures: Sequence[Picture], request: Request) -> Variant:
+    metrics = picture_metrics(bundle.manifest.model, pictures, request.prompts, request.measures)
+    seconds = np.array([picture.seconds for picture in pictures])
+    return Variant(
+        name,
+        Metric(
+            "time per picture",
+            float(np.median(seconds)),
+            *interval_of(seconds, np.median),
+            "s",
+            f"median of {len(seconds)}, one picture at a time, loading excluded",
+        ),
+        tuple(metrics),
+    )
+
+
+def _change(
+    first: Sequence[Picture], second: Sequence[Picture], prompts: Prompts, name: str
+) -> list[Metric]:
+    found = pair_metrics(second, first, name)
+    if prompts.scenes is not None:
+        readings = [judged.read(picture.pixels() for picture in own) for own in (first, second)]
+        found.append(judged.accuracy_change(readings[0], readings[1], prompts.scenes))
+    return found
+
+
+def _settings(bundle: Bundle, request: Request) -> dict[str, Any]:
+    """All that a cell's figures depend on."""
+    against = None if request.against is None else request.series(request.against).identity()
+    return {
+        "series": request.series(bundle).identity(),
+        "against": against,
+        "prompts": request.prompts.sha256,
+        "measures": _measures(request.measures),
+    }
+
+
+def _measures(measures: Measures) -> list[str | None]:
+    paths: list[Path | None] = [measures.images, measures.inception_weights]
+    return [*(None if path is None else str(path) for path in paths), measures.clip_model]

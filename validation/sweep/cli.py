@@ -1,0 +1,180 @@
+"""python -m validation sweep: quality and time over guidance and steps."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle import Bundle, open_bundle
+from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.errors import UsageError
+from runtimes.progress import Progress
+from validation.machine import machine
+from validation.quality.cli import add_measure_options, measures_of
+from validation.quality.folder import claim, write_json, write_text
+from validation.quality.measure import Request, check_against, check_request
+from validation.quality.pictures import digest_of
+from validation.quality.prompts import is_demo, prompts_for
+from validation.quality.published import CLIP_MODEL, load_clip
+from validation.sweep import text_free
+from validation.sweep.cells import Finished, run_cell, variant_names
+from validation.sweep.grid import Cell, grid
+from validation.sweep.report import as_json, as_svg, print_table
+
+FORMAT, FORMAT_VERSION = "wuerstchen-sweep", 1
+COUNT = 20
+PRESETS = ("text-free",)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m validation sweep`."""
+    found = argparse.ArgumentParser(
+        prog="python -m validation sweep",
+        description="Measure quality and time of every combination of guidance and steps, and "
+        "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
+    )
+    add = found.add_argument
+    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add(
+        "-o", "--output", type=Path, required=True,
+        help="folder for pictures and results; of an earlier sweep of the same bundle, its "
+        "finished cells and pictures are used again",
+    )  # fmt: skip
+    lists = "comma-separated; 'default' is the bundle's own"
+    add("--guidance", help=f"Stage C guidance scales, {lists}")
+    add("--steps", help=f"even Stage C steps, {lists} schedule")
+    add("--decoder-steps", help=f"even Stage B steps, {lists} schedule")
+    add(
+        "--against", type=Path, metavar="BUNDLE",
+        help="bundle of the same model to sweep beside it on the same noise",
+    )  # fmt: skip
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="text-free: export the bundle whose Stage B gets no text (the paper's Appendix J) "
+        "into the output folder, and sweep it beside this one (as --against does)",
+    )
+    add("--reference", metavar="DIR_OR_ID", help="checkpoint for --preset (default: the bundle's)")
+    add("--prior", metavar="DIR_OR_ID", help="prior of --reference, as in the exporter")
+    add(
+        "--count", type=int,
+        help=f"pictures per cell (default: {COUNT}, or all the file's prompts if fewer)",
+    )  # fmt: skip
+    add_measure_options(found)
+    add_execution_options(found)
+    add("--low-memory", action="store_true", help="hold one graph at a time")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--json", action="store_true", help="print sweep.json instead of a table")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    args = parser().parse_args(argv)
+    kept = "finished pictures are kept: run it again"
+    return guarded(lambda: _run(args), debug=args.debug, interrupted=kept)
+
+
+def _run(args: argparse.Namespace) -> None:
+    bundle = open_bundle(args.bundle, verify_hashes=True)
+    cells = _cells(args, bundle)
+    folder = args.output / text_free.FOLDER
+    pair = text_free.sources(bundle, folder, args.reference, args.prior) if args.preset else None
+    against = None if args.against is None else open_bundle(args.against, verify_hashes=True)
+    request = _request(args, bundle, against)
+    _check(bundle, request, cells, compared=bool(args.preset or args.against))
+    progress = Progress(quiet=args.quiet or args.json)
+    claim(args.output, _identity(args, bundle, request))
+    if args.preset:
+        made = text_free.text_free(bundle, folder, pair, progress.line)
+        check_against(bundle, made)
+        request = dataclasses.replace(request, against=made)
+    found = [_one(cell, bundle, request, progress, len(cells), i) for i, cell in enumerate(cells)]
+    _write(args, found, _about(bundle, request))
+
+
+def _one(
+    cell: Cell, bundle: Bundle, request: Request, progress: Progress, cells: int, index: int
+) -> Finished:
+    found, there = run_cell(cell, bundle, request, progress.step)
+    progress.line(f"cell {index + 1} of {cells}, {cell.name}{': there already' if there else ''}")
+    return found
+
+
+def _cells(args: argparse.Namespace, bundle: Bundle) -> list[Cell]:
+    axes = (args.guidance, args.steps, args.decoder_steps)
+    if not any(axes) and args.preset is None and args.against is None:
+        raise UsageError("give --guidance, --steps, --decoder-steps, --against or --preset")
+    if args.preset and args.against:
+        raise UsageError(f"--preset {args.preset} makes the second bundle: leave out --against")
+    if not args.preset and (args.reference or args.prior):
+        raise UsageError("--reference and --prior are for --preset")
+    return grid(*axes, bundle.manifest.sampling)
+
+
+def _request(args: argparse.Namespace, bundle: Bundle, against: Bundle | None) -> Request:
+    model = bundle.manifest.model
+    count = args.count
+    if count is None:
+        there = COUNT if args.prompts is None else len(prompts_for(model, args.prompts, None).texts)
+        count = min(COUNT, there)
+    return Request(
+        folder=args.output,
+        prompts=prompts_for(model, args.prompts, count),
+        seed=args.seed,
+        execution=execution_of(args),
+        measures=measures_of(args),
+        against=against,
+        low_memory=args.low_memory,
+    )
+
+
+def _check(bundle: Bundle, request: Request, cells: Sequence[Cell], *, compared: bool) -> None:
+    """Every cell's options, and that there is a quality to plot, before any work."""
+    for cell in cells:
+        check_request(bundle, dataclasses.replace(request, options=cell.options))
+    model = bundle.manifest.model
+    if compared or (is_demo(model) and request.prompts.scenes is not None):
+        return
+    clip = request.measures.clip_model or (None if is_demo(model) else CLIP_MODEL)
+    needed = "no quality to measure: give --clip-model" if clip is None else load_clip(clip)
+    if isinstance(needed, str):
+        raise UsageError(f"{needed}, or a second bundle as --against")
+
+
+def _identity(args: argparse.Namespace, bundle: Bundle, request: Request) -> dict[str, Any]:
+    against = args.preset
+    if request.against is not None:
+        against = digest_of(request.against)
+    return {"command": "sweep", **request.series(bundle).identity(), "against": against}
+
+
+def _about(bundle: Bundle, request: Request) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **request.series(bundle).identity(),
+        "bundles": variant_names(bundle, request.against),
+        "machine": machine(),
+        "prompts": {
+            "source": request.prompts.source,
+            "count": len(request.prompts.texts),
+            "sha256": request.prompts.sha256,
+        },
+    }
+
+
+def _write(args: argparse.Namespace, cells: list[Finished], about: dict[str, Any]) -> None:
+    path = args.output / "sweep.json"
+    count = about["prompts"]["count"]
+    write_json(path, as_json(cells, about))
+    title = f"{' and '.join(about['bundles'])}: {count} prompts a cell"
+    write_text(args.output / "sweep.svg", as_svg(cells, title))
+    if args.json:
+        print(path.read_text(encoding="utf-8"), end="")
+    elif not args.quiet:
+        print(f"{about['machine']}; {count} prompts a cell, medians")
+        print_table(cells)
+        print(f"wrote {path} and {path.with_suffix('.svg')}")

@@ -1,0 +1,70 @@
+"""The bundle of the same checkpoint whose Stage B gets no text: the paper's Appendix J."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from exporter.sources import Source
+from runtimes.bundle import Bundle, open_bundle
+from runtimes.command import installed
+from runtimes.errors import UsageError
+from runtimes.manifest import MANIFEST_NAME
+
+FOLDER = "text-free"
+
+
+def sources(
+    bundle: Bundle, folder: Path, reference: str | None, prior: str | None
+) -> tuple[Source, Source] | None:
+    """The checkpoint to export to `folder`, decoder and prior; None when that was done before.
+
+    UsageError unless the bundle has text in Stage B and is as the exporter made it.
+    """
+    manifest = bundle.manifest
+    if manifest.text_graphs["stage_b"] is None:
+        raise UsageError(f"{bundle.folder} is text-free already; give one with text")
+    if manifest.quantization:
+        raise UsageError(
+            f"{bundle.folder} is quantised: quantise a bundle exported with --stage-b-text drop "
+            "the same way, and give it as --against"
+        )
+    missing = [name for name in ("torch", "onnx", "safetensors") if not installed(name)]
+    if missing:
+        raise UsageError(
+            f"--preset text-free exports a bundle, which needs {missing[0]}: "
+            "pip install 'wuerstchen-export[export]'"
+        )
+    if (folder / MANIFEST_NAME).is_file():
+        return None
+    from validation.checkpoints import reference_pair
+
+    return reference_pair(manifest.model, reference, prior)
+
+
+def text_free(
+    bundle: Bundle,
+    folder: Path,
+    pair: tuple[Source, Source] | None,
+    report: Callable[[str], None],
+) -> Bundle:
+    """The bundle in `folder`; exported first from `pair`, as `bundle` was, if there is one."""
+    if pair is None:
+        return open_bundle(folder, verify_hashes=True)
+    from exporter.export import export
+    from exporter.options import ExportOptions
+
+    manifest = bundle.manifest
+    sizes = manifest.sizes
+    options = ExportOptions(
+        backend=manifest.backend,
+        precision=manifest.precision,
+        text=False,
+        height=manifest.sampling.height,
+        width=manifest.sampling.width,
+        static=bool(sizes),
+        sizes=sizes if manifest.backend == "coreml" and len(sizes) > 1 else (),
+        golden=False,
+        variant=manifest.model.variant or None,
+    )
+    report(f"exporting the text-free bundle to {folder}")
+    export(*pair, folder, options)
+    return open_bundle(folder, verify_hashes=True)
