@@ -1,13 +1,12 @@
-"""The three graph formats behind one call: write a module as a graph file."""
+"""The three graph formats behind one call: write a graph's file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from exporter.graphs import GraphPlan
 from exporter.modules.layout import Layout
+from exporter.weights import Deferred
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Backend:
     fixed sizes. `ids`: the integer type of token ids. `packages`: what writing needs.
     """
 
-    write: Callable[[GraphPlan, nn.Module, Path, Target], Path]
+    write: Callable[[GraphPlan, Deferred, Path, Target], Path]
     layout: Layout
     precision: str
     packages: tuple[str, ...] = ()
@@ -42,30 +41,30 @@ class Backend:
     ids: str = "int64"
 
 
-def _onnx(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+def _onnx(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
     from exporter.onnx_graph import write_onnx
 
     if target.precision == "fp16":
-        module.half()  # in place; norms, softmax and the last division stay fp32 by themselves
-    return write_onnx(plan, module, folder, static=target.static)
+        deferred.module.half()  # norms, softmax and the last division stay fp32 by themselves
+    return write_onnx(plan, deferred, folder, static=target.static)
 
 
-def _openvino(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+def _openvino(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
     from exporter.openvino_graph import write_openvino
 
     # fp16 is the type of the stored weights: what is computed in which type is the device's affair.
     compress = target.precision == "fp16"
-    return write_openvino(plan, module, folder, static=target.static, compress_to_fp16=compress)
+    return write_openvino(plan, deferred, folder, static=target.static, compress_to_fp16=compress)
 
 
-def _coreml(plan: GraphPlan, module: nn.Module, folder: Path, target: Target) -> Path:
+def _coreml(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
     from exporter.coreml_graph import write_coreml
 
     if target.precision == "fp16":
-        module.half()
+        deferred.module.half()
     return write_coreml(
         plan,
-        module,
+        deferred.load(),
         folder,
         license=target.license,
         metadata=target.metadata,

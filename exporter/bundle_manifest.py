@@ -12,7 +12,7 @@ from exporter.components import Checkpoint
 from runtimes.manifest import FORMAT, FORMAT_VERSION, Manifest, Model, Tokenizer
 
 if TYPE_CHECKING:
-    from exporter.export import Job
+    from exporter.job import Job
 
 TOOLS = ("wuerstchen-export", "onnx", "onnxscript", "onnx-ir", "numpy")
 
@@ -42,7 +42,8 @@ def new_manifest(job: "Job", tokenizers: dict[str, Tokenizer]) -> Manifest:
         sampling=job.constants,
         sizes=tuple(size.picture for size in job.sizes),
         files={},
-        tools=_tools(BACKENDS[job.settings.backend].packages),
+        tools=tools(BACKENDS[job.settings.backend].packages),
+        adapters=tuple(lora.adapter for lora in job.loras),
     )
 
 
@@ -66,6 +67,7 @@ def package_metadata(job: "Job", manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _tools(packages: tuple[str, ...]) -> dict[str, str]:
+def tools(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of what writes the graphs."""
     found = {name: importlib.metadata.version(name) for name in (*TOOLS, *packages)}
     return {"torch": torch.__version__, **found}

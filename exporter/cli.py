@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from exporter.sources import Source
 
 DEFAULT_OUTPUT = "wuerstchen-bundle"
+_INTERRUPTED = "no bundle was written; --resume goes on from the graphs that are finished"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +48,21 @@ def add_arguments(found: argparse.ArgumentParser) -> None:
         metavar="GRAPH",
         help=f"graphs to export, of: {', '.join(GRAPHS)}",
     )
+    found.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="PATH[:SCALE]",
+        help="LoRA adapter to fuse into the prior: a safetensors file or its folder, and its "
+        "weight (default: 1); may be given several times",
+    )
     found.add_argument("--no-golden", action="store_true", help="record no golden run")
+    found.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with an export that did not end, or add --modules to a bundle: finished "
+        "graphs of the same checkpoint, options and versions are kept if their files are whole",
+    )
     found.add_argument(
         "--overwrite",
         action="store_true",
@@ -155,12 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_inspect = words[:1] == ["inspect"]
     args = (inspect_parser if is_inspect else parser)().parse_intermixed_args(words[is_inspect:])
     action = _inspect if is_inspect else _export
-    return guarded(lambda: action(args), debug=args.debug, interrupted="nothing was written")
+    return guarded(lambda: action(args), debug=args.debug, interrupted=_INTERRUPTED)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export as `add_arguments` parsed it; returns the exit code."""
-    return guarded(lambda: _export(args), debug=args.debug, interrupted="nothing was written")
+    return guarded(lambda: _export(args), debug=args.debug, interrupted=_INTERRUPTED)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -169,7 +184,9 @@ def _export(args: argparse.Namespace) -> None:
     _require_export_packages()
     _require_backend_packages(args.backend)
     from exporter.export import export
+    from exporter.lora import parse_lora
     from exporter.options import ExportOptions, resolve
+    from exporter.progress import Progress
     from runtimes.atomic import check_output
 
     options = ExportOptions(
@@ -187,18 +204,19 @@ def _export(args: argparse.Namespace) -> None:
         sizes=tuple(args.sizes),
         deployment_target=args.deployment_target,
         openvino_tokenizer=args.openvino_tokenizer,
+        loras=tuple(map(parse_lora, args.lora)),
+        resume=args.resume,
     )
     resolve(options)  # before a hub download
-    check_output(args.output, overwrite=args.overwrite)
+    check_output(args.output, overwrite=args.overwrite or args.resume)
     source, prior = _sources(args)
-    silent = args.quiet or args.json
-    report = (lambda line: None) if silent else (lambda line: print(line, flush=True))
-    manifest = export(source, prior, args.output, options, report)
+    progress = Progress(quiet=args.quiet or args.json)
+    manifest = export(source, prior, args.output, options, progress)
     size = sum(file.size for file in manifest.files.values())
     if args.json:
         found = {"output": str(args.output), "graphs": list(manifest.graphs), "bytes": size}
         print(json.dumps(found))
-    report(f"wrote {args.output}: {len(manifest.graphs)} graphs, {size / 1e6:.1f} MB")
+    progress.line(f"wrote {args.output}: {len(manifest.graphs)} graphs, {size / 1e6:.1f} MB")
 
 
 def _inspect(args: argparse.Namespace) -> None:

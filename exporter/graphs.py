@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from exporter import loading
 from exporter.components import Checkpoint, Component
 from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.lora import Fused, Lora
 from exporter.modules.layout import Layout
 from exporter.shapes import (
     OPTIONAL_TEXT_NAMES,
@@ -19,7 +20,7 @@ from exporter.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from exporter.weights import MetaWeights, Weights, WeightSource
+from exporter.weights import Deferred, MetaWeights, Weights, WeightSource
 from runtimes.manifest import Tensor
 
 Shape = tuple[int | str, ...]
@@ -36,7 +37,9 @@ class GraphPlan:
     """One graph before its weights are read.
 
     Dimensions that are strings may change from run to run: 'batch', and sides such as 'height'
-    or 'height/4'. `multiple` is what 'height' and 'width' are multiples of.
+    or 'height/4'. `multiple` is what 'height' and 'width' are multiples of. `defer` gives the
+    export-form module and recipes for its weights, `build` the module with its weights, which
+    `loras` are added to.
     """
 
     name: str
@@ -45,11 +48,15 @@ class GraphPlan:
     multiple: int
     component: AnyComponent
     shapes: Shapes
+    defer: Callable[[WeightSource], Deferred]
     build: Callable[[WeightSource], nn.Module]
+    loras: tuple[Lora, ...] = ()
 
-    def weights(self) -> Weights:
-        """The checkpoint's weights, every name and shape checked; read on demand."""
-        return Weights(self.component.files, self.shapes, OPTIONAL_TEXT_NAMES)
+    @contextmanager
+    def weights(self) -> Iterator[WeightSource]:
+        """The checkpoint's weights, every name and shape checked; read, and fused, on demand."""
+        with Weights(self.component.files, self.shapes, OPTIONAL_TEXT_NAMES) as weights:
+            yield Fused(weights, self.loras) if self.loras else weights
 
     @contextmanager
     def module(self) -> Iterator[nn.Module]:
@@ -59,16 +66,21 @@ class GraphPlan:
 
     def meta_module(self) -> nn.Module:
         """The same module without memory behind its weights: for counting."""
-        return self.build(MetaWeights(self.shapes))
+        return self.defer(MetaWeights(self.shapes)).module
 
 
-def plan_graphs(checkpoint: Checkpoint, layout: Layout, *, text: bool) -> list[GraphPlan]:
-    """All graphs, in running order; `text=False` leaves Stage B text-free (rewrite 6)."""
+def plan_graphs(
+    checkpoint: Checkpoint, layout: Layout, *, text: bool, loras: tuple[Lora, ...] = ()
+) -> list[GraphPlan]:
+    """All graphs, in running order; `text=False` leaves Stage B text-free (rewrite 6).
+
+    `loras` are fused into Stage C's weights.
+    """
     decoder_text = [_text("decoder_text_encoder", checkpoint.decoder_text_encoder)] if text else []
     return [
         _text("text_encoder", checkpoint.text_encoder),
-        _stage_c_condition(checkpoint),
-        _stage_c(checkpoint, layout),
+        replace(_stage_c_condition(checkpoint), loras=loras),
+        replace(_stage_c(checkpoint, layout), loras=loras),
         *decoder_text,
         _stage_b_condition(checkpoint, text),
         _stage_b(checkpoint, layout, text),
@@ -81,10 +93,25 @@ def stage_a_shapes(config: StageAConfig) -> Shapes:
     return stage_a_decoder_shapes(config) | stage_a_encoder_shapes(config)
 
 
+def _plan(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    multiple: int,
+    component: AnyComponent,
+    shapes: Shapes,
+    defer: Callable[[WeightSource], Deferred],
+) -> GraphPlan:
+    def build(weights: WeightSource) -> nn.Module:
+        return defer(weights).load()
+
+    return GraphPlan(name, inputs, outputs, multiple, component, shapes, defer, build)
+
+
 def _text(name: str, component: Component[TextConfig]) -> GraphPlan:
     config = component.config
     tokens: Shape = ("batch", config.max_position_embeddings)
-    return GraphPlan(
+    return _plan(
         name,
         (Tensor("input_ids", "int64", tokens), Tensor("attention_mask", "int64", tokens)),
         (_float("last_hidden_state", (*tokens, config.hidden_size)),),
@@ -98,7 +125,7 @@ def _text(name: str, component: Component[TextConfig]) -> GraphPlan:
 def _stage_c_condition(checkpoint: Checkpoint) -> GraphPlan:
     component, tokens = checkpoint.stage_c, _tokens(checkpoint.text_encoder)
     config = component.config
-    return GraphPlan(
+    return _plan(
         "stage_c_condition",
         (_float("last_hidden_state", ("batch", tokens, config.c_cond)),),
         (_float("text_kv", ("batch", config.depth, 2, tokens, config.c)),),
@@ -113,7 +140,7 @@ def _stage_c(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
     component, tokens = checkpoint.stage_c, _tokens(checkpoint.text_encoder)
     config = component.config
     latents: Shape = ("batch", config.c_in, "height", "width")
-    return GraphPlan(
+    return _plan(
         "stage_c",
         (
             _float("latents", latents),
@@ -154,7 +181,7 @@ def _stage_b_condition(checkpoint: Checkpoint, text: bool) -> GraphPlan:
     ]
     if text:
         inputs.append(_float("last_hidden_state", ("batch", tokens, config.clip_embd)))
-    return GraphPlan(
+    return _plan(
         "stage_b_condition",
         tuple(inputs),
         _stage_b_conditions(checkpoint, text),
@@ -170,7 +197,7 @@ def _stage_b(checkpoint: Checkpoint, layout: Layout, text: bool) -> GraphPlan:
     config = component.config
     zero_tokens = None if text else _tokens(checkpoint.decoder_text_encoder)
     latents: Shape = ("batch", config.c_in, "height", "width")
-    return GraphPlan(
+    return _plan(
         "stage_b",
         (
             _float("latents", latents),
@@ -189,7 +216,7 @@ def _stage_a(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
     component = checkpoint.stage_a
     config = component.config
     scale = config.scale
-    return GraphPlan(
+    return _plan(
         "stage_a",
         (_float("latents", ("batch", config.latent_channels, "height", "width")),),
         (_float("image", ("batch", 3, f"{scale}*height", f"{scale}*width")),),

@@ -25,7 +25,11 @@ from exporter.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from runtimes.sizes import sizes
+from runtimes.manifest import Sampling
+from runtimes.sizes import Sizes, sizes
+
+# What takes both halves of the guided batch at once.
+GUIDED = ("text_encoder", "stage_c_condition", "stage_c")
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,29 @@ def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> I
     """Costs of one picture of height x width pixels, guidance as by default, no weights read."""
     constants = sampling(checkpoint, height, width)
     made = sizes(height, width, constants)
-    guided = 2 if constants.stage_c.guidance > 1 else 1
     graphs = []
     for plan in plan_graphs(checkpoint, "nchw", text=text):
-        rows = guided if plan.name in ("text_encoder", "stage_c_condition", "stage_c") else 1
-        side = made.stage_c if plan.name == "stage_c" else made.stage_b
-        named = {"batch": rows, "height": side[0], "width": side[1]}
-        named |= {"embedding_height": made.stage_c[0], "embedding_width": made.stage_c[1]}
         runs = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
-        graphs.append(_cost(make_static(plan, named), len(runs.schedule) if runs else 1))
+        graphs.append(_cost(one_picture(plan, constants, made), len(runs.schedule) if runs else 1))
     return Inspection(_components(checkpoint), tuple(graphs), *made.picture)
+
+
+def one_picture(plan: GraphPlan, constants: Sampling, made: Sizes) -> GraphPlan:
+    """The plan at the sizes of one picture, guidance as by default."""
+    guided = constants.stage_c.guidance > 1 and plan.name in GUIDED
+    side = made.stage_c if plan.name == "stage_c" else made.stage_b
+    named = {"batch": 2 if guided else 1, "height": side[0], "width": side[1]}
+    named |= {"embedding_height": made.stage_c[0], "embedding_width": made.stage_c[1]}
+    return make_static(plan, named)
+
+
+def peak_bytes(plan: GraphPlan) -> int:
+    """Bytes of a static graph's weights in fp32 plus its live activations."""
+    module = plan.meta_module().requires_grad_(False)
+    inputs = [tensor.to("meta") for tensor in example_inputs(plan)]
+    with torch.device("meta"), _LiveBytes(module) as live:
+        _run(module, inputs)
+    return live.peak
 
 
 def graph_parameters(plan: GraphPlan) -> int:
@@ -95,12 +112,10 @@ def _components(checkpoint: Checkpoint) -> dict[str, int]:
 def _cost(plan: GraphPlan, runs: int) -> GraphCost:
     module = plan.meta_module().requires_grad_(False)
     inputs = [tensor.to("meta") for tensor in example_inputs(plan)]
-    weights = sum(4 * parameter.numel() for parameter in module.parameters())
-    live = _LiveBytes()
-    with torch.device("meta"), FlopCounterMode(display=False) as flops, live:
+    with torch.device("meta"), FlopCounterMode(display=False) as flops:
         _run(module, inputs)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return GraphCost(plan.name, runs, parameters, flops.get_total_flops(), weights + live.peak)
+    return GraphCost(plan.name, runs, parameters, flops.get_total_flops(), peak_bytes(plan))
 
 
 def _run(module: nn.Module, inputs: list[Tensor]) -> None:
@@ -109,13 +124,15 @@ def _run(module: nn.Module, inputs: list[Tensor]) -> None:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors alive at once while it is active, by their storages' lifetimes."""
+    """Bytes of a module's weights and the tensors alive at once, by their storages' lifetimes."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.now = 0
         self.peak = 0
         self._seen: set[int] = set()
+        for parameter in module.parameters():
+            self._track(parameter.untyped_storage())
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

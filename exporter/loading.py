@@ -1,9 +1,10 @@
 """From a checkpoint's weights to the export-form modules: where the exact rewrites happen.
 
+Every function gives a module without memory behind its weights, and a recipe for each of them.
 Products of weights are taken in fp64 and rounded once, so a rewrite costs one rounding.
 """
 
-from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,167 +15,184 @@ from exporter.modules.stage_a import StageA
 from exporter.modules.stage_b import StageB, StageBCondition, plan
 from exporter.modules.stage_c import StageC, StageCCondition
 from exporter.modules.text_encoder import TextEncoder
-from exporter.weights import WeightSource, fill
-
-Tensors = Iterator[tuple[str, Tensor]]
+from exporter.weights import Deferred, Recipe, Recipes, WeightSource
 
 
-def load_text_encoder(config: TextConfig, weights: WeightSource) -> TextEncoder:
+def load_text_encoder(config: TextConfig, weights: WeightSource) -> Deferred:
     """CLIPTextModel's weights under the names of the export form."""
     with torch.device("meta"):
         module = TextEncoder(config)
-    tensors = {}
+    recipes = {}
     for name in module.state_dict():
         source = name.replace(".fc", ".mlp.fc").replace("layers.", "encoder.layers.")
         if name.startswith(("token_embedding", "position_embedding")):
             source = f"embeddings.{name}"
-        tensors[name] = weights[f"text_model.{source}"]
-    fill(module, tensors)
-    return module
+        recipes[name] = _read(weights, f"text_model.{source}")
+    return Deferred(module, recipes)
 
 
-def load_stage_c_condition(config: StageCConfig, weights: WeightSource) -> StageCCondition:
+def load_stage_c_condition(config: StageCConfig, weights: WeightSource) -> Deferred:
     """`cond_mapper` and every block's text projections (rewrite 5)."""
     with torch.device("meta"):
         module = StageCCondition(config)
-    tensors = dict(_copy(weights, "cond_mapper.0", "cond_mapper.0"))
-    tensors |= _copy(weights, "cond_mapper.2", "cond_mapper.2")
+    recipes = _copy(weights, "cond_mapper.0", "cond_mapper.0")
+    recipes |= _copy(weights, "cond_mapper.2", "cond_mapper.2")
     for i in range(config.depth):
-        tensors |= _text_key_value(weights, f"blocks.{3 * i + 2}", f"blocks.{i}")
-    fill(module, tensors)
-    return module
+        recipes |= _text_key_value(weights, f"blocks.{3 * i + 2}", f"blocks.{i}")
+    return Deferred(module, recipes)
 
 
-def load_stage_c(config: StageCConfig, weights: WeightSource, layout: Layout) -> StageC:
+def load_stage_c(config: StageCConfig, weights: WeightSource, layout: Layout) -> Deferred:
     """Everything of Stage C that depends on the step."""
     with torch.device("meta"):
         module = StageC(config, layout)
-    tensors = dict(_pointwise(weights, "projection", "projection"))
-    tensors |= _pointwise(weights, "out.1", "out")
+    recipes = _pointwise(weights, "projection", "projection")
+    recipes |= _pointwise(weights, "out.1", "out")
     for i in range(0, 3 * config.depth, 3):
-        tensors |= _res(weights, f"blocks.{i}", f"blocks.{i}")
-        tensors |= _timestep(weights, f"blocks.{i + 1}", f"blocks.{i + 1}", config.c)
-        tensors |= _attention(weights, f"blocks.{i + 2}", f"blocks.{i + 2}")
-    fill(module, tensors)
-    return module
+        recipes |= _res(weights, f"blocks.{i}", f"blocks.{i}")
+        recipes |= _timestep(weights, f"blocks.{i + 1}", f"blocks.{i + 1}", config.c)
+        recipes |= _attention(weights, f"blocks.{i + 2}", f"blocks.{i + 2}")
+    return Deferred(module, recipes)
 
 
-def load_stage_b_condition(
-    config: StageBConfig, weights: WeightSource, text: bool
-) -> StageBCondition:
+def load_stage_b_condition(config: StageBConfig, weights: WeightSource, text: bool) -> Deferred:
     """The text's projection, norm and every block's keys and values; the resize has no weights."""
     with torch.device("meta"):
         module = StageBCondition(config, text)
-    tensors: dict[str, Tensor] = {}
+    recipes: Recipes = {}
     if text:
-        tensors |= _copy(weights, "clip_mapper", "clip_mapper")
+        recipes |= _copy(weights, "clip_mapper", "clip_mapper")
         count = dict.fromkeys(config.text_widths, 0)
         for name, kind, level, _ in plan(config):
             if kind == "attention":
                 width = config.c_hidden[level]
-                tensors |= _text_key_value(weights, name, f"blocks.{width}.{count[width]}")
+                recipes |= _text_key_value(weights, name, f"blocks.{width}.{count[width]}")
                 count[width] += 1
-    fill(module, tensors)
-    return module
+    return Deferred(module, recipes)
 
 
 def load_stage_b(
     config: StageBConfig, weights: WeightSource, layout: Layout, zero_tokens: int | None = None
-) -> StageB:
+) -> Deferred:
     """Everything of Stage B that depends on the step, the image embedding at rank 16.
 
     With `zero_tokens`, the text-free form: that many tokens of zero text (rewrite 6).
     """
     with torch.device("meta"):
         module = StageB(config, layout, zero_tokens)
-    tensors = {
-        "embedding.convolution.weight": _unshuffled(weights["embedding.1.weight"], config),
-        "embedding.convolution.bias": weights["embedding.1.bias"],
+    recipes: Recipes = {
+        "embedding.convolution.weight": lambda: _unshuffled(weights["embedding.1.weight"], config),
+        "embedding.convolution.bias": _read(weights, "embedding.1.bias"),
     }
-    tensors |= _pointwise(weights, "clf.1", "clf")
+    recipes |= _pointwise(weights, "clf.1", "clf")
     for i, (name, kind, level, _) in enumerate(plan(config)):
         if kind == "res":
             mapper = _mapper_name(name, config) if config.inject_effnet[level] else None
-            tensors |= _res(weights, name, f"blocks.{i}", mapper, config.c_cond)
+            recipes |= _res(weights, name, f"blocks.{i}", mapper, config.c_cond)
         elif kind == "timestep":
-            tensors |= _timestep(weights, name, f"blocks.{i}", config.c_hidden[level])
+            recipes |= _timestep(weights, name, f"blocks.{i}", config.c_hidden[level])
         elif kind == "attention":
-            tensors |= _attention(weights, name, f"blocks.{i}")
+            recipes |= _attention(weights, name, f"blocks.{i}")
             if zero_tokens is not None:
-                tensors[f"blocks.{i}.constant_kv"] = _constant_kv(weights, name)
+                recipes[f"blocks.{i}.constant_kv"] = partial(_constant_kv, weights, name)
         else:
-            tensors |= _copy(weights, f"{name}.1", f"blocks.{i}.convolution")
-    fill(module, tensors)
-    return module
+            recipes |= _copy(weights, f"{name}.1", f"blocks.{i}.convolution")
+    return Deferred(module, recipes)
 
 
-def load_stage_a(config: StageAConfig, weights: WeightSource, layout: Layout) -> StageA:
+def load_stage_a(config: StageAConfig, weights: WeightSource, layout: Layout) -> Deferred:
     """The VQGAN's decoder, the latents' scale and the blocks' gammas folded in."""
     with torch.device("meta"):
         module = StageA(config, layout)
-    embed = dict(_pointwise(weights, "up_blocks.0.0", "embed"))
-    tensors = {**embed, "embed.weight": embed["embed.weight"] * config.scale_factor}
-    tensors |= _pointwise(weights, "out_block.0", "out")
+    recipes = _pointwise(weights, "up_blocks.0.0", "embed")
+    embed = recipes["embed.weight"]
+    recipes["embed.weight"] = lambda: embed() * config.scale_factor
+    recipes |= _pointwise(weights, "out_block.0", "out")
     for i, block in enumerate(module.blocks):
         source = f"up_blocks.{i + 1}"
         if hasattr(block, "depthwise"):
-            tensors |= _mixing(weights, source, f"blocks.{i}")
+            recipes |= _mixing(weights, source, f"blocks.{i}")
         else:
-            tensors |= _copy(weights, source, f"blocks.{i}.convolution")
-    fill(module, tensors)
-    return module
+            recipes |= _copy(weights, source, f"blocks.{i}.convolution")
+    return Deferred(module, recipes)
 
 
-def _copy(weights: WeightSource, source: str, target: str) -> Tensors:
-    for name in ("weight", "bias"):
-        yield f"{target}.{name}", weights[f"{source}.{name}"]
+def _read(weights: WeightSource, name: str) -> Recipe:
+    return partial(weights.__getitem__, name)
 
 
-def _pointwise(weights: WeightSource, source: str, target: str) -> Tensors:
+def _copy(weights: WeightSource, source: str, target: str) -> Recipes:
+    names = ("weight", "bias")
+    return {f"{target}.{name}": _read(weights, f"{source}.{name}") for name in names}
+
+
+def _pointwise(weights: WeightSource, source: str, target: str) -> Recipes:
     """A Linear or a 1x1 convolution as (c_out, c_in)."""
-    yield f"{target}.weight", weights[f"{source}.weight"].flatten(1)
-    yield f"{target}.bias", weights[f"{source}.bias"]
+    return {
+        f"{target}.weight": lambda: weights[f"{source}.weight"].flatten(1),
+        f"{target}.bias": _read(weights, f"{source}.bias"),
+    }
 
 
 def _res(
     weights: WeightSource, source: str, target: str, mapper: str | None = None, c_cond: int = 0
-) -> Tensors:
+) -> Recipes:
     """Rewrites 1 (with a `mapper`, its c_cond channels come last in the Linear) and 7."""
-    yield from _copy(weights, f"{source}.depthwise", f"{target}.depthwise.convolution")
-    expand = weights[f"{source}.channelwise.0.weight"].double()
-    bias = weights[f"{source}.channelwise.0.bias"].double()
+    expand, contract = f"{source}.channelwise.0", f"{source}.channelwise.4"
+    recipes = _copy(weights, f"{source}.depthwise", f"{target}.depthwise.convolution")
+    recipes |= _copy(weights, expand, f"{target}.expand")
     if mapper is not None:
-        own, embedded = expand[:, :-c_cond], expand[:, -c_cond:]
-        low_rank = embedded @ weights[f"{mapper}.weight"].flatten(1).double()
-        bias = bias + embedded @ weights[f"{mapper}.bias"].double()
-        expand = torch.cat([own, low_rank], dim=1)
-    yield f"{target}.expand.weight", expand.float()
-    yield f"{target}.expand.bias", bias.float()
-    contract = weights[f"{source}.channelwise.4.weight"]
-    beta = weights[f"{source}.channelwise.2.beta"].flatten().double()
-    yield f"{target}.grn.gamma", weights[f"{source}.channelwise.2.gamma"].flatten()
-    yield f"{target}.contract.weight", contract
-    folded = weights[f"{source}.channelwise.4.bias"].double() + contract.double() @ beta
-    yield f"{target}.contract.bias", folded.float()
+        recipes[f"{target}.expand.weight"] = partial(_low_rank, weights, expand, mapper, c_cond)
+        recipes[f"{target}.expand.bias"] = partial(_low_rank_bias, weights, expand, mapper, c_cond)
+    recipes[f"{target}.grn.gamma"] = partial(_flat, weights, f"{source}.channelwise.2.gamma")
+    recipes[f"{target}.contract.weight"] = _read(weights, f"{contract}.weight")
+
+    def bias() -> Tensor:
+        beta = _flat(weights, f"{source}.channelwise.2.beta").double()
+        folded = weights[f"{contract}.weight"].double() @ beta
+        return (weights[f"{contract}.bias"].double() + folded).float()
+
+    return recipes | {f"{target}.contract.bias": bias}
 
 
-def _timestep(weights: WeightSource, source: str, target: str, width: int) -> Tensors:
-    yield f"{target}.mapper.weight", weights[f"{source}.mapper.weight"]
-    bias = weights[f"{source}.mapper.bias"].clone()
-    bias[:width] += 1
-    yield f"{target}.mapper.bias", bias
+def _flat(weights: WeightSource, name: str) -> Tensor:
+    return weights[name].flatten()
 
 
-def _attention(weights: WeightSource, source: str, target: str) -> Tensors:
+def _low_rank(weights: WeightSource, expand: str, mapper: str, c_cond: int) -> Tensor:
+    """The Linear's last c_cond columns times the effnet mapper, behind its own columns."""
+    weight = weights[f"{expand}.weight"]
+    embedded = weight[:, -c_cond:].double() @ weights[f"{mapper}.weight"].flatten(1).double()
+    return torch.cat([weight[:, :-c_cond], embedded.float()], dim=1)
+
+
+def _low_rank_bias(weights: WeightSource, expand: str, mapper: str, c_cond: int) -> Tensor:
+    embedded = weights[f"{expand}.weight"][:, -c_cond:].double()
+    folded = embedded @ weights[f"{mapper}.bias"].double()
+    return (weights[f"{expand}.bias"].double() + folded).float()
+
+
+def _timestep(weights: WeightSource, source: str, target: str, width: int) -> Recipes:
+    def bias() -> Tensor:
+        found = weights[f"{source}.mapper.bias"].clone()
+        found[:width] += 1
+        return found
+
+    return _copy(weights, f"{source}.mapper", f"{target}.mapper") | {f"{target}.mapper.bias": bias}
+
+
+def _attention(weights: WeightSource, source: str, target: str) -> Recipes:
+    recipes = _copy(weights, f"{source}.attention.to_out.0", f"{target}.to_out")
     for name in ("to_q", "to_k", "to_v"):
-        yield from _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
-    yield from _copy(weights, f"{source}.attention.to_out.0", f"{target}.to_out")
+        recipes |= _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
+    return recipes
 
 
-def _text_key_value(weights: WeightSource, source: str, target: str) -> Tensors:
-    yield from _copy(weights, f"{source}.kv_mapper.1", f"{target}.kv_mapper")
+def _text_key_value(weights: WeightSource, source: str, target: str) -> Recipes:
+    recipes = _copy(weights, f"{source}.kv_mapper.1", f"{target}.kv_mapper")
     for name in ("to_k", "to_v"):
-        yield from _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
+        recipes |= _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
+    return recipes
 
 
 def _constant_kv(weights: WeightSource, source: str) -> Tensor:
@@ -191,24 +209,41 @@ def _constant_kv(weights: WeightSource, source: str) -> Tensor:
     return torch.stack(pair)[None, :, None].float()
 
 
-def _mixing(weights: WeightSource, source: str, target: str) -> Tensors:
+def _mixing(weights: WeightSource, source: str, target: str) -> Recipes:
     """scale * f(norm(x) * (1 + m) + n): all of it linear around f, so all of it folds.
 
     Replication padding commutes with the affine part, zero padding would not.
     """
-    gammas = weights[f"{source}.gammas"].double()
-    conv = weights[f"{source}.depthwise.1.weight"].double()
-    bias = weights[f"{source}.depthwise.1.bias"].double()
-    inner = f"{target}.depthwise.convolution.1"
-    yield f"{inner}.weight", (conv * (1 + gammas[0]) * gammas[2]).float()
-    yield f"{inner}.bias", ((bias + gammas[1] * conv.sum(dim=(1, 2, 3))) * gammas[2]).float()
-    expand = weights[f"{source}.channelwise.0.weight"].double()
-    yield f"{target}.expand.weight", (expand * (1 + gammas[3])).float()
-    bias = weights[f"{source}.channelwise.0.bias"].double()
-    yield f"{target}.expand.bias", (bias + gammas[4] * expand.sum(dim=1)).float()
-    for name in ("weight", "bias"):
-        tensor = weights[f"{source}.channelwise.2.{name}"].double()
-        yield f"{target}.contract.{name}", (tensor * gammas[5]).float()
+
+    def read(name: str) -> Tensor:
+        return weights[f"{source}.{name}"].double()
+
+    def depthwise() -> Tensor:
+        gammas = read("gammas")
+        return (read("depthwise.1.weight") * (1 + gammas[0]) * gammas[2]).float()
+
+    def depthwise_bias() -> Tensor:
+        gammas, sums = read("gammas"), read("depthwise.1.weight").sum(dim=(1, 2, 3))
+        return ((read("depthwise.1.bias") + gammas[1] * sums) * gammas[2]).float()
+
+    def expand() -> Tensor:
+        return (read("channelwise.0.weight") * (1 + read("gammas")[3])).float()
+
+    def expand_bias() -> Tensor:
+        sums = read("channelwise.0.weight").sum(dim=1)
+        return (read("channelwise.0.bias") + read("gammas")[4] * sums).float()
+
+    def contract(name: str) -> Tensor:
+        return (read(f"channelwise.2.{name}") * read("gammas")[5]).float()
+
+    return {
+        f"{target}.depthwise.convolution.1.weight": depthwise,
+        f"{target}.depthwise.convolution.1.bias": depthwise_bias,
+        f"{target}.expand.weight": expand,
+        f"{target}.expand.bias": expand_bias,
+        f"{target}.contract.weight": partial(contract, "weight"),
+        f"{target}.contract.bias": partial(contract, "bias"),
+    }
 
 
 def _unshuffled(weight: Tensor, config: StageBConfig) -> Tensor:

@@ -1,20 +1,30 @@
-"""One graph to an ONNX file."""
+"""One graph to an ONNX file, its weights written one at a time.
+
+PyTorch traces the module with weights that have shapes and no memory; the file's weights are made
+from the checkpoint as they are written. So an export needs little more memory than its largest
+tensor, whatever the graph's size.
+"""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exporter.dimensions import dynamic_shapes, example_inputs
 from exporter.graphs import GraphPlan
+from exporter.weights import Deferred
 
 OPSET = 18
 EXTERNAL_DATA_BYTES = 1 << 20  # a graph with this much weight keeps it in the file beside it
@@ -22,28 +32,15 @@ SMALL_TENSOR_BYTES = 1 << 10  # what shape inference reads stays in the graph
 DATA_NAME = "model.onnx.data"
 
 
-def write_onnx(plan: GraphPlan, module: nn.Module, folder: Path, *, static: bool) -> Path:
-    """Export `module` as `folder/model.onnx` (+ model.onnx.data) and check the file.
+def write_onnx(plan: GraphPlan, deferred: Deferred, folder: Path, *, static: bool) -> Path:
+    """Write `folder/model.onnx` (+ model.onnx.data) in the dtypes of the module; check the file.
 
     Batch and sides stay open unless `static`. Raises onnx.checker's error when the file does
     not pass the checker and shape inference: that is a fault of this program, not of the user.
     """
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
-    inputs = example_inputs(plan)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            dynamic_shapes=None if static else _shapes_for(module, plan),
-            input_names=[tensor.name for tensor in plan.inputs],
-            output_names=[tensor.name for tensor in plan.outputs],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model
+    model = _traced(plan, deferred, static)
     for value, tensor in zip(
         (*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True
     ):
@@ -58,6 +55,86 @@ def write_onnx(plan: GraphPlan, module: nn.Module, folder: Path, *, static: bool
         onnx_ir.save(model, path, external_data=DATA_NAME, size_threshold_bytes=SMALL_TENSOR_BYTES)
     onnx.checker.check_model(str(path), full_check=True)
     return path
+
+
+def _traced(plan: GraphPlan, deferred: Deferred, static: bool) -> onnx_ir.Model:
+    """The optimised graph, each large weight a promise."""
+    module = _fake(deferred.module)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            example_inputs(plan),
+            dynamo=True,
+            dynamic_shapes=None if static else _shapes_for(module, plan),
+            input_names=[tensor.name for tensor in plan.inputs],
+            output_names=[tensor.name for tensor in plan.outputs],
+            opset_version=OPSET,
+            verbose=False,
+            optimize=False,  # it would look for values
+        )
+        assert program is not None
+        graph = program.model.graph
+        for name in deferred.recipes:
+            if name in graph.initializers:
+                _promise(graph.initializers[name], partial(_array, deferred, name))
+        _fold_transposes(graph)
+        program.optimize()
+    return program.model
+
+
+def _fake(module: nn.Module) -> nn.Module:
+    """A copy whose weights have shapes on the CPU and no memory."""
+    found = copy.deepcopy(module)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state = {
+            name: torch.empty(value.shape, dtype=value.dtype, device="cpu")
+            for name, value in module.state_dict().items()
+        }
+    found.load_state_dict(state, assign=True)
+    return found.requires_grad_(False).eval()
+
+
+def _array(deferred: Deferred, name: str) -> np.ndarray[Any, Any]:
+    return deferred.value(name).numpy()
+
+
+def _transposed(tensor: onnx_ir.LazyTensor, perm: Sequence[int]) -> np.ndarray[Any, Any]:
+    return tensor.numpy().transpose(perm)
+
+
+def _promise(value: onnx_ir.Value, make: Callable[[], np.ndarray[Any, Any]]) -> None:
+    """Let `value` be what `make` gives whenever it is asked for; nothing is kept."""
+    assert value.dtype is not None and value.shape is not None
+    value.const_value = onnx_ir.LazyTensor(
+        lambda: onnx_ir.tensor(np.ascontiguousarray(make())),
+        value.dtype,
+        onnx_ir.Shape(value.shape),
+        name=value.name,
+    )
+
+
+def _fold_transposes(graph: onnx_ir.Graph) -> None:
+    """Take a promised weight's transpose as the weight, as onnxscript's optimiser does with values.
+
+    Its other foldings look at small tensors only, and may well ask for those.
+    """
+    for node in graph:
+        value, folded = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.op_type != "Transpose" or value is None or not value.is_initializer():
+            continue
+        if len(value.uses()) > 1 or value.name is None:
+            continue
+        lazy, perm = value.const_value, node.attributes["perm"].as_ints()
+        assert isinstance(lazy, onnx_ir.LazyTensor) and folded.name is not None
+        new = onnx_ir.Value(
+            name=folded.name,
+            type=onnx_ir.TensorType(lazy.dtype),
+            shape=onnx_ir.Shape([lazy.shape[axis] for axis in perm]),
+        )
+        _promise(new, partial(_transposed, lazy, perm))
+        graph.register_initializer(new)
+        onnx_ir.convenience.replace_nodes_and_values(graph, node, [node], [], [folded], [new])
+        graph.initializers.pop(value.name)
 
 
 def _shapes_for(module: nn.Module, plan: GraphPlan) -> tuple[Any, ...]:

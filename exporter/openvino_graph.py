@@ -8,16 +8,15 @@ on OpenVINO computes exactly what the IR does.
 import shutil
 from pathlib import Path
 
-from torch import nn
-
 from exporter.graphs import GraphPlan
 from exporter.onnx_graph import write_onnx
+from exporter.weights import Deferred
 
 IR_NAME = "openvino_model.xml"
 
 
 def write_openvino(
-    plan: GraphPlan, module: nn.Module, folder: Path, *, static: bool, compress_to_fp16: bool
+    plan: GraphPlan, deferred: Deferred, folder: Path, *, static: bool, compress_to_fp16: bool
 ) -> Path:
     """Write `folder/openvino_model.xml` and `.bin`; the ONNX graph lies there meanwhile.
 
@@ -26,7 +25,7 @@ def write_openvino(
     import openvino
 
     onnx_folder = folder / "onnx"
-    graph = write_onnx(plan, module, onnx_folder, static=static)
+    graph = write_onnx(plan, deferred, onnx_folder, static=static)
     model = openvino.Core().read_model(str(graph))
     path = folder / IR_NAME
     openvino.save_model(model, str(path), compress_to_fp16=compress_to_fp16)

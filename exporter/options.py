@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.backends import BACKENDS
+from exporter.lora import LoraFile
 from exporter.openvino_tokenizer import check_openvino_tokenizers
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
@@ -13,7 +14,8 @@ class ExportOptions:
     """What to export, as the command line says it.
 
     None takes the checkpoint's default, for `precision` the backend's. `sizes` are further picture
-    sizes (height, width) for Core ML, whose graphs have fixed ones.
+    sizes (height, width) for Core ML, whose graphs have fixed ones. `resume` goes on with what an
+    earlier export of the same output has finished.
     """
 
     backend: str = "onnx"
@@ -30,6 +32,8 @@ class ExportOptions:
     sizes: tuple[tuple[int, int], ...] = ()
     deployment_target: str | None = None
     openvino_tokenizer: bool = False
+    loras: tuple[LoraFile, ...] = ()
+    resume: bool = False
 
 
 @dataclass(frozen=True)

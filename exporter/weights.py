@@ -1,17 +1,25 @@
 """A component's weights: checked against the expected table, then read tensor by tensor."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from exporter.modules.layout import Pointwise
 from exporter.shapes import Shapes
 from runtimes.errors import UsageError
 
+# What makes one weight of an export-form module, when it is called.
+Recipe = Callable[[], Tensor]
+Recipes = dict[str, Recipe]
+
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+SMALL = 1 << 16  # values of a tensor that is copied rather than mapped
 
 
 class WeightSource(Protocol):
@@ -34,36 +42,31 @@ class Weights:
     """Memory-mapped safetensors files, read one tensor at a time as fp32.
 
     Opening checks every name and shape: a missing or unexpected weight is a UsageError naming
-    it, before anything is read.
+    it, before anything is read. Each read maps its file anew, so that a tensor's pages leave
+    memory with the tensor.
     """
 
     def __init__(self, files: tuple[Path, ...], expected: Shapes, optional: set[str]) -> None:
-        self._files: dict[str, Any] = {}
-        self._handles = [_open(path) for path in files]
-        for path, handle in zip(files, self._handles, strict=True):
-            self._files |= dict.fromkeys(handle.keys(), (path, handle))
-        where = files[0].parent
-        for name, shape in expected.items():
-            self._check(name, shape, where)
+        self._files: dict[str, Path] = {}
+        for path in files:
+            with _open(path) as handle:
+                names = set(handle.keys())
+                self._files |= dict.fromkeys(names, path)
+                for name in names & expected.keys():
+                    _check(path, handle.get_slice(name), name, expected[name])
+        for name in expected:
+            if name not in self._files:
+                raise UsageError(
+                    f"{files[0].parent}: weight '{name}' is missing from the safetensors files"
+                )
         for name in self._files.keys() - expected.keys() - optional:
-            raise UsageError(f"{self._files[name][0]}: unexpected weight '{name}' for its config")
-
-    def _check(self, name: str, shape: tuple[int, ...], where: Path) -> None:
-        if name not in self._files:
-            raise UsageError(f"{where}: weight '{name}' is missing from the safetensors files")
-        path, handle = self._files[name]
-        found = handle.get_slice(name)
-        if tuple(found.get_shape()) != shape:
-            raise UsageError(
-                f"{path}: weight '{name}' has shape {tuple(found.get_shape())}, "
-                f"the config makes it {shape}"
-            )
-        if found.get_dtype() not in _FLOATS and shape != ():
-            raise UsageError(f"{path}: weight '{name}' is {found.get_dtype()}, not floating point")
+            raise UsageError(f"{self._files[name]}: unexpected weight '{name}' for its config")
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor: Tensor = self._files[name][1].get_tensor(name)
-        return tensor.float()
+        with _open(self._files[name]) as handle:
+            tensor: Tensor = handle.get_tensor(name)
+        # Each tensor keeps its whole file mapped: too much address space for the many small ones.
+        return tensor.float() if tensor.numel() > SMALL else tensor.clone().float()
 
     def __enter__(self) -> "Weights":
         return self
@@ -77,15 +80,52 @@ class Weights:
         self.close()
 
     def close(self) -> None:
-        """Unmap the files."""
+        """Read no more; tensors that were read stay mapped."""
         self._files.clear()
-        for handle in self._handles:
-            handle.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An export-form module on the meta device, and what makes each weight of its state dict.
+
+    Weights can so be taken one at a time, in the module's dtypes: `module.half()` costs nothing.
+    """
+
+    module: nn.Module
+    recipes: Recipes
+
+    def value(self, name: str) -> Tensor:
+        """One weight as the module keeps it."""
+        owner, kept = name.rpartition(".")[0], self.module.get_parameter(name)
+        found = self.recipes[name]()
+        layer = self.module.get_submodule(owner)
+        if isinstance(layer, Pointwise) and found.ndim == 2:
+            found = layer.kernel(found)
+        if found.shape != kept.shape:
+            raise ValueError(
+                f"{name} is made with shape {found.shape}, its module has {kept.shape}"
+            )
+        return found.to(kept.dtype)
+
+    def load(self) -> nn.Module:
+        """The module with all of its weights."""
+        fill(self.module, {name: self.value(name) for name in self.module.state_dict()})
+        return self.module
+
+
+def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:
+    if tuple(found.get_shape()) != shape:
+        raise UsageError(
+            f"{path}: weight '{name}' has shape {tuple(found.get_shape())}, "
+            f"the config makes it {shape}"
+        )
+    if found.get_dtype() not in _FLOATS and shape != ():
+        raise UsageError(f"{path}: weight '{name}' is {found.get_dtype()}, not floating point")
 
 
 def _open(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt").__enter__()
+        return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise UsageError(
             f"{path} is truncated or no safetensors file ({error}); fetch it again"

@@ -1,0 +1,100 @@
+"""What --resume need not make again: graphs of an unfinished export, or of the bundle itself."""
+
+from dataclasses import dataclass
+
+from exporter.graphs import GraphPlan
+from exporter.job import Job
+from exporter.origin import Origins
+from exporter.progress import Progress
+from exporter.unfinished import Record, Unfinished, is_whole
+from runtimes.bundle import Bundle
+from runtimes.errors import UsageError
+from runtimes.manifest import MANIFEST_NAME, read_manifest
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Graphs by name: `whole` in the unfinished export, `bundled` in the bundle that is replaced.
+
+    `damaged` ones were there once: they are made again even if they were not asked for.
+    """
+
+    whole: frozenset[str] = frozenset()
+    bundled: frozenset[str] = frozenset()
+    damaged: frozenset[str] = frozenset()
+    bundle: Bundle | None = None
+
+    @property
+    def done(self) -> frozenset[str]:
+        return self.whole | self.bundled
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What the new bundle holds beside the graphs that were asked for."""
+        return self.done | self.damaged
+
+    def take(self, name: str, work: Unfinished) -> Record | None:
+        """A graph's record, its files in the unfinished export; None when it is to be made."""
+        if name in self.bundled and self.bundle is not None:
+            return work.adopt(name, self.bundle)
+        return work.records()[name] if name in self.whole else None
+
+
+def finished(job: Job, work: Unfinished, origins: Origins, progress: Progress) -> Kept:
+    """Look for graphs of the same origin whose files are still what they were.
+
+    Raises UsageError when there is an unfinished export and nothing says what to do with it, and
+    when the bundle holds graphs that would be lost.
+    """
+    records, given = work.records(), job.settings.given
+    if not given.resume:
+        if records and not given.overwrite:
+            raise UsageError(
+                f"{work.folder} holds finished graphs of an export that did not end: give --resume "
+                "to go on from them, or --overwrite to start again"
+            )
+        return Kept()
+    bundle = _bundle(work)
+    same = _same(job, bundle, origins, overwrite=given.overwrite) if bundle is not None else set()
+    whole, bundled, damaged = set(), set(), set()
+    for name in _by_name(job):
+        record = records.get(name)
+        ours = record is not None and record.graph.origin == origins(_by_name(job)[name])
+        if ours and record is not None and work.is_whole(record):
+            whole.add(name)
+        elif name in same and bundle is not None and is_whole(name, bundle):
+            bundled.add(name)
+        elif ours or name in same:
+            damaged.add(name)
+            progress.line(f"{name}: its files have changed since; it is exported again")
+    return Kept(frozenset(whole), frozenset(bundled), frozenset(damaged), bundle)
+
+
+def _bundle(work: Unfinished) -> Bundle | None:
+    """The bundle at the output, as its manifest says it is."""
+    if not (work.output / MANIFEST_NAME).is_file():
+        return None
+    return Bundle(work.output, read_manifest(work.output))
+
+
+def _same(job: Job, bundle: Bundle, origins: Origins, *, overwrite: bool) -> set[str]:
+    """The bundle's graphs that this job would make alike."""
+    manifest, plans = bundle.manifest, _by_name(job)
+    same = {
+        name
+        for name, graph in manifest.graphs.items()
+        if name not in manifest.quantization
+        and name in plans
+        and graph.origin == origins(plans[name])
+    }
+    for name in manifest.graphs.keys() - same:
+        if not overwrite:
+            raise UsageError(
+                f"{bundle.folder} holds {name} of another checkpoint, with other options or by "
+                "other versions: give --overwrite to replace it, or choose another output"
+            )
+    return same
+
+
+def _by_name(job: Job) -> dict[str, GraphPlan]:
+    return {plan.name: plan for plan in job.plans}
