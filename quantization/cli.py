@@ -98,9 +98,10 @@ def add_calibration_options(found: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    other = subcommand(words, COMMANDS)
-    if other is not None:
-        return other(words[1:])
+    if words[:1] and words[0] in COMMANDS:  # these look into ONNX graphs
+        code = guarded(require_onnx, debug=False, interrupted="nothing was measured")
+        other = None if code else subcommand(words, COMMANDS)
+        return code if other is None else other(words[1:])
     args = parser().parse_args(words)
     return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
 
@@ -110,7 +111,6 @@ def _run(args: argparse.Namespace) -> None:
         raise UsageError("give --precision or --plan")
     if args.plan is not None and args.target_db is not None:
         raise UsageError("--target-db picks a plan: give it with --precision, not with --plan")
-    require_packages()
     precision, target = args.precision, args.target_db
     if args.plan is not None:
         precision, plan = read_plan(args.plan)
@@ -132,8 +132,8 @@ def _run(args: argparse.Namespace) -> None:
         print(f"wrote {args.output}")
 
 
-def require_packages() -> None:
-    """UsageError where the quantization extra is not installed."""
+def require_onnx() -> None:
+    """UsageError where what measures ONNX bundles is not installed."""
     needed = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
     missing = [name for name in needed if not installed(name)]
     if missing:

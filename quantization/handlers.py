@@ -128,7 +128,7 @@ CHECKS: dict[str, Callable[[Path, Recipe], None]] = {"coreml": _coreml_check}
 SOURCES = {"coreml": ("fp32", "fp16")}
 # What the handlers of a backend are made of: checked before they run, recorded in the manifest.
 PACKAGES = {
-    "onnx": ("onnx", "onnxruntime", "onnx-ir"),
+    "onnx": ("onnx", "onnxruntime", "onnx-ir", "onnxscript"),
     "openvino": ("openvino", "nncf"),
     "coreml": ("coremltools", "scikit-learn"),
 }

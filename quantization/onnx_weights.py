@@ -13,7 +13,7 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import DataType, Node, Value
 
-from quantization.integers import KEPT_GROUP, quantized
+from quantization.integers import KEPT_GROUP, group_of, quantized
 from quantization.recipes import IntegerWeights
 from quantization.weights import Use, uses
 from runtimes.manifest import Weight
@@ -58,8 +58,7 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     bits, group = (8, KEPT_GROUP) if use.weight in recipe.keep else (recipe.bits, recipe.group)
     if any(side > 1 for side in weight.shape[2:]):  # blocks run along one axis
         bits, group = 8, 0
-    elif group and weight.shape[use.input_axis] % group:
-        group = 0
+    group = group_of(weight.shape[use.input_axis], group)
     integers, scale = quantized(weight, use, bits, group, np.float16)
     _insert(model, use, integers, scale, bits, group)
     blocks = f"groups of {group}" if group else "per channel"

@@ -19,7 +19,6 @@ from quantization.handlers import (
 )
 from quantization.plan_file import exceptions
 from quantization.recipes import Int8, Plan, Recipe
-from quantization.search import RUNS, Found, judged_runs, search
 from runtimes.atomic import atomic_folder, check_output, check_space, seal
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.bundle_readme import bundle_readme
@@ -63,8 +62,10 @@ def quantize(
     if any(isinstance(recipe, Int8) for recipe in plan.values()):
         report(f"recording {request.samples} steps of each denoiser over full runs")
         samples = record(bundle, request.prompts, request.samples, request.seed)
-    found: dict[str, Found] = {}
+    worst: dict[str, float] = {}
     if request.target_db:
+        from quantization.search import RUNS, judged_runs, search  # looks into ONNX graphs
+
         report("recording runs to judge on")
         found = search(
             bundle,
@@ -75,8 +76,8 @@ def quantize(
             target_db=request.target_db,
         )
         plan |= {name: own.recipe for name, own in found.items()}
-    with atomic_folder(output) as folder:
         worst = {name: own.worst_db for name, own in found.items()}
+    with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, report)
     open_bundle(output)
     return manifest

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantization.cli import fp32_onnx_bundle, prompts_of, reporter, require_packages
+from quantization.cli import fp32_onnx_bundle, prompts_of, reporter
 from quantization.ranges import LARGEST_FP16, Range, ranges
 from runtimes.command import guarded
 from runtimes.errors import UsageError
@@ -45,7 +45,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    require_packages()
     if args.output is not None and args.output.exists():
         raise UsageError(f"--output {args.output} exists; choose another file")
     bundle = fp32_onnx_bundle(args.bundle)

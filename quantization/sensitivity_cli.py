@@ -12,7 +12,6 @@ from quantization.cli import (
     fp32_onnx_bundle,
     prompts_of,
     reporter,
-    require_packages,
 )
 from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan
@@ -101,7 +100,6 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    require_packages()
     if not installed("matplotlib"):
         raise UsageError("matplotlib is not installed: pip install 'wuerstchen-export[plot]'")
     if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import onnx
+if TYPE_CHECKING:
+    import onnx
 
 # Smaller weights save nothing: timestep mappers and biases of the demo are under this.
 SMALLEST = 1024
@@ -35,8 +37,10 @@ class Use:
     reason: str
 
 
-def uses(model: onnx.ModelProto) -> Iterator[Use]:
+def uses(model: "onnx.ModelProto") -> Iterator[Use]:
     """Every weight of the graph's convolutions, products and embeddings, in running order."""
+    import onnx  # the roles are named here for other formats, too
+
     shapes = {value.name: tuple(value.dims) for value in model.graph.initializer}
     types = {value.name: value.data_type for value in model.graph.initializer}
     first = True
@@ -56,8 +60,8 @@ def uses(model: onnx.ModelProto) -> Iterator[Use]:
 
 
 def _reason(
-    node: onnx.NodeProto,
-    attributes: dict[str, onnx.AttributeProto],
+    node: "onnx.NodeProto",
+    attributes: "dict[str, onnx.AttributeProto]",
     shape: tuple[int, ...],
     *,
     first: bool,
