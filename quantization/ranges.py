@@ -11,7 +11,7 @@ from quantization.onnx_fp16 import half_nodes
 from runtimes.bundle import Bundle
 from runtimes.engine import Engine, Feeds, Placement, Tensors
 from runtimes.manifest import CONDITION_GRAPHS
-from runtimes.options import Options
+from runtimes.options import Options, make_plan
 from runtimes.pipeline import Pipeline, load_tokenizers
 
 LARGEST_FP16 = 65504.0
@@ -45,6 +45,41 @@ def ranges(bundle: Bundle, prompts: Sequence[str], options: Options) -> list[Ran
             own = {**vars(options), "seed": seed + index}
             pipeline([prompt], "", Options(**own))
     return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+
+
+def normal_ranges(bundle: Bundle, options: Options) -> list[Range]:
+    """The same with standard normal inputs to each graph by itself, batch 1.
+
+    For random weights, whose runs leave the range that trained latents stay in: nothing they
+    predict cancels the noise, which one step can magnify a hundred times.
+    """
+    graphs, rng = _Measured(bundle), np.random.default_rng(options.seed)
+    plan = make_plan(bundle.manifest.sampling, options, 1, None)
+    cells = {"stage_c": plan.sizes.stage_c}
+    for name, graph in bundle.manifest.graphs.items():
+        height, width = cells.get(name, plan.sizes.stage_b)
+        sides = {"batch": 1, "height": height, "width": width}
+        sides |= dict(zip(("embedding_height", "embedding_width"), plan.sizes.stage_c, strict=True))
+        feeds: Tensors = {}
+        for tensor in graph.inputs:
+            shape = [_number(side, sides) for side in tensor.shape]
+            feeds[tensor.name] = (
+                np.ones(shape, np.int64)
+                if tensor.dtype == "int64"
+                else rng.standard_normal(shape, np.float32)
+            )
+        engine = graphs.open(name)
+        engine.run(feeds)
+        engine.close()
+    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+
+
+def _number(side: int | str, sides: dict[str, int]) -> int:
+    """A dimension such as `height/4` at the given sizes."""
+    if isinstance(side, int):
+        return side
+    name, _, over = side.partition("/")
+    return sides[name] // int(over or 1)
 
 
 class _Measured:

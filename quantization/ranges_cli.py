@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quantization.cli import fp32_onnx_bundle, prompts_of, reporter
-from quantization.ranges import LARGEST_FP16, Range, ranges
+from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.command import guarded
 from runtimes.errors import UsageError
 from runtimes.options import Options
@@ -25,6 +25,12 @@ def parser() -> argparse.ArgumentParser:
     add = found.add_argument
     add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add("--calibration", type=Path, metavar="FILE", help="prompts, one a line (default: own list)")
+    add(
+        "--normal-inputs",
+        action="store_true",
+        help="feed each graph standard normal inputs instead of running prompts: for graphs with "
+        "random weights, whose runs leave every range",
+    )
     add("--runs", type=int, default=2, help="prompts to run (default: 2)")
     add("--seed", type=int, default=0, help="seed of the first run (default: 0)")
     add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
@@ -58,13 +64,20 @@ def _run(args: argparse.Namespace) -> int:
         height=args.height,
         width=args.width,
     )
-    found = ranges(bundle, prompts[: args.runs], options)
+    if args.normal_inputs:
+        found = normal_ranges(bundle, options)
+    else:
+        found = ranges(bundle, prompts[: args.runs], options)
     report = reporter(args)
     for graph in bundle.manifest.graphs:
         _report(graph, [r for r in found if r.graph == graph], args.top, report)
     if args.output is not None:
         nodes = [dataclasses.asdict(r) for r in found]
-        about = {"model": bundle.manifest.model.id, "runs": args.runs, "nodes": nodes}
+        about = {
+            "model": bundle.manifest.model.id,
+            "runs": 0 if args.normal_inputs else args.runs,
+            "nodes": nodes,
+        }
         args.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         report(f"wrote {args.output}")
     over = [r for r in found if r.precision == "fp16" and not r.largest <= LARGEST_FP16]

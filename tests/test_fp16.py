@@ -152,3 +152,5 @@ def test_ranges_say_which_nodes_need_fp32(bundles, tmp_path, capsys):
     assert main([*words, "-o", str(path)]) == 2
     assert "exists" in capsys.readouterr().err
     assert main(["ranges", str(bundles("demo").folder), "--runs", "0"]) == 2
+    assert main(["ranges", str(bundles("demo").folder), "--normal-inputs"]) == 0
+    assert "infinite in fp16" in capsys.readouterr().out

@@ -36,6 +36,7 @@ LIMITS = {
     # too 30 dB, 4-bit weights 20 dB; trajectories and pictures are held to 10 dB less.
     "int8-weights": Limits(graph_error=10 ** (-35 / 20), latent_db=25.0, picture_db=25.0),
     "int8": Limits(graph_error=10 ** (-30 / 20), latent_db=20.0, picture_db=20.0),
+    "int8-dynamic": Limits(graph_error=10 ** (-30 / 20), latent_db=20.0, picture_db=20.0),
     "int4-weights": Limits(graph_error=10 ** (-20 / 20), latent_db=10.0, picture_db=10.0),
     # Tables by k-means. 256 and 16 values are as exact as 8-bit and 4-bit integers with a scale per
     # channel or group, and held to the same: 43 and 20 dB for normally distributed weights. 64
