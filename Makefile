@@ -15,15 +15,15 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(BIN)/.installed  ## export the demo checkpoint to ONNX and OpenVINO, make pictures, validate, time
+demo: $(BIN)/.installed  ## export the demo checkpoint, quantise it, make pictures, compare all with diffusers
 	$(BIN)/python -m exporter $(OUT)/demo --overwrite
 	$(BIN)/python -m exporter $(OUT)/demo-openvino --backend openvino --overwrite
+	$(BIN)/python -m quantization $(OUT)/demo $(OUT)/demo-int8w --precision int8-weights --overwrite
 	$(BIN)/python -m runtimes $(OUT)/demo "$(PROMPT)" -o $(OUT)/demo.png
 	$(BIN)/python -m runtimes $(OUT)/demo-openvino "$(PROMPT)" -o $(OUT)/demo-openvino.png
-	$(BIN)/python -m validation $(OUT)/demo
-	$(BIN)/python -m validation $(OUT)/demo-openvino
-	$(BIN)/python -m validation bench $(OUT)/demo
-	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the bundles $(OUT)/demo and $(OUT)/demo-openvino"
+	rm -rf $(OUT)/report
+	$(BIN)/python -m validation $(OUT)/demo $(OUT)/demo-openvino $(OUT)/demo-int8w --report $(OUT)/report
+	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the comparison $(OUT)/report/report.html"
 
 test: lint  ## lint, type check, all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --durations=15

@@ -19,7 +19,7 @@ from exporter.job import BYTES, Job, checked
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
-from exporter.progress import Progress
+from exporter.progress import Progress, in_bytes
 from exporter.resume import Kept, finished
 from exporter.sources import Source
 from exporter.text_config import write_text_config
@@ -51,7 +51,10 @@ def export(
     origins, work = Origins(job), Unfinished(output)
     kept = finished(job, work, origins, progress)
     plans = job.chosen(set(kept.names))
-    check_budget(estimate(job, plans, kept.done), output)
+    budget = estimate(job, plans, kept.done)
+    check_budget(budget, output)
+    needed = f"{in_bytes(budget.memory)} of memory and {in_bytes(budget.disk)} of disk"
+    progress.line(f"the export takes about {needed}")
     with atomic_folder(output) as folder, work.open(keep=options.resume):
         manifest = _write(job, folder, work, kept, origins, progress)
     work.remove()

@@ -5,8 +5,8 @@ OpenVINO's own PyTorch front end gives the same errors and times on these module
 on OpenVINO computes exactly what the IR does.
 """
 
-import shutil
 from pathlib import Path
+from shutil import rmtree
 
 from exporter.graphs import GraphPlan
 from exporter.onnx_graph import write_onnx
@@ -30,5 +30,5 @@ def write_openvino(
     path = folder / IR_NAME
     openvino.save_model(model, str(path), compress_to_fp16=compress_to_fp16)
     del model  # it maps the ONNX weights
-    shutil.rmtree(onnx_folder)
+    rmtree(onnx_folder)
     return path

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.components import Checkpoint
+from exporter.sampling import sampling
 from runtimes.bundle import Bundle
-from runtimes.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
 from validation.bench.cases import DENOISERS, Case, bundle_cases
 from validation.bench.contenders import available, contenders, graphs_of, own_graphs
@@ -76,23 +77,22 @@ def _bench(cases: Iterable[Case], bundles: Sequence[Bundle], settings: Settings)
 
 def _is_whole(bundle: Bundle) -> bool:
     needed = {name for name in bundle.manifest.text_graphs.values() if name is not None}
-    needed |= {*CONDITION_GRAPHS, *DENOISERS, "stage_a"} & set(GRAPHS)
-    return needed <= bundle.manifest.graphs.keys()
+    return needed | {*CONDITION_GRAPHS, *DENOISERS, "stage_a"} <= bundle.manifest.graphs.keys()
 
 
 def _outside(checkpoint: Checkpoint, timings: Sequence[Timing], folder: Path) -> list[str]:
     """NumPy and Python's share of a picture at these sizes, against the fastest denoisers."""
-    fastest = {
-        name: min((t.seconds.median for t in timings if t.graph == name), default=None)
-        for name in DENOISERS
-    }
-    c, b = fastest["stage_c"], fastest["stage_b"]
-    if c is None or b is None:
+    if not {timing.graph for timing in timings} >= set(DENOISERS):
         return []
+    constants, inside, terms = sampling(checkpoint, SIDE, SIDE), 0.0, []
+    for name in DENOISERS:
+        steps = len(getattr(constants, name).schedule)
+        step = min(timing.seconds.median for timing in timings if timing.graph == name)
+        inside += steps * step
+        terms.append(f"{steps} x {step:.2f} s")
     outside = outside_seconds(checkpoint, SIDE, folder)
-    inside = 29 * c + 12 * b
     return [
         f"NumPy and Python outside the engines: {outside:.2f} s a picture of {SIDE} x {SIDE} "
         f"pixels, {outside / (outside + inside):.1%} of it with the fastest denoisers here "
-        f"(29 x {c:.2f} s + 12 x {b:.2f} s)"
+        f"({' + '.join(terms)})"
     ]
