@@ -11,6 +11,7 @@ from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
 from exporter.memory import available_memory, resident_memory
+from exporter.progress import in_bytes
 from runtimes.errors import UsageError
 
 MB = 1_000_000
@@ -73,20 +74,16 @@ def check_budget(budget: Budget, output: Path) -> None:
     needed = budget.memory - resident_memory()
     if memory is not None and memory < needed:
         raise UsageError(
-            f"{output} needs about {_gb(needed)} GB more memory and {_gb(memory)} GB are free: "
+            f"{output} needs about {in_bytes(needed)} more memory and {in_bytes(memory)} are free: "
             "give fewer --modules at a time (and --resume), or --no-golden"
         )
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < budget.disk:
         raise UsageError(
-            f"{output} needs about {_gb(budget.disk)} GB of disk and {folder} has {_gb(free)} GB "
-            "free: give --precision fp16, fewer --modules, or another place"
+            f"{output} needs about {in_bytes(budget.disk)} of disk and {folder} has "
+            f"{in_bytes(free)} free: give --precision fp16, fewer --modules, or another place"
         )
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f}"
 
 
 def _memory(job: Job, plan: GraphPlan, cost: Cost) -> int:

@@ -83,9 +83,8 @@ def one_picture(plan: GraphPlan, constants: Sampling, made: Sizes) -> GraphPlan:
 def peak_bytes(plan: GraphPlan) -> int:
     """Bytes of a static graph's weights in fp32 plus its live activations."""
     module = plan.meta_module().requires_grad_(False)
-    inputs = [tensor.to("meta") for tensor in example_inputs(plan)]
     with torch.device("meta"), _LiveBytes(module) as live:
-        _run(module, inputs)
+        _run(module, plan)
     return live.peak
 
 
@@ -111,16 +110,16 @@ def _components(checkpoint: Checkpoint) -> dict[str, int]:
 
 def _cost(plan: GraphPlan, runs: int) -> GraphCost:
     module = plan.meta_module().requires_grad_(False)
-    inputs = [tensor.to("meta") for tensor in example_inputs(plan)]
-    with torch.device("meta"), FlopCounterMode(display=False) as flops:
-        _run(module, inputs)
+    live = _LiveBytes(module)
+    with torch.device("meta"), FlopCounterMode(display=False) as flops, live:
+        _run(module, plan)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return GraphCost(plan.name, runs, parameters, flops.get_total_flops(), peak_bytes(plan))
+    return GraphCost(plan.name, runs, parameters, flops.get_total_flops(), live.peak)
 
 
-def _run(module: nn.Module, inputs: list[Tensor]) -> None:
+def _run(module: nn.Module, plan: GraphPlan) -> None:
     with torch.no_grad():
-        module(*inputs)
+        module(*(tensor.to("meta") for tensor in example_inputs(plan)))
 
 
 class _LiveBytes(TorchDispatchMode):

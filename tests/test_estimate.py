@@ -147,15 +147,15 @@ def test_too_little_memory_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "available_memory", lambda: 12_000_000)
     monkeypatch.setattr(budget, "resident_memory", lambda: 300_000_000)
     err = refused(capsys, tmp_path)
-    assert "GB more memory and 0.01 GB are free: give fewer --modules" in err
+    assert "MB more memory and 12.0 MB are free: give fewer --modules" in err
 
 
 def test_too_little_disk_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1_000))
     err = refused(capsys, tmp_path)
-    assert "needs about 0.04 GB of disk" in err and "0.00 GB free: give --precision fp16" in err
+    assert "needs about 40.2 MB of disk" in err and "0.0 MB free: give --precision fp16" in err
     less = refused(capsys, tmp_path, "--precision", "fp16", "--no-golden")
-    assert "needs about 0.02 GB of disk" in less
+    assert "needs about 21.4 MB of disk" in less
 
 
 def test_graphs_that_are_there_need_nothing():

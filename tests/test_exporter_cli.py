@@ -199,7 +199,7 @@ def test_a_failed_overwrite_keeps_the_old_bundle(capsys, tmp_path, pair, bundles
 
 def test_too_little_space_is_seen_before_the_first_byte(capsys, tmp_path, pair, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1000))
-    refused(capsys, tmp_path, pair, "GB free")
+    refused(capsys, tmp_path, pair, "MB free")
 
 
 @pytest.mark.parametrize("limit", [1000, 40000, 600000])

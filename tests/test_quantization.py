@@ -231,7 +231,7 @@ def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_pat
     records = open_bundle(tmp_path / "b").manifest.quantization
     for name in ("stage_c", "stage_b"):
         assert 9 <= records[name].worst_db < 20
-        assert not [w for w in records[name].weights if w.stored.startswith("int8")]
+        assert not [w for w in records[name].weights if w.stored.startswith("int8 weights, groups")]
     assert records["stage_a"].worst_db is None
     assert "worst step" in capsys.readouterr().out
 
