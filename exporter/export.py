@@ -1,6 +1,5 @@
 """Checkpoint to bundle: the whole export, one graph and one of its weights at a time."""
 
-import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from exporter.golden import FULL_RUN_PARAMETERS, record_golden
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters
 from exporter.job import BYTES, Job, checked
+from exporter.memory import give_back
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
@@ -109,7 +109,7 @@ def _write_graph(
         deferred, size = plan.defer(weights), BYTES[target.precision]
         recipes = {name: _counted(make, on_bytes, size) for name, make in deferred.recipes.items()}
         path = backend.write(plan, Deferred(deferred.module, recipes), folder / plan.name, target)
-    gc.collect()
+    give_back()
     if isinstance(config, TextConfig) and job.settings.backend != "coreml":
         write_text_config(config, manifest.tokenizers[plan.name], folder / plan.name)
     inputs, outputs = (

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from exporter.graphs import GraphPlan
 from exporter.job import Job
 from exporter.origin import Origins
 from exporter.progress import Progress
@@ -55,11 +54,11 @@ def finished(job: Job, work: Unfinished, origins: Origins, progress: Progress) -
             )
         return Kept()
     bundle = _bundle(work)
-    same = _same(job, bundle, origins, overwrite=given.overwrite) if bundle is not None else set()
+    same = _same(job, bundle, origins) if bundle is not None else set()
     whole, bundled, damaged = set(), set(), set()
-    for name in _by_name(job):
-        record = records.get(name)
-        ours = record is not None and record.graph.origin == origins(_by_name(job)[name])
+    for plan in job.plans:
+        name, record = plan.name, records.get(plan.name)
+        ours = record is not None and record.graph.origin == origins(plan)
         if ours and record is not None and work.is_whole(record):
             whole.add(name)
         elif name in same and bundle is not None and is_whole(name, bundle):
@@ -77,9 +76,9 @@ def _bundle(work: Unfinished) -> Bundle | None:
     return Bundle(work.output, read_manifest(work.output))
 
 
-def _same(job: Job, bundle: Bundle, origins: Origins, *, overwrite: bool) -> set[str]:
+def _same(job: Job, bundle: Bundle, origins: Origins) -> set[str]:
     """The bundle's graphs that this job would make alike."""
-    manifest, plans = bundle.manifest, _by_name(job)
+    manifest, plans = bundle.manifest, {plan.name: plan for plan in job.plans}
     same = {
         name
         for name, graph in manifest.graphs.items()
@@ -87,14 +86,10 @@ def _same(job: Job, bundle: Bundle, origins: Origins, *, overwrite: bool) -> set
         and name in plans
         and graph.origin == origins(plans[name])
     }
-    for name in manifest.graphs.keys() - same:
-        if not overwrite:
-            raise UsageError(
-                f"{bundle.folder} holds {name} of another checkpoint, with other options or by "
-                "other versions: give --overwrite to replace it, or choose another output"
-            )
+    lost = sorted(manifest.graphs.keys() - same)
+    if lost and not job.settings.given.overwrite:
+        raise UsageError(
+            f"{bundle.folder} holds {lost[0]} of another checkpoint, with other options or by "
+            "other versions: give --overwrite to replace it, or choose another output"
+        )
     return same
-
-
-def _by_name(job: Job) -> dict[str, GraphPlan]:
-    return {plan.name: plan for plan in job.plans}

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import torch
 
 from exporter.graphs import GraphPlan
+from exporter.memory import give_back
 from runtimes.engine import Engine, Feeds, Placement, Tensors
 
 
@@ -34,6 +35,7 @@ class TorchEngine:
     def close(self) -> None:
         del self._module
         self._stack.close()
+        give_back()
 
 
 class TorchGraphs:

@@ -96,10 +96,10 @@ def test_the_tables(capsys, bundles, folders):
 @pytest.mark.slow
 def test_plain_exports_show_what_the_rewrites_are_for(capsys, bundles, folders):
     """The resize that ONNX and OpenVINO sample elsewhere, in numbers; Stage A has none."""
-    decoder, prior = folders("one_level")
+    decoder, prior = folders("public")
     words = ["--reference", decoder, "--prior", prior, "--graphs", "stage_b", "stage_a"]
     words += ["--repeats", "1", "--without", "compile", "autocast"]
-    found = measured(capsys, bundles("one_level").folder, *words)
+    found = measured(capsys, bundles("public").folder, *words)
     stage_b, stage_a = by_name(found, "stage_b"), by_name(found, "stage_a")
     for name in ("plain export, ONNX Runtime", "plain export, OpenVINO f32"):
         assert stage_b[name]["relative_error"] > 1e-3
