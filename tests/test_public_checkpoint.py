@@ -12,6 +12,7 @@ from exporter.sources import find_pair
 from exporter.weights import Weights
 from validation import public_checkpoint as public
 from validation.bench.public import RandomWeights, public_checkpoint
+from validation.cli import main
 
 # Parameters of the public checkpoints; the encoder half of the VQGAN and buffers besides.
 PARAMETERS = {
@@ -68,6 +69,6 @@ def test_a_sharded_hub_cache_is_read_back(tmp_path, monkeypatch, variant):
 
 def test_a_used_folder_is_refused(tmp_path, capsys):
     (tmp_path / "wuerstchen").mkdir()
-    assert public.main([str(tmp_path)]) == 2
+    assert main(["public-checkpoint", str(tmp_path)]) == 2
     assert "exists; choose another folder" in capsys.readouterr().err
-    assert public.main([str(tmp_path), "--shard-bytes", "0"]) == 2
+    assert main(["public-checkpoint", str(tmp_path), "--shard-bytes", "0"]) == 2

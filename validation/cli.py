@@ -3,15 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded, installed
+from runtimes.command import add_execution_options, execution_of, guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
@@ -36,6 +35,7 @@ PROMPT = "a small green star on the left and a large orange ring at the bottom r
 # The module whose `main` a first word calls.
 COMMANDS = {
     "bench": "validation.bench.cli",
+    "public-checkpoint": "validation.public_checkpoint",
     "quality": "validation.quality.cli",
     "sweep": "validation.sweep.cli",
 }
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "same noise, print the differences, and exit with 1 when a limit is passed. Several "
         "bundles of one model are compared and timed, and the one to ship is named. "
         "'python -m validation bench' measures times, 'quality' pictures, 'sweep' both over "
-        "guidance and steps.",
+        "guidance and steps; 'public-checkpoint' writes the public model with random weights.",
     )
     add = found.add_argument
     add(
@@ -100,9 +100,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in COMMANDS:
-        run: Callable[[list[str]], int] = importlib.import_module(COMMANDS[words[0]]).main
-        return run(words[1:])
+    other = subcommand(words, COMMANDS)
+    if other is not None:
+        return other(words[1:])
     args = parser().parse_args(words)
     return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was judged")
 
