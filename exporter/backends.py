@@ -13,6 +13,8 @@ from exporter.weights import Deferred
 class Target:
     """What a graph is written as; `license` and `metadata` go into formats that have a place.
 
+    `fused_attention`: ONNX, the denoisers' attention as one operator each.
+
     `sizes` has the named dimensions' values for each of several fixed sizes in one file, by name.
     """
 
@@ -21,6 +23,7 @@ class Target:
     license: str
     metadata: Mapping[str, str]
     deployment_target: str
+    fused_attention: bool
     sizes: Mapping[str, Mapping[str, int]]
 
 
@@ -46,7 +49,8 @@ def _onnx(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> 
 
     if target.precision == "fp16":
         deferred.module.half()  # norms, softmax and the last division stay fp32 by themselves
-    return write_onnx(plan, deferred, folder, static=target.static)
+    fused = target.fused_attention
+    return write_onnx(plan, deferred, folder, static=target.static, fused_attention=fused)
 
 
 def _openvino(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:

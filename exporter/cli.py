@@ -90,6 +90,12 @@ def _format_options(found: argparse.ArgumentParser) -> None:
         action="store_true",
         help="fix batch, height and width instead of leaving them open (coreml: always)",
     )
+    add(
+        "--fused-attention",
+        action="store_true",
+        help="onnx: one Attention operator (opset 23) where the denoisers attend, for CUDA's flash "
+        "attention",
+    )
     add("--batch-size", type=int, default=1, help="pictures at a time, with --static")
     add(
         "--sizes",
@@ -198,6 +204,7 @@ def _export(args: argparse.Namespace) -> None:
         static=args.static,
         batch_size=args.batch_size,
         modules=tuple(args.modules),
+        fused_attention=args.fused_attention,
         golden=not args.no_golden,
         overwrite=args.overwrite,
         variant=args.variant,

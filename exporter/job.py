@@ -63,6 +63,7 @@ class Job:
             license=license_of(self.checkpoint),
             metadata=metadata,
             deployment_target=self.settings.deployment_target,
+            fused_attention=self.settings.given.fused_attention,
             sizes=named if len(named) > 1 else {},
         )
 

@@ -24,23 +24,37 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from exporter.dimensions import dynamic_shapes, example_inputs
 from exporter.graphs import GraphPlan
+from exporter.modules.blocks import AttnBlock, fuse_attention
 from exporter.weights import Deferred
 
 OPSET = 18
+FUSED_OPSET = 23  # the first with Attention
 EXTERNAL_DATA_BYTES = 1 << 20  # a graph with this much weight keeps it in the file beside it
 SMALL_TENSOR_BYTES = 1 << 10  # what shape inference reads stays in the graph
 DATA_NAME = "model.onnx.data"
 
 
-def write_onnx(plan: GraphPlan, deferred: Deferred, folder: Path, *, static: bool) -> Path:
+def write_onnx(
+    plan: GraphPlan,
+    deferred: Deferred,
+    folder: Path,
+    *,
+    static: bool,
+    fused_attention: bool = False,
+) -> Path:
     """Write `folder/model.onnx` (+ model.onnx.data) in the dtypes of the module; check the file.
 
-    Batch and sides stay open unless `static`. Raises onnx.checker's error when the file does
-    not pass the checker and shape inference: that is a fault of this program, not of the user.
+    Batch and sides stay open unless `static`. `fused_attention` writes the denoisers' attention
+    as the operator Attention and thereby takes a newer opset. Raises onnx.checker's error when the
+    file does not pass the checker and shape inference: that is a fault of this program, not of
+    the user.
     """
     folder.mkdir(parents=True)
     path = folder / "model.onnx"
-    model = _traced(plan, deferred, static)
+    if fused_attention:
+        fuse_attention(deferred.module)
+    fused = any(isinstance(m, AttnBlock) and m.fused for m in deferred.module.modules())
+    model = _traced(plan, deferred, static, FUSED_OPSET if fused else OPSET)
     for value, tensor in zip(
         (*model.graph.inputs, *model.graph.outputs), (*plan.inputs, *plan.outputs), strict=True
     ):
@@ -57,7 +71,7 @@ def write_onnx(plan: GraphPlan, deferred: Deferred, folder: Path, *, static: boo
     return path
 
 
-def _traced(plan: GraphPlan, deferred: Deferred, static: bool) -> onnx_ir.Model:
+def _traced(plan: GraphPlan, deferred: Deferred, static: bool, opset: int) -> onnx_ir.Model:
     """The optimised graph, each large weight a promise."""
     module = _fake(deferred.module)
     with _quiet(), torch.no_grad():
@@ -68,7 +82,7 @@ def _traced(plan: GraphPlan, deferred: Deferred, static: bool) -> onnx_ir.Model:
             dynamic_shapes=None if static else _shapes_for(module, plan),
             input_names=[tensor.name for tensor in plan.inputs],
             output_names=[tensor.name for tensor in plan.outputs],
-            opset_version=OPSET,
+            opset_version=opset,
             verbose=False,
             optimize=False,  # it would look for values
         )

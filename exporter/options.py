@@ -14,7 +14,8 @@ class ExportOptions:
     """What to export, as the command line says it.
 
     None takes the checkpoint's default, for `precision` the backend's. `sizes` are further picture
-    sizes (height, width) for Core ML, whose graphs have fixed ones. `resume` goes on with what an
+    sizes (height, width) for Core ML, whose graphs have fixed ones. `fused_attention`: ONNX, an
+    attention block's products and softmax as one operator. `resume` goes on with what an
     earlier export of the same output has finished.
     """
 
@@ -32,6 +33,7 @@ class ExportOptions:
     sizes: tuple[tuple[int, int], ...] = ()
     deployment_target: str | None = None
     openvino_tokenizer: bool = False
+    fused_attention: bool = False
     loras: tuple[LoraFile, ...] = ()
     resume: bool = False
 
@@ -60,6 +62,10 @@ def resolve(options: ExportOptions) -> Settings:
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.fused_attention and options.backend != "onnx":
+        raise UsageError(
+            "--fused-attention is for --backend onnx; OpenVINO and Core ML have no use for it"
+        )
     if options.openvino_tokenizer and options.backend != "openvino":
         raise UsageError("--openvino-tokenizer is for --backend openvino")
     if options.openvino_tokenizer:

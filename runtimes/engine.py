@@ -36,14 +36,18 @@ class Execution:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a graph really runs: the engine and its version, the device, the precision."""
+    """Where and how a graph really runs: the engine and its version, the device, the precision.
+
+    `notes` say what else an engine did with it, such as '32 fused attention'.
+    """
 
     engine: str
     device: str
     precision: str
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.engine}, {self.device}, {self.precision}"
+        return ", ".join((self.engine, self.device, self.precision, *self.notes))
 
 
 @dataclass(frozen=True)

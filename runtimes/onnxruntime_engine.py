@@ -8,15 +8,21 @@ from typing import Any
 
 from runtimes.engine import COMPUTED, Feeds, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
+from runtimes.manifest import Graph
+from runtimes.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
              "MultiHeadAttention", "LayerNormalization", "Softmax"}  # fmt: skip
+FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 
 
 class OnnxRuntimeEngine:
-    """One ONNX graph in an InferenceSession."""
+    """One ONNX graph in an InferenceSession.
+
+    On CUDA, a graph of fixed shapes is captured at its first run and replayed from then on.
+    """
 
     def __init__(self, file: GraphFile, device: str) -> None:
         self._ort = _import_onnxruntime()
@@ -29,47 +35,72 @@ class OnnxRuntimeEngine:
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen = [(provider, provider_options(graph, device))]
         try:
-            self._session = self._ort.InferenceSession(str(path), options, providers=[provider])
+            self._session = self._ort.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
         used = COMPUTED.get(graph.precision, "f32")  # integer weights are widened first
-        self.load_seconds = time.perf_counter() - start
-        self.placement = Placement(f"ONNX Runtime {self._ort.__version__}", device.upper(), used)
+        name = f"ONNX Runtime {self._ort.__version__}"
+        self.placement = Placement(name, device.upper(), used, self._notes(graph))
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
+        self._buffers = (
+            FixedBuffers(self._ort, self._session, graph, device)
+            if has_fixed_shapes(graph)
+            else None
+        )
+        self.load_seconds = time.perf_counter() - start
 
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        given = dict(constants)
+        bound = self._bind_open(given) if self._buffers is None else self._buffers.bind(given)
+
+        def run(feeds: Feeds) -> Tensors:
+            missing = self._inputs - given.keys() - feeds.keys()
+            if missing:
+                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            try:
+                return bound(feeds)
+            except Exception as error:
+                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
+
+        return run
+
+    def _bind_open(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        """For shapes that may change from run to run: outputs are placed anew in each."""
         binding = self._session.io_binding()
         kept = {name: self._on_device(value) for name, value in constants.items()}
         for name, value in kept.items():
             binding.bind_ortvalue_input(name, value)
 
         def run(feeds: Feeds) -> Tensors:
-            missing = self._inputs - kept.keys() - feeds.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
             for name, value in feeds.items():
                 binding.bind_cpu_input(name, value)
-            for name in self._outputs:  # bound anew: the shapes may have changed
+            for name in self._outputs:
                 binding.bind_output(name, "cpu")
-            try:
-                self._session.run_with_iobinding(binding)
-            except Exception as error:
-                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            self._session.run_with_iobinding(binding)
             return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
 
         return run
 
     def close(self) -> None:
-        del self._session
+        del self._buffers, self._session
 
     def _on_device(self, value: Any) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+
+    def _notes(self, graph: Graph) -> tuple[str, ...]:
+        """What a user wants to see to be so: fused attention, a captured CUDA graph."""
+        parts = self._session.get_provider_graph_assignment_info()
+        nodes = [node for part in parts for node in part.get_nodes()]
+        fused = sum(node.op_type in FUSED_ATTENTION for node in nodes)
+        captured = "enable_cuda_graph" in provider_options(graph, self._device)
+        return (*[f"{fused} fused attention"] * (fused > 0), *["CUDA graph"] * captured)
 
     def _check_device(self, path: Path, provider: str) -> None:
         """The asked-for device or an error: ONNX Runtime falls back to the CPU on its own."""
@@ -90,6 +121,18 @@ class OnnxRuntimeEngine:
                 f"--device {self._device}: {len(elsewhere)} heavy nodes of {path.parent.name} "
                 f"would not run on {provider}, the first of them {elsewhere[0]}"
             )
+
+
+def provider_options(graph: Graph, device: str) -> dict[str, str]:
+    """Options of a graph's execution provider.
+
+    TF32 keeps 10 bits of fp32's 23: an fp32 bundle would miss its limits. Shapes that change
+    cannot be captured.
+    """
+    if device != "cuda":
+        return {}
+    captured = {"enable_cuda_graph": "1"} if has_fixed_shapes(graph) else {}
+    return {"use_tf32": "0"} | captured
 
 
 def check_device(device: str) -> None:

@@ -90,7 +90,12 @@ class AttnBlock(nn.Module):
 
     With `constant_tokens`, the text is that many equal tokens: `constant_kv` (1, 2, 1, width), a
     weight, stands for all of them, its logit raised by log(constant_tokens) (rewrite 6).
+
+    With `fused` set, attention is one operator, which keeps no (H*W, H*W + T) scores in memory
+    where the device has a kernel for it; softmax's type is then the kernel's affair.
     """
+
+    fused = False
 
     def __init__(
         self, width: int, heads: int, layout: Layout, constant_tokens: int | None = None
@@ -111,15 +116,24 @@ class AttnBlock(nn.Module):
         if text_kv is None:
             text_kv = self.constant_kv.expand(x.shape[0], -1, -1, -1)
         normed = self.norm(x).to(self.to_q.weight.dtype)
+        if self.fused and self.constant_tokens is not None:  # kernels are fast without a mask
+            text_kv = text_kv.expand(-1, -1, self.constant_tokens, -1)
         # Keys stay transposed, (B, heads, d, tokens): in NCHW that is how they arrive.
         query = self._positions(self.to_q(normed)).transpose(2, 3)
         key = torch.cat([self._positions(self.to_k(normed)), self._text(text_kv[:, 0])], dim=3)
         value = torch.cat([self._positions(self.to_v(normed)), self._text(text_kv[:, 1])], dim=3)
+        attend = self._attend_fused if self.fused else self._attend
+        return x + self.to_out(self._back(attend(query, key, value), x)).float()
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = (query * query.shape[-1] ** -0.5) @ key
         if self.constant_tokens is not None:
             scores = scores + self._constant_bias(scores)
         weights = scores.float().softmax(dim=-1).to(value.dtype)
-        return x + self.to_out(self._back(weights @ value.transpose(2, 3), x)).float()
+        return weights @ value.transpose(2, 3)
+
+    def _attend_fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key.transpose(2, 3), value.transpose(2, 3))
 
     def _constant_bias(self, scores: Tensor) -> Tensor:
         """log(constant_tokens) on the last key, 0 elsewhere."""
@@ -141,3 +155,10 @@ class AttnBlock(nn.Module):
         if self.layout == "nchw":
             return x.transpose(2, 3).reshape(like.shape)
         return x.transpose(1, 2).reshape(like.shape)
+
+
+def fuse_attention(module: nn.Module) -> None:
+    """Write every AttnBlock's attention as one operator."""
+    for block in module.modules():
+        if isinstance(block, AttnBlock):
+            block.fused = True
