@@ -1,32 +1,25 @@
 """validation bench: every graph and whole pictures, every way to run them, times with errors."""
 
+import dataclasses
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from torch.nn import functional as F
 
 import validation.bench.conditioning
 import validation.bench.peak
 import validation.bench.public_cases
 import validation.bench.pytorch
 from exporter.configs import StageBConfig, StageCConfig
-from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
-from runtimes.engine import Placement
-from validation.bench.cases import count_flops
-from validation.bench.end_to_end import Clock, TimedGraphs
+from runtimes.engine import Execution
+from validation.bench.devices import DEVICES
 from validation.bench.measure import in_groups
-from validation.bench.peak import matrix_peaks
 from validation.bench.public import public_checkpoint
-from validation.bench.reference_modules import reference_module
 from validation.bench.table import HEAD
 from validation.cli import main
-from validation.metrics import difference
 from validation.tolerances import LIMITS
 
 EXACT = LIMITS["fp32"].graph_error
@@ -164,14 +157,41 @@ def test_what_does_not_fit_together_is_timed_in_groups(capsys, bundles):
     assert in_groups([3, 4, 5, 9, 1], float, 8) == [[3, 4], [5], [9], [1]]
 
 
-def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path):
-    """The public sizes and names, narrow denoisers: all that --real-size does but its width."""
+@pytest.fixture
+def narrow(monkeypatch):
+    """The public sizes and names with narrow denoisers, for --real-size."""
     small = public_checkpoint(
         StageBConfig(c_hidden=(8, 16), nhead=(-1, 2), blocks=(1, 1), level_config=("CT", "CTA"),
                      inject_effnet=(False, True), patch_size=8),
         StageCConfig(c_in=16, c=32, c_cond=1280, depth=2, nhead=2),
     )  # fmt: skip
     monkeypatch.setattr(validation.bench.public_cases, "real_size", lambda: small)
+
+
+def test_what_a_gpu_would_run(capsys, monkeypatch, narrow):
+    """--device cuda with the CPU in the GPU's place: static fp16 graphs, fused attention."""
+    code, _, err = bench(capsys, "--real-size", "--device", "cuda")
+    if not torch.cuda.is_available():
+        assert code == 2 and "--device cuda: PyTorch" in err and "finds no CUDA GPU" in err
+    executions = {"ONNX Runtime CUDA": Execution(engine="onnxruntime")}
+    stand_in = dataclasses.replace(DEVICES["cuda"], name="cpu", executions=executions)
+    monkeypatch.setitem(DEVICES, "cuda", stand_in)
+    monkeypatch.setattr("validation.bench.devices.check_device", lambda name: None)
+    monkeypatch.setattr("validation.bench.devices.device_name", lambda name: "a GPU")
+    found = measured(capsys, "--real-size", "--device", "cuda", *QUICK)
+    assert found["machine"].startswith("a GPU; ")
+    for graph, attention in (("stage_c", 2), ("stage_b", 2)):
+        timings = by_name(found, graph)
+        names = {"PyTorch eager", "PyTorch fp16", "PyTorch bf16", "ONNX Runtime CUDA"}
+        assert timings.keys() == names
+        assert timings["PyTorch fp16"]["precision"] == "f16"
+        ours = timings["ONNX Runtime CUDA"]
+        assert ours["notes"] == [f"{attention} fused attention"] and ours["precision"] == "f16"
+        assert 0 < ours["relative_error"] < LIMITS["fp16"].graph_error
+
+
+def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path, narrow):
+    """All that --real-size does but its width."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = measured(capsys, "--real-size", *QUICK)
     for graph in ("stage_c", "stage_b"):
@@ -183,83 +203,6 @@ def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(validation.bench.conditioning, "LARGEST_B", 0.0)
     code, _, err = bench(capsys, "--real-size", *QUICK)
     assert code == 1 and "stage_c's errors would say nothing: |b| of epsilon's division" in err
-
-
-@pytest.mark.parametrize("name", list(tiny.TINY))
-def test_reference_modules_are_diffusers_own(checkpoint, name):
-    """Built from config and weights by name, they compute what the saved modules do."""
-    saved, x = tiny.reference(name), torch.Generator().manual_seed(3)
-    for plan in plan_graphs(checkpoint(name), "nchw", text=True):
-        with plan.weights() as weights:
-            found = reference_module(plan, weights)
-            if plan.name.endswith("_condition"):
-                assert found is None
-                continue
-            config = checkpoint(name).stage_b.config
-            if plan.name == "stage_c":
-                config = checkpoint(name).stage_c.config
-                given = (torch.randn(2, config.c_in, 5, 7, generator=x), torch.tensor([0.9, 0.2]),
-                         torch.randn(2, 77, config.c_cond, generator=x))  # fmt: skip
-                expected = saved.stage_c(*given)
-            elif plan.name == "stage_b":
-                side = 2 * config.multiple
-                given = (torch.randn(1, config.c_in, side, side, generator=x), torch.tensor([0.4]),
-                         torch.randn(1, config.effnet_embd, 5, 7, generator=x),
-                         torch.randn(1, 77, config.clip_embd, generator=x))  # fmt: skip
-                expected = saved.stage_b(*given)
-            elif plan.name == "stage_a":
-                given = (torch.randn(1, config.c_out, 6, 4, generator=x),)
-                scaled = given[0] * saved.stage_a.config.scale_factor
-                expected = saved.stage_a.decode(scaled).sample.clamp(0, 1)
-            else:
-                given = (torch.arange(154).view(2, 77), torch.ones(2, 77, dtype=torch.long))
-                expected = getattr(saved, plan.name)(*given).last_hidden_state
-            output = found(*given)
-            output = output if isinstance(output, torch.Tensor) else output[0]
-            assert difference(output.numpy(), expected.numpy()).relative < EXACT / 10
-
-
-def test_attention_counts():
-    """PyTorch's counter leaves fused attention out on some devices, not on the meta device."""
-
-    class Attention(torch.nn.Module):
-        def forward(self, q, k, v):
-            return F.scaled_dot_product_attention(q, k, v)
-
-    q, kv = torch.zeros(1, 2, 8, 4), torch.zeros(1, 2, 6, 4)
-    assert count_flops(Attention(), [q, kv, kv]) == 2 * (2 * 2 * 8 * 6 * 4)
-
-
-def test_the_clock_counts_what_runs_inside_the_engines():
-    class Sleeper:
-        load_seconds, placement = 0.0, Placement("none", "CPU", "f32")
-
-        def run(self, feeds):
-            time.sleep(0.02)
-            return feeds
-
-        def bind(self, constants):
-            return lambda feeds: self.run({**constants, **feeds})
-
-    class Graphs:
-        def open(self, name):
-            return Sleeper()
-
-    clock, start = Clock(), time.perf_counter()
-    engine = TimedGraphs(Graphs(), clock).open("stage_a")
-    assert engine.run({"a": 1}) == {"a": 1}
-    assert engine.bind({"a": 1})({"b": 2}) == {"a": 1, "b": 2}
-    time.sleep(0.02)
-    assert 0.04 <= clock.seconds <= time.perf_counter() - start - 0.02
-
-
-def test_peaks_are_measured_for_every_precision_of_the_processor():
-    import openvino
-
-    peaks = matrix_peaks()
-    assert "f32" in peaks and all(rate > 0 for rate in peaks.values())
-    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    assert ("int8" in peaks, "bf16" in peaks) == ("INT8" in has, "BF16" in has)
 
 
 def test_bad_use(capsys, bundles, tmp_path):

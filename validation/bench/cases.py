@@ -126,7 +126,7 @@ def named(graph: Graph, outputs: Any) -> Tensors:
 
 
 def _array(value: Any) -> NDArray[np.generic]:
-    return value.float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    return value.float().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def count_flops(module: nn.Module, inputs: Sequence[torch.Tensor]) -> int:

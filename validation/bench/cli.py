@@ -80,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="WHAT",
         help="leave out " + "; ".join(f"'{name}' ({text})" for name, text in FAMILIES.items()),
     )
+    add(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="cuda: PyTorch and ONNX Runtime on a GPU, the public configs as static fp16 graphs "
+        "with fused attention (default: cpu)",
+    )
     add("--repeats", type=int, default=7, help="timed rounds, after one to warm up (default: 7)")
     add(
         "--memory",
@@ -107,7 +114,8 @@ def _run(args: argparse.Namespace) -> None:
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
     with tempfile.TemporaryDirectory() as folder:
         found = _measure(args, bundles, Path(folder))
-    about = f"{_machine()}; {_versions()}; {datetime.date.today()}; {args.repeats} rounds, medians"
+    rounds = f"{args.repeats} rounds, medians"
+    about = "; ".join((_machine(args.device), _versions(), str(datetime.date.today()), rounds))
     if args.json:
         print(json.dumps({"machine": about, **dataclasses.asdict(found)}, indent=1))
     else:
@@ -169,10 +177,12 @@ def _bundles(args: argparse.Namespace) -> list[Bundle]:
 
 
 def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) -> "Findings":
+    from validation.bench.devices import check_device
     from validation.bench.public_cases import few_blocks, real_size
     from validation.bench.run import bench_public
     from validation.bench.settings import Settings
 
+    check_device(args.device)
     default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
     settings = Settings(
         graphs=tuple(args.graphs or default),
@@ -180,6 +190,7 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
         memory=args.memory * GIGABYTE,
         without=tuple(args.without),
         report=lambda line: print(line, file=sys.stderr),
+        device=args.device,
     )
     if args.bundle is None:
         checkpoint = few_blocks() if args.blocks else real_size()
@@ -201,10 +212,11 @@ def _measure_bundle(
     return bench_bundle(bundles, checkpoint, recording, settings, folder)
 
 
-def _machine() -> str:
+def _machine(device: str) -> str:
+    from validation.bench.devices import device_name
     from validation.bench.measure import machine
 
-    return machine()
+    return "; ".join(filter(None, (device_name(device), machine())))
 
 
 def _versions() -> str:

@@ -10,16 +10,10 @@ from runtimes.errors import RunError, UsageError
 from runtimes.manifest import Tensor
 from validation.bench import plain, pytorch
 from validation.bench.cases import Case
+from validation.bench.devices import DEVICES, Device
 from validation.bench.ready import Prepare, Ready
 from validation.bench.settings import Report, Settings
 
-EXECUTIONS = {
-    "ONNX Runtime": Execution(engine="onnxruntime"),
-    "OpenVINO f32": Execution(engine="openvino", precision="f32"),
-    "OpenVINO bf16": Execution(engine="openvino", precision="bf16"),
-    "OpenVINO f16": Execution(engine="openvino", precision="f16"),
-    "Core ML": Execution(engine="coreml"),
-}
 # What an engine holds at worst: the file's weights and a copy in its own layout.
 ENGINE_COPIES = 2.5
 
@@ -68,19 +62,12 @@ def graphs_of(bundle: Bundle) -> Source:
 def contenders(sources: Sequence[Source], settings: Settings) -> list[Contender]:
     """All that this machine has, the yardstick first; what it has not is reported, and why."""
     without, report = settings.without, settings.report
-    found = [Contender("PyTorch eager", pytorch.eager)]
-    if "autocast" not in without:
-        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast))
-    if "compile" not in without:
-        reason = pytorch.why_not_compiled()
-        if reason is None:
-            found.append(Contender("torch.compile", pytorch.compiled, peer=True))
-        else:
-            report(f"without torch.compile: {reason}")
-    if "plain" not in without:
+    device = DEVICES[settings.device]
+    found = _pytorch(device, settings)
+    if "plain" not in without and device.name == "cpu":
         for name, prepare in plain.peers(report).items():
             found.append(Contender(name, prepare, lambda case: case.public, ENGINE_COPIES, True))
-    executions = available({source.backend for source in sources}, without, report)
+    executions = available(device, {source.backend for source in sources}, without, report)
     for source in sources:
         for name, execution in executions.items():
             if source.backend in ENGINES[execution.engine or ""].backends:
@@ -89,12 +76,29 @@ def contenders(sources: Sequence[Source], settings: Settings) -> list[Contender]
     return found
 
 
+def _pytorch(device: Device, settings: Settings) -> list[Contender]:
+    """PyTorch's own ways to run a module on the device, eager fp32 first."""
+    found = [Contender("PyTorch eager", pytorch.eager(device.name))]
+    if device.autocast and "autocast" not in settings.without:
+        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast))
+    for name, dtype in device.rounded.items():
+        found.append(Contender(name, pytorch.rounded(device.name, dtype)))
+    if "compile" not in settings.without:
+        reason = pytorch.why_not_compiled(device.name)
+        if reason is None:
+            compiled = pytorch.compiled(device.name, device.compiled)
+            found.append(Contender("torch.compile", compiled, peer=True))
+        else:
+            settings.report(f"without torch.compile: {reason}")
+    return found
+
+
 def available(
-    backends: set[str], without: Sequence[str], report: Report
+    device: Device, backends: set[str], without: Sequence[str], report: Report
 ) -> Mapping[str, Execution]:
     """The executions for these backends that this machine has, those of `without` left out."""
     found = {}
-    for name, execution in EXECUTIONS.items():
+    for name, execution in device.executions.items():
         kind = ENGINES[execution.engine or ""]
         if execution.engine in without or not backends & set(kind.backends):
             continue
@@ -132,7 +136,7 @@ def _on(source: Source, execution: Execution) -> Prepare:
             return "int8" if file.graph.precision == "int8" else engine.placement.precision
 
         try:
-            yield Ready(run, precision, case.cost.flops)
+            yield Ready(run, precision, case.cost.flops, lambda: engine.placement.notes)
         finally:
             engine.close()
 

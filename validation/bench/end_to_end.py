@@ -107,7 +107,7 @@ def pictures(
     together are timed in groups; one that may not fit alone is left out, and that is said.
     """
     fitting = []
-    for way in _ways(bundles, checkpoint, executions):
+    for way in _ways(bundles, checkpoint, executions, settings.device):
         if way.bytes <= settings.memory:
             fitting.append(way)
         else:
@@ -122,11 +122,16 @@ def pictures(
 
 
 def _ways(
-    bundles: Sequence[Bundle], checkpoint: Checkpoint, executions: Mapping[str, Execution]
+    bundles: Sequence[Bundle],
+    checkpoint: Checkpoint,
+    executions: Mapping[str, Execution],
+    device: str,
 ) -> Iterator[_Way]:
     first = bundles[0]
-    plans = plan_graphs(checkpoint, "nchw", text=first.manifest.text_graphs["stage_b"] is not None)
-    yield _Way("PyTorch fp32, export form", first, lambda: TorchGraphs(plans))
+    if device == "cpu":  # where the recording was made
+        text = first.manifest.text_graphs["stage_b"] is not None
+        plans = plan_graphs(checkpoint, "nchw", text=text)
+        yield _Way("PyTorch fp32, export form", first, lambda: TorchGraphs(plans))
     for bundle in bundles:
         label = "" if bundle is first else f"{bundle.folder.name}: "
         for name, execution in executions.items():

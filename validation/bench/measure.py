@@ -38,7 +38,8 @@ class Timing:
     """One contender on one graph: seconds, its relative error, and how much faster it is.
 
     `speedup` is against the yardstick of its own group of interleaved runs; `precision` is what
-    heavy operations computed in, `flops` those of the form that ran.
+    heavy operations computed in, `flops` those of the form that ran, `notes` what else the engine
+    says it did.
     """
 
     graph: str
@@ -49,6 +50,7 @@ class Timing:
     relative_error: float
     flops: int
     group: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _timing(
         relative_error=entry.error,
         flops=entry.ready.flops,
         group=group,
+        notes=entry.ready.notes(),
     )
 
 

@@ -1,20 +1,26 @@
-"""This machine's peak: the best matrix product OpenVINO does here, per precision."""
+"""This machine's peak: the best matrix product per precision, by OpenVINO, on CUDA by PyTorch."""
 
 import time
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from runtimes.command import installed
 
 # A chain of square products: what is converted at its ends does not count against it.
 SIZES, LENGTH, RUNS = (1024, 2048), 4, 6
+TORCH_SIZE = 8192
+TORCH_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16", "int8": "INT8"}
 
 
-def matrix_peaks() -> dict[str, float]:
+def matrix_peaks(device: str = "cpu") -> dict[str, float]:
     """FLOP/s (int8: operations a second) by precision, best of several; none without OpenVINO."""
+    if device != "cpu":
+        return {name: max(_torch_rate(device, dtype) for _ in range(RUNS))
+                for name, dtype in TORCH_TYPES.items()}  # fmt: skip
     if not installed("openvino"):
         return {}
     import openvino
@@ -45,6 +51,19 @@ def _rate(core: Any, precision: str, size: int) -> float:
     request = compiled.create_infer_request()
     request.infer([generator.standard_normal((size, size), np.float32)])
     return 2 * LENGTH * size**3 / min(_seconds(request) for _ in range(RUNS))
+
+
+def _torch_rate(device: str, dtype: torch.dtype) -> float:
+    """Of a chain of products that ends in one number on the host."""
+    size = TORCH_SIZE
+    weight = torch.randn(size, size).mul(size**-0.5).to(device, dtype)
+    product = weight @ weight
+    float(product[0, 0])
+    start = time.perf_counter()
+    for _ in range(LENGTH):
+        product = product @ weight
+    float(product[0, 0])
+    return 2 * LENGTH * size**3 / (time.perf_counter() - start)
 
 
 def _seconds(request: Any) -> float:

@@ -11,15 +11,16 @@ import torch
 from exporter.components import Checkpoint
 from exporter.configs import TextConfig
 from exporter.dimensions import numbers
-from exporter.fixed_sizes import named_sizes
+from exporter.fixed_sizes import close, named_sizes
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.onnx_graph import write_onnx
 from exporter.sampling import sampling
 from runtimes.engine import GraphFile, Tensors
 from runtimes.errors import RunError
-from runtimes.manifest import Graph, Sampling
+from runtimes.manifest import CONDITION_GRAPHS, Graph, Sampling
 from runtimes.sizes import sizes
 from validation.bench.cases import DENOISERS, Case, graph_costs, make_case, named, step_values
+from validation.bench.devices import Form
 from validation.bench.public import (
     STAGE_B,
     STAGE_B_BLOCKS,
@@ -47,12 +48,16 @@ def few_blocks() -> Checkpoint:
 
 
 def public_cases(
-    checkpoint: Checkpoint, wanted: Sequence[str], folder: Path, report: Callable[[str], None]
+    checkpoint: Checkpoint,
+    wanted: Sequence[str],
+    folder: Path,
+    report: Callable[[str], None],
+    form: Form,
 ) -> Iterator[Case]:
     """Export the wanted graphs with random weights, one after the other, and yield each.
 
-    Denoisers get the middle step of their default schedule. Raises RunError when the weights
-    drawn make a denoiser whose errors would say nothing.
+    Condition graphs stay fp32, as in a bundle. Denoisers get the middle step of their default
+    schedule. Raises RunError when the weights drawn make a denoiser whose errors would say nothing.
     """
     constants = sampling(checkpoint, SIDE, SIDE)
     plans = {plan.name: plan for plan in plan_graphs(checkpoint, "nchw", text=True)}
@@ -61,8 +66,7 @@ def public_cases(
         plan, weights = plans[name], RandomWeights(plans[name].shapes)
         report(f"exporting {name}")
         values = _values(plan, plans.get(f"{name}_condition", plan), constants, weights)
-        path = write_onnx(plan, plan.defer(weights), folder / name / "graph", static=False)
-        file = GraphFile(path, Graph(path.name, "fp32", plan.inputs, plan.outputs), name)
+        file = _export(plan, weights, folder / name / "graph", form, constants)
         case = make_case(plan, weights, file, values, costs[name], folder / name)
         if name in DENOISERS and not case.conditioning.sound:
             raise RunError(f"{name}'s errors would say nothing: {case.conditioning}")
@@ -70,6 +74,20 @@ def public_cases(
         del case
         shutil.rmtree(folder / name)
         gc.collect()
+
+
+def _export(
+    plan: GraphPlan, weights: RandomWeights, folder: Path, form: Form, constants: Sampling
+) -> GraphFile:
+    deferred = plan.defer(weights)
+    precision = "fp32" if plan.name in CONDITION_GRAPHS else form.precision
+    if precision == "fp16":
+        deferred.module.half()
+    if form.static:
+        plan = close(plan, [named_sizes(plan, 1, constants, sizes(SIDE, SIDE, constants))])
+    fused = form.fused_attention
+    path = write_onnx(plan, deferred, folder, static=form.static, fused_attention=fused)
+    return GraphFile(path, Graph(path.name, precision, plan.inputs, plan.outputs), plan.name)
 
 
 def _values(

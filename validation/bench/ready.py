@@ -12,12 +12,13 @@ from validation.bench.cases import Case
 class Ready:
     """`run` runs it once; `precision`, known after a run, is what its heavy operations compute in.
 
-    `flops` are those of the form it runs.
+    `flops` are those of the form it runs; `notes` what else an engine says it does.
     """
 
     run: Callable[[], Tensors]
     precision: Callable[[], str]
     flops: int
+    notes: Callable[[], tuple[str, ...]] = tuple
 
 
 Prepare = Callable[[Case], contextlib.AbstractContextManager[Ready]]

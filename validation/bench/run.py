@@ -11,6 +11,7 @@ from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
 from validation.bench.cases import DENOISERS, Case, bundle_cases
 from validation.bench.contenders import available, contenders, graphs_of, own_graphs
+from validation.bench.devices import DEVICES
 from validation.bench.end_to_end import Picture, pictures
 from validation.bench.measure import Timing, measure
 from validation.bench.outside import outside_seconds
@@ -47,7 +48,8 @@ def bench_bundle(
     if set(settings.graphs) >= bundles[0].manifest.graphs.keys() and bundles[0] in whole:
         settings.report("timing whole pictures")
         backends = {bundle.manifest.backend for bundle in whole}
-        executions = available(backends, settings.without, lambda line: None)
+        device = DEVICES[settings.device]
+        executions = available(device, backends, settings.without, lambda line: None)
         found.pictures = pictures(whole, checkpoint, executions, recording, settings)
     return found
 
@@ -56,7 +58,8 @@ def bench_public(
     checkpoint: Checkpoint, bundles: Sequence[Bundle], settings: Settings, folder: Path
 ) -> Findings:
     """Time graphs of the public architecture with random weights, one graph in memory at a time."""
-    cases = public_cases(checkpoint, settings.graphs, folder, settings.report)
+    form = DEVICES[settings.device].form
+    cases = public_cases(checkpoint, settings.graphs, folder, settings.report, form)
     found = _bench(cases, bundles, settings)
     found.remarks.append(f"peak memory of the process: {peak_bytes() / 1e9:.1f} GB")
     found.remarks += _outside(checkpoint, found.timings, folder)
@@ -65,7 +68,7 @@ def bench_public(
 
 def _bench(cases: Iterable[Case], bundles: Sequence[Bundle], settings: Settings) -> Findings:
     present = contenders([own_graphs(), *map(graphs_of, bundles)], settings)
-    found = Findings(peaks=matrix_peaks())
+    found = Findings(peaks=matrix_peaks(DEVICES[settings.device].name))
     for case in cases:
         settings.report(f"timing {case.name}")
         if case.name in DENOISERS:

@@ -10,7 +10,8 @@ Report = Callable[[str], None]  # takes a line about what is going on
 class Settings:
     """Which graphs, how many timed rounds, and which families of contenders to leave out.
 
-    Contenders that together may need more than `memory` bytes are timed in groups.
+    Contenders that together may need more than `memory` bytes are timed in groups. `device` is one
+    of DEVICES.
     """
 
     graphs: tuple[str, ...]
@@ -18,3 +19,4 @@ class Settings:
     memory: float
     without: tuple[str, ...]
     report: Report
+    device: str = "cpu"

@@ -33,7 +33,7 @@ def graph_table(
         peak = peaks.get(timing.precision)
         rows.append((
             timing.graph,
-            timing.contender,
+            ", ".join((timing.contender, *timing.notes)),
             timing.precision,
             *_milliseconds(timing.seconds),
             f"{timing.speedup:.2f}x",
