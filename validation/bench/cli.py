@@ -16,6 +16,7 @@ from runtimes.bundle import Bundle, open_bundle
 from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
+from validation.machine import machine
 from validation.recording import read_golden
 
 if TYPE_CHECKING:
@@ -214,7 +215,6 @@ def _measure_bundle(
 
 def _machine(device: str) -> str:
     from validation.bench.devices import device_name
-    from validation.bench.measure import machine
 
     return "; ".join(filter(None, (device_name(device), machine())))
 

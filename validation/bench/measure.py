@@ -2,13 +2,10 @@
 
 import contextlib
 import gc
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from runtimes.engine import Tensors
@@ -175,16 +172,3 @@ def _timed(run: Callable[[], object]) -> float:
 def _error(ready: Ready, case: Case) -> float:
     found: Tensors = ready.run()
     return max(difference(found[name], value).relative for name, value in case.expected.items())
-
-
-def machine() -> str:
-    """The CPU's name, how many cores this process may use, and what they compute in."""
-    name, flags = platform.processor() or platform.machine(), ""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), name)
-        flags = next((x.split(":", 1)[1] for x in lines if x.startswith("flags")), "")
-    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
-    has = [flag for flag in known if flag in flags.split()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores, {', '.join(has) or 'no known vector extensions'}"
