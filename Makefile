@@ -22,7 +22,7 @@ demo: $(BIN)/.installed  ## export the demo checkpoint, quantise it, make pictur
 	$(BIN)/python -m runtimes $(OUT)/demo "$(PROMPT)" -o $(OUT)/demo.png
 	$(BIN)/python -m runtimes $(OUT)/demo-openvino "$(PROMPT)" -o $(OUT)/demo-openvino.png
 	rm -rf $(OUT)/report
-	$(BIN)/python -m validation $(OUT)/demo $(OUT)/demo-openvino $(OUT)/demo-int8w --report $(OUT)/report
+	$(BIN)/python -m validation $(OUT)/demo $(OUT)/demo-openvino $(OUT)/demo-int8w --report $(OUT)/report --pictures 40
 	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the comparison $(OUT)/report/report.html"
 
 test: lint  ## lint, type check, all tests

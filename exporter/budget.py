@@ -10,9 +10,9 @@ from exporter.golden import FULL_RUN_PARAMETERS, SHORT_STEPS
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
-from exporter.memory import available_memory, resident_memory
 from exporter.progress import in_bytes
 from runtimes.errors import UsageError
+from runtimes.free_memory import available_memory, resident_memory
 
 MB = 1_000_000
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from exporter.activations import activations
 from exporter.backends import BACKENDS
 from exporter.budget import check_budget, estimate
 from exporter.bundle_manifest import new_manifest, package_metadata
@@ -78,7 +79,9 @@ def _write(
             work.discard(plan.name)
             on_bytes = progress.graph(title, job.bytes_of(plan))
             graph = _write_graph(plan, job, manifest, work.folder, on_bytes)
-            record = work.finish(plan.name, replace(graph, origin=origins(plan)))
+            grows = activations(plan, job.default)
+            graph = replace(graph, origin=origins(plan), activations=grows)
+            record = work.finish(plan.name, graph)
         records.append(record)
         manifest.graphs[plan.name] = record.graph
     given = job.settings.given

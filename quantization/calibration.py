@@ -20,6 +20,7 @@ from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
 
 DENOISERS = ("stage_c", "stage_b")
+RUNS = 3  # full runs that a plan is judged by
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
 PROMPTS_FILE, DEMO_PROMPTS_FILE = (
     Path(__file__).parent / name for name in ("prompts.txt", "prompts_demo.txt")
@@ -57,9 +58,7 @@ def read_prompts(path: Path) -> list[str]:
 def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
     steps = {name: len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS}
-    if samples < max(steps.values()):
-        least = max(steps.values())
-        raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
+    check_samples(bundle, samples)
     keep = {name: _spread(samples, count, len(prompts)) for name, count in steps.items()}
     graphs = _Recorder(bundle)
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle)) as pipeline:
@@ -68,6 +67,26 @@ def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> S
             if any(graphs.wanted.values()):
                 pipeline([prompt], "", Options(seed=seed + index))
     return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
+
+
+def check_samples(bundle: Bundle, samples: int) -> None:
+    """UsageError for fewer samples than a denoiser has timesteps."""
+    least = max(len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS)
+    if samples < least:
+        raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
+
+
+def held_out(prompts: Sequence[str], runs: int = RUNS) -> tuple[Sequence[str], Sequence[str]]:
+    """Prompts to calibrate on, and the last `runs` of them, which plans are judged by instead.
+
+    UsageError when none would be left to calibrate on.
+    """
+    if not 1 <= runs < len(prompts):
+        raise UsageError(
+            f"a target is judged by {runs} runs on prompts that are not calibrated on: the list of "
+            f"prompts (--calibration) has {len(prompts)}; give {runs + 1} or more, or --target-db 0"
+        )
+    return prompts[:-runs], prompts[-runs:]
 
 
 def _spread(samples: int, steps: int, prompts: int) -> dict[int, set[int]]:
@@ -91,7 +110,8 @@ def _about(
         for sample in feeds[name]:
             for tensor in sorted(sample):
                 digest.update(np.ascontiguousarray(sample[tensor]).data)
-    return Calibration(len(prompts), samples, seed, digest.hexdigest())
+    kept = max(len(own) for own in feeds.values())  # fewer where the prompts have no more steps
+    return Calibration(len(prompts), min(samples, kept), seed, digest.hexdigest())
 
 
 class _Recorder:

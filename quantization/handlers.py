@@ -74,8 +74,11 @@ def _coreml(
 def _onnx_names(source: Path) -> Collection[str]:
     import onnx
 
-    model = onnx.load(source, load_external_data=False)
-    return {value.name for value in model.graph.initializer}
+    from quantization.weights import uses
+
+    return {
+        use.weight for use in uses(onnx.load(source, load_external_data=False)) if not use.reason
+    }
 
 
 def _openvino_names(source: Path) -> Collection[str]:

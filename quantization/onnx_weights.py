@@ -27,7 +27,8 @@ def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list
 
     found = list(uses(onnx.load(source, load_external_data=False)))
     model = onnx_ir.load(source)
-    version_converter.convert_version(model, OPSET)
+    if model.opset_imports[""] < OPSET:
+        version_converter.convert_version(model, OPSET)
     done = [_quantize(model, use, recipe) for use in found]
     save(model, target)
     return done

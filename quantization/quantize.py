@@ -7,22 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantization.calibration import DENOISERS, Samples, record
-from quantization.handlers import (
-    CHECKS,
-    HANDLERS,
-    MODULES,
-    PACKAGES,
-    SOURCES,
-    SPELLINGS,
-    WEIGHT_NAMES,
-)
-from quantization.plan_file import exceptions
+from quantization.calibration import DENOISERS, Samples, check_samples, held_out, record
+from quantization.handlers import HANDLERS, PACKAGES
+from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
 from runtimes.atomic import atomic_folder, check_output, check_space, seal
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.bundle_readme import bundle_readme
-from runtimes.command import installed
 from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
@@ -34,8 +25,9 @@ Report = Callable[[str], None]
 class Request:
     """What to make of a bundle: `precision` names the result, `prompts` are to calibrate on.
 
-    `target_db`: keep the fewest weights from the precision so that every step of each denoiser is
-    above it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept).
+    `target_db`: keep few weights from the precision, so that every step of each denoiser is above
+    it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept). `source` is
+    where the plan was read, for messages.
     """
 
     precision: str
@@ -44,6 +36,7 @@ class Request:
     samples: int
     seed: int
     target_db: float | None = None
+    source: str = "--precision"
     overwrite: bool = False
 
 
@@ -56,88 +49,37 @@ def quantize(
     RunError when a graph comes out with nothing quantised.
     """
     check_output(output, overwrite=request.overwrite)
-    plan = _checked(bundle, request)
+    if output.resolve().is_relative_to(bundle.folder):
+        raise UsageError(
+            f"{output} is inside the bundle {bundle.folder}, which holds its own files only; give "
+            "another output"
+        )
+    plan = check_plan(bundle, request.plan, request.precision, request.source, request.target_db)
     check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
     samples = None
     if any(isinstance(recipe, Int8) for recipe in plan.values()):
+        check_samples(bundle, request.samples)
+    judged: Sequence[str] = ()
+    if request.target_db:
+        calibrated, judged = held_out(request.prompts)
+    else:
+        calibrated = request.prompts
+    if any(isinstance(recipe, Int8) for recipe in plan.values()):
         report(f"recording {request.samples} steps of each denoiser over full runs")
-        samples = record(bundle, request.prompts, request.samples, request.seed)
+        samples = record(bundle, calibrated, request.samples, request.seed)
     worst: dict[str, float] = {}
     if request.target_db:
-        from quantization.search import RUNS, judged_runs, search  # looks into ONNX graphs
+        from quantization.search import judged_runs, search  # looks into ONNX graphs
 
-        report("recording runs to judge on")
-        found = search(
-            bundle,
-            plan,
-            samples,
-            judged_runs(bundle, request.prompts[:RUNS]),
-            report,
-            target_db=request.target_db,
-        )
+        report(f"recording {len(judged)} runs to judge on")
+        runs = judged_runs(bundle, judged)
+        found = search(bundle, plan, samples, runs, report, target_db=request.target_db)
         plan |= {name: own.recipe for name, own in found.items()}
         worst = {name: own.worst_db for name, own in found.items()}
     with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, report)
     open_bundle(output)
     return manifest
-
-
-def _checked(bundle: Bundle, request: Request) -> dict[str, Recipe]:
-    """The recipe of each graph of this bundle."""
-    manifest = bundle.manifest
-    sources = SOURCES.get(manifest.backend, ("fp32",))
-    if manifest.quantization or manifest.precision not in sources:
-        raise UsageError(
-            f"{bundle.folder} is {manifest.precision} already; quantise the {' or '.join(sources)} "
-            "bundle instead"
-        )
-    found = {}
-    for name in manifest.graphs:
-        recipe = request.plan.get(name)
-        if recipe is None:
-            continue
-        if (manifest.backend, type(recipe)) not in HANDLERS:
-            raise UsageError(
-                f"--precision {request.precision}: not available for {manifest.backend} bundles"
-            )
-        _check_packages(manifest.backend)
-        _check_names(bundle, name, recipe)
-        if manifest.backend in CHECKS:
-            CHECKS[manifest.backend](bundle.path(manifest.graphs[name].file), recipe)
-        found[name] = recipe
-    lacking = [name for name in DENOISERS if name not in manifest.graphs]
-    if lacking and (request.target_db or any(isinstance(r, Int8) for r in found.values())):
-        raise UsageError(
-            f"{bundle.folder} holds no {lacking[0]}: int8 and --target-db measure whole runs"
-        )
-    if request.target_db and manifest.backend != "onnx":
-        raise UsageError(
-            f"--target-db measures ONNX bundles, this is an {manifest.backend} one: have "
-            "'python -m quantization sensitivity' pick a plan on the ONNX bundle, and give --plan"
-        )
-    return found
-
-
-def _check_packages(backend: str) -> None:
-    """UsageError where what the backend's handlers are made of is not installed."""
-    missing = [name for name in PACKAGES[backend] if not installed(MODULES.get(name, name))]
-    if missing:
-        raise UsageError(
-            f"{missing[0]} is not installed, which quantises {backend} bundles: pip install "
-            f"'wuerstchen-export[quantization,{'cpu' if backend == 'onnx' else backend}]'"
-        )
-
-
-def _check_names(bundle: Bundle, name: str, recipe: Recipe) -> None:
-    """UsageError for an exception that names no weight of the graph."""
-    if not exceptions(recipe):
-        return
-    backend, file = bundle.manifest.backend, bundle.manifest.graphs[name].file
-    known, spelled = WEIGHT_NAMES[backend](bundle.path(file)), SPELLINGS.get(backend, str)
-    for weight in exceptions(recipe):
-        if spelled(weight) not in known:
-            raise UsageError(f"the plan names '{weight}', which {name} does not have")
 
 
 def _write(
@@ -156,6 +98,8 @@ def _write(
         feeds = samples.feeds.get(name, []) if samples else []
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
+    if all(weight.reason for record in records.values() for weight in record.weights):
+        raise RunError("nothing was quantised, every weight has a reason to stay in float")
     manifest = dataclasses.replace(
         bundle.manifest,
         precision=request.precision,
@@ -173,15 +117,23 @@ def _write(
 def _graph(
     bundle: Bundle, folder: Path, name: str, recipe: Recipe, feeds: list[Tensors]
 ) -> tuple[Graph, Quantization]:
+    """A graph without a weight to quantise stays as it is; a denoiser must have some."""
     graph = bundle.manifest.graphs[name]
     source, target = bundle.path(graph.file), folder / graph.file
     target.parent.mkdir(parents=True, exist_ok=True)
     handler = HANDLERS[bundle.manifest.backend, type(recipe)]
-    weights = handler(source, target, recipe, feeds)
+    weights = tuple(handler(source, target, recipe, feeds))
     if all(weight.reason for weight in weights):
-        raise RunError(f"{name}: nothing was quantised, every weight has a reason to stay in float")
+        if name in DENOISERS:
+            raise RunError(
+                f"{name}: nothing was quantised, every weight has a reason to stay in float"
+            )
+        shutil.rmtree(target.parent)
+        _copy(bundle, folder, f"{PurePosixPath(graph.file).parent}/")
+        size = _bytes(target.parent)
+        return graph, Quantization(graph.precision, weights, size, size)
     before, after = (_bytes(path.parent) for path in (source, target))
-    record = Quantization(recipe.name, tuple(weights), before, after)
+    record = Quantization(recipe.name, weights, before, after)
     return dataclasses.replace(graph, precision=recipe.name), record
 
 
@@ -189,10 +141,16 @@ def _copy_rest(bundle: Bundle, folder: Path, plan: dict[str, Recipe]) -> None:
     """Tokenizers, golden run, graphs that stay: all but the planned graphs' own folders."""
     replaced = tuple(f"{PurePosixPath(bundle.manifest.graphs[name].file).parent}/" for name in plan)
     for name in bundle.manifest.files:
-        if name == MANIFEST_NAME or name.startswith(replaced):
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path(name), folder / name)
+        if name != MANIFEST_NAME and not name.startswith(replaced):
+            _copy(bundle, folder, name)
+
+
+def _copy(bundle: Bundle, folder: Path, start: str) -> None:
+    """The bundle's files whose names start so."""
+    for name in bundle.manifest.files:
+        if name.startswith(start):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path(name), folder / name)
 
 
 def _bytes(folder: Path) -> int:

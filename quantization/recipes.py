@@ -97,6 +97,6 @@ PRESETS: dict[str, Plan] = {
 }
 
 # What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:
-# 1 dB above what validation asks of any run, since a search judges by two. A uniform preset that
+# 2 dB above what validation asks of any run, since a search judges by three. A uniform preset that
 # misses it gets exceptions: see `python -m quantization sensitivity`.
-TARGETS = {"int8": 31.0, "int8-dynamic": 31.0, "int4-weights": 21.0}
+TARGETS = {"int8": 32.0, "int8-dynamic": 32.0, "int4-weights": 22.0}

@@ -20,10 +20,8 @@ from quantization.sensitivity import (
     plane,
 )
 from runtimes.bundle import Bundle
-from runtimes.errors import UsageError
 
 EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
-RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,10 @@ class Found:
     plane: Sequence[Point]
 
 
-def judged_runs(bundle: Bundle, prompts: Sequence[str], runs: int = RUNS) -> Samples:
-    """Every step of full runs that nothing is calibrated on: what plans are judged by."""
-    if not 1 <= runs <= len(prompts):
-        raise UsageError(f"{runs} runs to judge on need as many prompts, there are {len(prompts)}")
+def judged_runs(bundle: Bundle, prompts: Sequence[str]) -> Samples:
+    """Every step of a full run of each prompt: what plans are judged by."""
     steps = [len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS]
-    return record(bundle, prompts[:runs], runs * max(steps), EVALUATION_SEED)
+    return record(bundle, prompts, len(prompts) * max(steps), EVALUATION_SEED)
 
 
 def searchable(recipe: Recipe | None) -> bool:
@@ -64,7 +60,7 @@ def search(
     group: str = "weight",
     rank: bool = False,
 ) -> dict[str, Found]:
-    """For each denoiser in `plan`: the recipe that reaches `target_db` with the fewest exceptions.
+    """For each denoiser in `plan`: the recipe that reaches `target_db` with few exceptions.
 
     `rank` measures every group and the size/quality plane also where the uniform recipe does.
     Raises RunError when the target is out of reach.

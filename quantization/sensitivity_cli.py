@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quantization.calibration import record
+from quantization.calibration import RUNS, check_samples, held_out, record
 from quantization.cli import (
     add_calibration_options,
     fp32_onnx_bundle,
@@ -15,8 +15,9 @@ from quantization.cli import (
 )
 from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan
-from quantization.search import RUNS, Found, judged_runs, search, searchable
+from quantization.search import Found, judged_runs, search, searchable
 from quantization.sensitivity import GROUPS
+from runtimes.atomic import atomic_folder
 from runtimes.bundle import Bundle
 from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
@@ -50,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--target-db",
         type=float,
-        help="pick the plan that keeps every timestep above this SQNR and keeps the fewest weights "
-        "from the precision: those get int8 weights and float activations",
+        help="pick a plan that keeps every timestep above this SQNR and keeps few weights from the "
+        "precision: those get int8 weights and float activations",
     )
     add(
         "--group",
@@ -77,17 +78,20 @@ def main(argv: Sequence[str]) -> int:
 def _run(args: argparse.Namespace) -> None:
     _check(args)
     bundle = fp32_onnx_bundle(args.bundle)
-    prompts = prompts_of(args, bundle)
+    prompts, judged = held_out(prompts_of(args, bundle), args.runs)
     report = reporter(args)
-    judged = judged_runs(bundle, prompts, args.runs)
-    report(f"recording {args.samples} steps of each denoiser")
-    calibration = record(bundle, prompts, args.samples, args.seed)
+    calibration = None
+    if args.precision == "int8":  # nothing else is calibrated
+        check_samples(bundle, args.samples)
+        report(f"recording {args.samples} steps of each denoiser")
+        calibration = record(bundle, prompts, args.samples, args.seed)
+    report(f"recording {len(judged)} runs to judge on")
     plan = {name: recipe for name, recipe in PRESETS[args.precision].items() if recipe is not None}
     found = search(
         bundle,
         plan,
         calibration,
-        judged,
+        judged_runs(bundle, judged),
         report if args.verbose else lambda line: None if line.startswith("[") else report(line),
         target_db=args.target_db,
         group=args.group,
@@ -123,19 +127,18 @@ def _write(
 ) -> None:
     from quantization.plot import plot
 
-    args.output.mkdir(parents=True, exist_ok=True)
     value = {
         "model": bundle.manifest.model.id,
         "precision": args.precision,
         "target_db": args.target_db,
         "graphs": {name: dataclasses.asdict(own) for name, own in found.items()},
     }
-    text = json.dumps(value, indent=1) + "\n"
-    (args.output / "sensitivity.json").write_text(text, encoding="utf-8")
-    names = ["sensitivity.json", "sensitivity.png"]
-    title = f"{bundle.manifest.model.id}: {args.precision}"
-    plot(args.output / names[1], found, title, args.target_db)
-    if args.target_db is not None:
-        names.append("plan.toml")
-        write_plan(args.output / names[2], args.precision, plan)
+    names = ["sensitivity.json", "sensitivity.png", *["plan.toml"] * (args.target_db is not None)]
+    with atomic_folder(args.output) as folder:
+        text = json.dumps(value, indent=1) + "\n"
+        (folder / names[0]).write_text(text, encoding="utf-8")
+        title = f"{bundle.manifest.model.id}: {args.precision}"
+        plot(folder / names[1], found, title, args.target_db)
+        if args.target_db is not None:
+            write_plan(folder / names[2], args.precision, plan)
     reporter(args)(f"wrote {', '.join(names)} to {args.output}")

@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     add("--width", type=int, help="picture width in pixels (default: the bundle's)")
     add_execution_options(found)
     add("--low-memory", action="store_true", help="hold one graph in memory at a time")
+    add(
+        "--no-memory-check",
+        action="store_true",
+        help="start even where the run is estimated not to fit into the memory that is free",
+    )
     add("--verify", action="store_true", help="check the SHA-256 of every file of the bundle first")
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")
@@ -84,6 +89,7 @@ def _run(args: argparse.Namespace) -> None:
         precision=args.execution_precision,
         cache_dir=args.cache_dir,
         low_memory=args.low_memory,
+        memory_check=not args.no_memory_check,
     ) as pipeline:
         result = pipeline(prompts, args.negative_prompt, options, on_step=progress.step)
     for prompt, lost in result.truncated:

@@ -66,7 +66,9 @@ class Graph:
 
     The precision is that of the stored weights and, but for fp32 islands, of the computation;
     OpenVINO's computes in its device's. `origin` is the exporter's SHA-256 over what the graph was
-    made from and how: weights, adapters, options and tools.
+    made from and how: weights, adapters, options and tools. `activations`, where it is known: bytes
+    that one row of a batch keeps alive at once, in any case, per position (height * width) of
+    `latents`, and per pair of positions.
     """
 
     file: str
@@ -74,6 +76,7 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     origin: str = ""
+    activations: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from runtimes.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
-             "MultiHeadAttention", "LayerNormalization", "Softmax"}  # fmt: skip
+             "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
+             "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"}  # fmt: skip
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 
 

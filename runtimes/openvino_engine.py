@@ -12,6 +12,7 @@ from runtimes.openvino_cache import check_folder, load, store
 
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+PRODUCTS = ("Convolution", "FullyConnected", "MatMul")  # in compiled graphs
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -40,7 +41,7 @@ class OpenVinoEngine:
             return Placement(version, self._device, self._execution.precision or "default")
         devices = self._compiled.get_property("EXECUTION_DEVICES")
         names = "+".join(device.strip("()") for device in devices)
-        return Placement(version, names, self._used_precision())
+        return Placement(version, names, self._used_precision(), self._notes())
 
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
@@ -116,6 +117,15 @@ class OpenVinoEngine:
             device = self._compiled.get_property("EXECUTION_DEVICES")[0].strip("()")
             used = self._core.get_property(device, "INFERENCE_PRECISION_HINT")
         return NAMES.get(used.to_string(), used.get_type_name())
+
+    def _notes(self) -> tuple[str, ...]:
+        """How many convolutions and matrix products of the compiled graph run in int8."""
+        if self._file.graph.precision not in ("int8", "int8-dynamic"):
+            return ()
+        nodes = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
+        products = [info for info in nodes if info["layerType"].astype(str) in PRODUCTS]
+        narrow = sum(info["runtimePrecision"].astype(str) in ("u8", "i8") for info in products)
+        return (f"{narrow} of {len(products)} products in int8",)
 
     def _check_precision(self) -> None:
         asked, used = self._execution.precision, self._used_precision()

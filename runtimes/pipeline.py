@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.engine import Engine, Execution, Placement, Tensors
+from runtimes.estimate import check_memory
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
 from runtimes.manifest import Manifest
@@ -55,8 +56,10 @@ class Pipeline:
         tokenizers: dict[str, PromptTokenizer],
         *,
         low_memory: bool = False,
+        memory_check: bool = False,
     ) -> None:
         self.manifest = manifest
+        self._low_memory, self._memory_check = low_memory, memory_check
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
 
@@ -70,12 +73,14 @@ class Pipeline:
         precision: str | None = None,
         cache_dir: str | Path | None = None,
         low_memory: bool = False,
+        memory_check: bool = True,
     ) -> "Pipeline":
         """Open a bundle folder; graphs are loaded when first needed.
 
         `engine` (onnxruntime, openvino, coreml) defaults to the bundle's own; `precision` (f32,
         bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
-        compiled graphs. `low_memory` holds one graph at a time. Raises RunError for a damaged
+        compiled graphs. `low_memory` holds one graph at a time; `memory_check` refuses a run that
+        would not fit into the memory that is free, on the CPU. Raises RunError for a damaged
         bundle, UsageError for an engine, device or precision that is not there.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
@@ -85,6 +90,7 @@ class Pipeline:
             BundleGraphs(opened, Execution(device, engine, precision, cache)),
             load_tokenizers(opened),
             low_memory=low_memory,
+            memory_check=memory_check and device.lower() == "cpu",
         )
 
     def __call__(
@@ -106,6 +112,8 @@ class Pipeline:
         negatives = negatives_for(negative_prompts, len(texts))
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
+        if self._memory_check:
+            check_memory(self.manifest, plan, len(texts), low_memory=self._low_memory)
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
 

@@ -8,10 +8,12 @@ import pytest
 from exporter.cli import inspect_parser
 from exporter.cli import parser as exporter_parser
 from quantization.cli import parser as quantization_parser
+from quantization.ranges_cli import parser as ranges_parser
 from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
 from validation.bench.cli import parser as bench_parser
 from validation.cli import parser as validation_parser
+from validation.public_checkpoint import parser as public_checkpoint_parser
 from validation.quality.cli import parser as quality_parser
 from validation.sweep.cli import parser as sweep_parser
 
@@ -21,9 +23,11 @@ PARSERS = {
     "exporter inspect": inspect_parser,
     "runtimes": runtimes_parser,
     "quantization": quantization_parser,
+    "quantization ranges": ranges_parser,
     "quantization sensitivity": sensitivity_parser,
     "validation": validation_parser,
     "validation bench": bench_parser,
+    "validation public-checkpoint": public_checkpoint_parser,
     "validation quality": quality_parser,
     "validation sweep": sweep_parser,
 }

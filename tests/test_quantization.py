@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from exporter.options import ExportOptions
 from quantization.calibration import _spread, default_prompts, record
 from quantization.cli import main
 from quantization.instrumented import channel_ranges
@@ -202,8 +203,21 @@ def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
         (["--precision", "int8", "--calibration", "twice.txt"], "'a star' is there twice"),
         (["--plan", "bad.toml"], "bad.toml is no TOML"),
         (["--plan", "graph.toml"], "unknown graph 'stage_d'"),
-        (["--plan", "node.toml"], "the plan names 'blocks.99.weight', which stage_b does not have"),
+        (
+            ["--plan", "node.toml"],
+            "names 'blocks.99.weight', which is no weight of stage_b",
+        ),
+        (["--plan", "bias.toml"], "[stage_b] names 'blocks.0.contract.bias'"),
+        (["--plan", "both.toml"], "[stage_b] names 'blocks.0.contract.weight' twice"),
         (["--plan", "key.toml"], "unknown key 'colour'"),
+        (["--plan", "none.toml"], "none.toml: it has a recipe for no graph"),
+        (["--plan", "name.toml"], "precision is 'fp16', which names the bundle, and no graph gets"),
+        (["--precision", "palette6"], "palette6 is not available for onnx bundles (stage_c)"),
+        (["--precision", "fp16", "--target-db", "40"], "fp16 takes no exceptions"),
+        (["--precision", "int8", "--target-db", "nan"], "--target-db is nan"),
+        (["--precision", "int8", "--target-db", "-3"], "--target-db is -3.0"),
+        (["--precision", "int8", "--samples", "3"], "--samples 3 misses some timesteps"),
+        (["--precision", "int8", "--calibration", "few.txt"], "(--calibration) has 3; give 4"),
     ],
 )
 def test_bad_input(capsys, bundles, tmp_path, monkeypatch, words, message):
@@ -214,6 +228,12 @@ def test_bad_input(capsys, bundles, tmp_path, monkeypatch, words, message):
         "twice.txt": "a star\na ring\na star\n",
         "bad.toml": "precision = ",
         "graph.toml": 'precision = "int8"\n[stage_d]\nrecipe = "int8"\n',
+        "few.txt": "a star\na ring\na square\n",
+        "none.toml": 'precision = "int8"\n',
+        "name.toml": stage_b.replace('"int8"', '"fp16"', 1),
+        "bias.toml": stage_b + 'keep = ["blocks.0.contract.bias"]\n',
+        "both.toml": stage_b + 'keep = ["blocks.0.contract.weight"]\n'
+        'skip = ["blocks.0.contract.weight"]\n',
         "node.toml": stage_b + 'keep = ["blocks.99.weight"]\n',
         "key.toml": stage_b + "colour = 3\n",
     }
@@ -238,7 +258,7 @@ def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_pat
 
 def test_a_target_out_of_reach_is_an_error_and_writes_nothing(bundles, tmp_path):
     bundle = bundles("demo")
-    prompts = default_prompts(bundle.manifest.model)[:2]
+    prompts = default_prompts(bundle.manifest.model)[:4]
     plan = {"stage_b": Int8Dynamic(skip=())}
     request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=90)
     with pytest.raises(RunError, match="int8 weights alone reach"):
@@ -268,6 +288,24 @@ def test_what_cannot_be_quantised_is_refused(capsys, made, bundles, tmp_path):
     assert main([str(once), str(tmp_path / "b"), "--precision", "int8"]) == 2
     assert "is int8-weights already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_not_written_into_its_source(capsys, bundles):
+    folder = bundles("demo").folder
+    before = sorted(folder.rglob("*"))
+    assert main([str(folder), str(folder / "in"), "--precision", "int8-weights"]) == 2
+    assert "is inside the bundle" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_graph_without_weights_to_quantise_stays_as_it_is(capsys, bundles, tmp_path):
+    """A text-free bundle's condition graph only resizes."""
+    source = bundles("public", ExportOptions(text=False))
+    assert main([str(source.folder), str(tmp_path / "b"), "--precision", "int8-weights"]) == 0
+    found = open_bundle(tmp_path / "b", verify_hashes=True).manifest
+    assert found.graphs["stage_b_condition"] == source.manifest.graphs["stage_b_condition"]
+    assert all(weight.reason for weight in found.quantization["stage_b_condition"].weights)
+    assert found.graphs["stage_b"].precision == "int8-weights"
 
 
 def test_quantization_needs_no_torch(bundles, tmp_path):

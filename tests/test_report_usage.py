@@ -115,6 +115,18 @@ def test_repeats_are_for_comparisons_and_at_least_one(capsys, bundles, tmp_path)
     assert not (tmp_path / "r").exists()
 
 
+def test_pictures_of_each_variant_are_scored(capsys, bundles, tmp_path):
+    words = [bundles("demo").folder, "--golden", "--repeats", "1", "--report", tmp_path / "r"]
+    assert main([*map(str, words), "--pictures", "2", "--quiet"]) == 0
+    variant = json.loads((tmp_path / "r" / "report.json").read_text())["variants"][0]
+    found = {metric["name"]: metric for metric in variant["quality"]}
+    assert found["SSIM"]["value"] > 0.999 and found["latent SQNR, Stage B"]["value"] > 80
+    assert found["judge: pair"]["note"] == "2 prompts" and found["judge: pair"]["value"] >= 0
+    assert "Frechet distance, judge" in found
+    assert main([*map(str, words[:2]), "--pictures", "2"]) == 2
+    assert "--pictures is for a comparison" in capsys.readouterr().err
+
+
 def test_a_reference_of_another_model_is_refused(capsys, bundles, folders, monkeypatch):
     import validation.reference
 

@@ -16,6 +16,7 @@ from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
 from validation.gate import run_gate
 from validation.graphs import graphs_for
+from validation.quality.prompts import prompts_for
 from validation.recording import Recording, read_golden
 from validation.report.collect import naming
 from validation.report.command import Request, check_request, entries_of, run
@@ -71,6 +72,20 @@ def parser() -> argparse.ArgumentParser:
         help="comparison: timed runs of each bundle, in turn (default: 3)",
     )
     add(
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="comparison: further pictures of each variant to score, by the judge on the demo, "
+        "else by CLIP score, FID and Inception score, where their weights are (see 'quality')",
+    )
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="comparison: what to make them of, a prompt "
+        "a line (default for the demo: held-out scenes)",
+    )
+    add(
         "--reference",
         metavar="DIR_OR_ID",
         help="checkpoint to compare with (default: the one the bundle was made from)",
@@ -110,8 +125,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if len(args.bundles) > 1 or args.report is not None:
         return _compare(args)
-    if args.repeats is not None:
-        raise UsageError("--repeats is for a comparison: give --report, or several bundles")
+    for name in ("repeats", "pictures", "prompts"):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name} is for a comparison: give --report, or several bundles")
     bundle = open_bundle(args.bundles[0], verify_hashes=True)
     graphs = graphs_for(bundle, execution_of(args))
     gate = run_gate(bundle, graphs, _recording(args, [bundle]))
@@ -120,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         print_gate(gate, verbose=args.verbose)
     if gate.failures:
-        found = f"{len(gate.failures)} limits passed, the first at {gate.failures[0]}"
+        found = f"{len(gate.failures)} limits failed, the first at {gate.failures[0]}"
         print(f"error: {bundle.folder}: {found}", file=sys.stderr)
         return 1
     return 0
@@ -128,8 +144,11 @@ def _run(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     repeats = REPEATS if args.repeats is None else args.repeats
-    request = Request(args.report, repeats, args.verbose, args.quiet, args.json)
     bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
+    prompts = None
+    if args.pictures is not None or args.prompts is not None:
+        prompts = prompts_for(bundles[0].manifest.model, args.prompts, args.pictures, "--pictures")
+    request = Request(args.report, repeats, prompts, args.verbose, args.quiet, args.json)
     check_request(request, bundles)
     entries = entries_of(bundles, execution_of(args))
     return run(request, entries, _recording(args, bundles), execution_of(args))

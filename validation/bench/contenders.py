@@ -132,11 +132,13 @@ def _on(source: Source, execution: Execution) -> Prepare:
             except UsageError as error:  # a precision that this very graph does not get
                 raise RunError(str(error)) from error
 
-        def precision() -> str:
-            return "int8" if file.graph.precision == "int8" else engine.placement.precision
-
         try:
-            yield Ready(run, precision, case.cost.flops, lambda: engine.placement.notes)
+            yield Ready(
+                run,
+                lambda: engine.placement.precision,
+                case.cost.flops,
+                lambda: engine.placement.notes,
+            )
         finally:
             engine.close()
 

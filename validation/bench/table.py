@@ -30,7 +30,8 @@ def graph_table(
     rows = []
     for timing in timings:
         rate = timing.flops / timing.seconds.median
-        peak = peaks.get(timing.precision)
+        mixed = any("int8" in note for note in timing.notes)
+        peak = None if mixed else peaks.get(timing.precision)
         rows.append((
             timing.graph,
             ", ".join((timing.contender, *timing.notes)),

@@ -31,17 +31,19 @@ def is_demo(model: Model) -> bool:
     return model.id.startswith("demo/")
 
 
-def prompts_for(model: Model, path: Path | None, count: int | None) -> Prompts:
+def prompts_for(
+    model: Model, path: Path | None, count: int | None, option: str = "--count"
+) -> Prompts:
     """The first `count` prompts of a file, or of the demo's held-out scenes when there is none.
 
     UsageError for a file that is empty, has an empty line or one twice, or fewer than `count`.
     """
     if count is not None and count < 1:
-        raise UsageError(f"--count is {count}; it must be at least 1")
+        raise UsageError(f"{option} is {count}; it must be at least 1")
     if path is not None:
         texts = read_prompts(path)
         if count is not None and count > len(texts):
-            raise UsageError(f"--count {count}: {path} has {len(texts)} prompts")
+            raise UsageError(f"{option} {count}: {path} has {len(texts)} prompts")
         return Prompts(path.name, tuple(texts[:count]))
     if not is_demo(model):
         raise UsageError(f"give --prompts FILE, one prompt a line: {model.id} has no list here")

@@ -18,7 +18,7 @@ from validation.metrics import difference, psnr_db
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import LATENTS, Picture
-from validation.recording import read_golden
+from validation.recording import Recording, read_golden
 
 Array = NDArray[np.generic]
 STAGES = {"stage_c": "Stage C", "stage_b": "Stage B"}
@@ -99,12 +99,16 @@ def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
             noise=RecordedNoise(recording.noise()),
             on_tensors=keep,
         )
+    return run_metrics(result.image, last, recording, "golden run, 1 picture")
+
+
+def run_metrics(image: Array, latents: Tensors, recording: Recording, note: str) -> list[Metric]:
+    """A run's picture (1,3,H,W) and last latents against the recorded ones."""
     expected = {
         name: recording.tensors[f"{name}/{recording.steps(name) - 1}.latents"] for name in LATENTS
     }
-    image = recording.tensors["stage_a.image"]
-    pair = closeness(_upright(result.image), _upright(image), last, expected)
-    return _metrics([pair], "golden run, 1 picture")
+    recorded = recording.tensors["stage_a.image"]
+    return _metrics([closeness(_upright(image), _upright(recorded), latents, expected)], note)
 
 
 def _metrics(pairs: Sequence[Closeness], note: str) -> list[Metric]:

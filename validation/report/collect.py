@@ -18,6 +18,7 @@ from runtimes.manifest import GOLDEN_FILE
 from validation.gate import DENOISERS, Gate, run_gate
 from validation.machine import machine
 from validation.quality.metric import Metric
+from validation.quality.similarity import run_metrics
 from validation.recording import Recording
 from validation.report.cost import measure_costs
 from validation.report.data import (
@@ -63,6 +64,7 @@ class _Judged:
     entry: Entry
     gate: Gate
     picture: Image
+    close: tuple[Metric, ...]
 
 
 def compare(
@@ -75,8 +77,8 @@ def compare(
 ) -> Comparison:
     """Judge every variant on the recorded run, time them in turn, and say which one to ship.
 
-    `quality` has further figures by variant name. Raises RunError naming the bundle when one
-    cannot run or computes a NaN.
+    `quality` has further figures by variant name, beside how close this run is. Raises RunError
+    naming the bundle when one cannot run or computes a NaN.
     """
     judged = [
         _judge(entry, recording, line, f"judging {number} of {len(entries)}: {entry.name}")
@@ -127,15 +129,19 @@ def environment() -> Environment:
 
 def _judge(entry: Entry, recording: Recording, line: Callable[[str], None], what: str) -> _Judged:
     line(what)
-    made: dict[str, Image] = {}
+    image: list[Image] = []
+    latents: Tensors = {}
 
     def keep(name: str, tensors: Tensors) -> None:
         if name == "stage_a":
-            made["image"] = np.clip(tensors["image"][0].astype(np.float32), 0, 1)
+            image.append(np.clip(tensors["image"].astype(np.float32), 0, 1))
+        elif name.partition("/")[0] in DENOISERS:
+            latents[name.partition("/")[0]] = tensors["latents"]
 
     with naming(entry.name):
         gate = run_gate(entry.bundle, entry.graphs, recording, keep)
-    return _Judged(entry, gate, made["image"])
+    close = run_metrics(image[0], latents, recording, "this run, 1 picture")
+    return _Judged(entry, gate, image[0][0], tuple(close))
 
 
 def _variant(
@@ -161,7 +167,7 @@ def _variant(
         largest_difference=float(np.abs(one.picture - expected).max()),
         cost=cost,
         cost_note="" if cost else NO_TIME,
-        quality=quality,
+        quality=(*one.close, *quality),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from runtimes.engine import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.graphs import graphs_for
+from validation.quality.measure import Measures, picture_metrics
+from validation.quality.metric import Metric
+from validation.quality.pictures import Series, pictures_of
+from validation.quality.prompts import Prompts
 from validation.recording import Recording
 from validation.report.collect import Comparison, Entry, compare, naming
 from validation.report.data import to_json
@@ -21,10 +26,14 @@ from validation.report.write import check_folder, write
 
 @dataclass(frozen=True)
 class Request:
-    """What to do with a comparison: where its report goes, how often to time, how to print it."""
+    """What to do with a comparison: where its report goes, how often to time, how to print it.
+
+    `prompts`: what further pictures of every variant are made of, to be scored; None: none are.
+    """
 
     report: Path | None
     repeats: int
+    prompts: Prompts | None = None
     verbose: bool = False
     quiet: bool = False
     json: bool = False
@@ -83,10 +92,28 @@ def run(
     with contextlib.ExitStack() as stack:
         # Opened before the work: a place that cannot be written is found out first.
         folder = stack.enter_context(atomic_folder(request.report)) if request.report else None
-        comparison = compare(entries, recording, execution, request.repeats, progress.line)
+        scores = _scores(request.prompts, entries, execution, progress)
+        comparison = compare(entries, recording, execution, request.repeats, progress.line, scores)
         if folder is not None:
             write(comparison, folder)
     return _say(request, comparison)
+
+
+def _scores(
+    prompts: Prompts | None, entries: Sequence[Entry], execution: Execution, progress: Progress
+) -> dict[str, tuple[Metric, ...]]:
+    """What each variant's pictures of the prompts score by themselves, seeds 0, 1, ..."""
+    found: dict[str, tuple[Metric, ...]] = {}
+    if prompts is None:
+        return found
+    for entry in entries:
+        progress.line(f"scoring pictures of {entry.name}")
+        with tempfile.TemporaryDirectory() as folder, naming(entry.name):
+            series = Series(entry.bundle, prompts.texts, execution=execution)
+            pictures = pictures_of(series, Path(folder) / "pictures")
+            scored = picture_metrics(entry.bundle.manifest.model, pictures, prompts, Measures())
+            found[entry.name] = tuple(scored)
+    return found
 
 
 def _say(request: Request, comparison: Comparison) -> int:

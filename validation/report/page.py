@@ -37,7 +37,7 @@ def _sections(comparison: Comparison) -> list[Html]:
     sections = {
         "At a glance": (_glance(report), tables.summary(report), _failures(report)),
         "Pictures on the same noise": (_prompt(report), figures.pictures(comparison)),
-        "Quality": (tables.quality(report),) if any(v.quality for v in report.variants) else (),
+        "Quality": (tables.quality(report),),
         "Quality, size and speed": (_note(_TRADE_OFF), figures.trade_off(report)),
         "Step by step": (_note(_CURVES), figures.curves(report), _numbers(report)),
         "Graph by graph": (_note(_GRAPHS), tables.parity(report)),

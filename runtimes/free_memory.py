@@ -1,0 +1,63 @@
+"""How much memory this process may still take, and how much it has."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say (not Linux).
+
+    The least of MemAvailable (/proc/meminfo) and what each control group above this process has
+    left, version 1 or 2. Pages of files count as free: the kernel gives them up.
+    """
+    found = [value for value in (_machine(root), *_groups(root)) if value is not None]
+    return min(found, default=None)
+
+
+def resident_memory() -> int:
+    """Bytes of memory this process has now; 0 where the system does not say."""
+    lines = _lines(Path("/proc/self/status"))
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("VmRSS:")), 0)
+
+
+def _machine(root: Path) -> int | None:
+    lines = _lines(root / "proc/meminfo")
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:")), None)
+
+
+def _groups(root: Path) -> Iterator[int | None]:
+    """What is left in each group; in a container the group's own path may not be visible."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(base):
+                yield _left(group, *names)
+
+
+def _left(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
+    limit, used = (_number(group / name) for name in (limit_name, used_name))
+    if limit is None or used is None:  # 'max' in version 2: no limit
+        return None
+    pairs = (line.split() for line in _lines(group / "memory.stat"))
+    cache = next((int(pair[1]) for pair in pairs if pair[0] == cache_name), 0)
+    return max(limit - used + cache, 0)
+
+
+def _number(path: Path) -> int | None:
+    text = "".join(_lines(path)[:1])
+    return int(text) if text.isdecimal() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,90 @@
+"""Whether a run fits into memory is known before it starts."""
+
+import dataclasses
+
+import pytest
+
+from exporter.activations import activations
+from exporter.dimensions import make_static
+from exporter.graphs import plan_graphs
+from exporter.inspection import graph_parameters, peak_bytes
+from runtimes import Options, Pipeline
+from runtimes.cli import main
+from runtimes.errors import UsageError
+from runtimes.estimate import check_memory, memory_needed
+from runtimes.options import make_plan
+from runtimes.sizes import sizes
+from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
+
+MEGABYTE = 1_000_000
+
+
+def plan_of(manifest, count, **options):
+    return make_plan(manifest.sampling, Options(**options), count, None)
+
+
+@pytest.mark.parametrize("name", ["stage_c", "stage_b", "stage_a"])
+def test_activations_at_other_sizes_follow_from_three(name):
+    """Of the public architecture: 1.5 times the sides, not square, batch 2; within 3 %."""
+    checkpoint = public_checkpoint(STAGE_B, STAGE_C)
+    plan = next(p for p in plan_graphs(checkpoint, "nchw", text=True) if p.name == name)
+    from exporter.sampling import sampling
+
+    made = sizes(1024, 1024, sampling(checkpoint, 1024, 1024))
+    constant, linear, quadratic = activations(plan, made)
+    height, width = (36, 30) if name == "stage_c" else (384, 320)
+    named = {"batch": 2, "height": height, "width": width}
+    counted = peak_bytes(make_static(plan, named)) - 4 * graph_parameters(plan)
+    positions = height * width
+    found = 2 * (constant + linear * positions + quadratic * positions**2)
+    assert found == pytest.approx(counted, rel=0.03)
+    assert (quadratic > 0) == (name != "stage_a")
+
+
+def test_more_pictures_and_larger_ones_need_more(bundles):
+    manifest = bundles("demo").manifest
+    one = memory_needed(manifest, plan_of(manifest, 1), 1, low_memory=False)
+    four = memory_needed(manifest, plan_of(manifest, 4), 4, low_memory=False)
+    large = memory_needed(
+        manifest, plan_of(manifest, 1, height=256, width=256), 1, low_memory=False
+    )
+    low = memory_needed(manifest, plan_of(manifest, 1), 1, low_memory=True)
+    weights = sum(file.size for name, file in manifest.files.items() if "/model.onnx" in name)
+    assert low < one < four and one < large
+    assert 0.9 * weights < one < 3 * weights
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("runtimes.estimate.resident_memory", lambda: 0)
+
+    def free(megabytes):
+        monkeypatch.setattr("runtimes.estimate.available_memory", lambda: megabytes * MEGABYTE)
+
+    folder, picture = str(bundles("demo").folder), tmp_path / "a.png"
+    words = [folder, "a star", "-o", str(picture), "--steps", "1", "--decoder-steps", "1"]
+    free(30)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "1 x 128 x 128 pixels need about 0.0" in error and "--low-memory needs" in error
+    assert error.count("\n") == 1 and not picture.exists()
+    assert main([*words, "--low-memory"]) == 0
+    free(1)
+    assert main([*words, "--low-memory", "another"]) == 2
+    assert "ask for fewer prompts at a time" in capsys.readouterr().err
+    assert main([*words, "--no-memory-check"]) == 0
+
+
+def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatch):
+    manifest = bundles("demo").manifest
+    plan = plan_of(manifest, 1)
+    monkeypatch.setattr("runtimes.estimate.available_memory", lambda: None)
+    check_memory(manifest, plan, 1, low_memory=False)
+    graphs = {n: dataclasses.replace(g, activations=()) for n, g in manifest.graphs.items()}
+    older = dataclasses.replace(manifest, graphs=graphs)
+    assert memory_needed(older, plan, 1, low_memory=False) < memory_needed(
+        manifest, plan, 1, low_memory=False
+    )
+    monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1)
+    monkeypatch.setattr("runtimes.estimate.resident_memory", lambda: 1)
+    with Pipeline.open(bundles("demo")) as pipeline, pytest.raises(UsageError, match="need about"):
+        pipeline("a star")
