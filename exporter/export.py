@@ -16,7 +16,6 @@ from exporter.golden import FULL_RUN_PARAMETERS, record_golden
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters
 from exporter.job import BYTES, Job, checked
-from exporter.memory import give_back
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
@@ -31,6 +30,7 @@ from runtimes.atomic import atomic_folder, check_output, seal
 from runtimes.bundle import open_bundle
 from runtimes.bundle_readme import bundle_readme
 from runtimes.manifest import Graph, Manifest, Tokenizer
+from runtimes.memory import give_back
 from runtimes.tokenizer import PromptTokenizer
 
 

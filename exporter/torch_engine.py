@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import torch
 
 from exporter.graphs import GraphPlan
-from exporter.memory import give_back
 from runtimes.engine import Engine, Feeds, Placement, Tensors
+from runtimes.memory import give_back
 
 
 class TorchEngine:

@@ -16,10 +16,14 @@ from runtimes.engine import Engine, Execution, Feeds, Tensors, engine_for
 from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs
 from runtimes.manifest import Calibration, Model
+from runtimes.memory import give_back
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
 
 DENOISERS = ("stage_c", "stage_b")
+LARGE = (
+    2_000_000_000  # bytes of a bundle whose graphs are held one at a time, for loading is little
+)
 RUNS = 3  # full runs that a plan is judged by
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
 PROMPTS_FILE, DEMO_PROMPTS_FILE = (
@@ -61,11 +65,15 @@ def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> S
     check_samples(bundle, samples)
     keep = {name: _spread(samples, count, len(prompts)) for name, count in steps.items()}
     graphs = _Recorder(bundle)
-    with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle)) as pipeline:
+    weights = sum(file.size for file in bundle.manifest.files.values())
+    with Pipeline(
+        bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
+    ) as pipeline:
         for index, prompt in enumerate(prompts):
             graphs.wanted = {name: chosen.get(index, set()) for name, chosen in keep.items()}
             if any(graphs.wanted.values()):
                 pipeline([prompt], "", Options(seed=seed + index))
+    give_back()
     return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
 
 
@@ -128,9 +136,10 @@ class _Recorder:
         engine = self._graphs.open(name)
         return _Recording(engine, self, name) if name in DENOISERS else engine
 
-    def keep(self, name: str, step: int, feeds: Feeds) -> None:
+    def keep(self, name: str, step: int, fixed: Tensors, feeds: Feeds) -> None:
         if step in self.wanted[name]:
-            self.feeds[name].append({key: np.array(value) for key, value in feeds.items()})
+            own = {key: np.array(value) for key, value in feeds.items()}
+            self.feeds[name].append({**fixed, **own})
 
 
 class _Recording:
@@ -145,9 +154,10 @@ class _Recording:
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
         bound, steps = self._engine.bind(constants), iter(range(1 << 30))
+        fixed = {name: np.array(value) for name, value in constants.items()}  # one for all steps
 
         def run(feeds: Feeds) -> Tensors:
-            self._recorder.keep(self._name, next(steps), {**constants, **feeds})
+            self._recorder.keep(self._name, next(steps), fixed, feeds)
             return bound(feeds)
 
         return run

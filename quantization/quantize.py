@@ -17,6 +17,7 @@ from runtimes.bundle_readme import bundle_readme
 from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
+from runtimes.memory import give_back
 
 Report = Callable[[str], None]
 
@@ -98,6 +99,7 @@ def _write(
         feeds = samples.feeds.get(name, []) if samples else []
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
+        give_back()
     if all(weight.reason for record in records.values() for weight in record.weights):
         raise RunError("nothing was quantised, every weight has a reason to stay in float")
     manifest = dataclasses.replace(

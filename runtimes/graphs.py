@@ -9,6 +9,7 @@ from runtimes.bundle import Bundle
 from runtimes.engine import Engine, Execution, GraphFile, engine_for
 from runtimes.errors import RunError
 from runtimes.manifest import CONDITION_GRAPHS
+from runtimes.memory import give_back
 
 
 class GraphSource(Protocol):
@@ -61,6 +62,7 @@ class Sessions:
         finally:
             if self._one_at_a_time:
                 engine.close()
+                give_back()
 
     def close(self) -> None:
         for engine in self._open.values():
