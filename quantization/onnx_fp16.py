@@ -12,7 +12,8 @@ from quantization.onnx_weights import save
 from quantization.weights import uses
 from runtimes.manifest import Weight
 
-_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather")
+# An Attention's softmax is the kernel's: CUDA's flash attention keeps it in fp32, and takes fp16 only.
+_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather", "Attention")
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Pad",
           "DepthToSpace")  # fmt: skip
 

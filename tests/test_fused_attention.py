@@ -9,6 +9,7 @@ import torch
 from exporter.cli import main as export_main
 from exporter.modules.blocks import AttnBlock, fuse_attention
 from exporter.options import ExportOptions
+from quantization.onnx_fp16 import half_nodes
 from runtimes.engine import Execution
 from runtimes.graphs import BundleGraphs
 from runtimes.onnxruntime_engine import provider_options
@@ -86,6 +87,17 @@ def test_cuda_graphs_are_captured_where_shapes_are_fixed(bundles):
     assert provider_options(fixed, "cuda") == {"use_tf32": "0", "enable_cuda_graph": "1"}
     assert provider_options(free, "cuda") == {"use_tf32": "0"}
     assert provider_options(fixed, "cpu") == {}
+
+
+def test_fp16_takes_the_operator_in():
+    """CUDA's flash attention has fp16 kernels only."""
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["q"], "product"),
+        onnx.helper.make_node("Attention", ["q", "q", "q"], ["y"], "attention"),
+        onnx.helper.make_node("Softmax", ["q"], ["z"], "softmax"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [], [])
+    assert half_nodes(onnx.helper.make_model(graph)) == {"product", "attention"}
 
 
 def test_other_formats_refuse_the_option(tmp_path, capsys):
