@@ -12,7 +12,7 @@ from quantization.onnx_weights import save
 from quantization.weights import uses
 from runtimes.manifest import Weight
 
-# An Attention's softmax is the kernel's: CUDA's flash attention keeps it in fp32, and takes fp16 only.
+# An Attention's softmax is its kernel's: CUDA's flash attention, fp16 only, keeps it in fp32.
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather", "Attention")
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Pad",
           "DepthToSpace")  # fmt: skip
