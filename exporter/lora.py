@@ -110,14 +110,20 @@ def open_lora(given: LoraFile, shapes: Shapes) -> Lora:
     with _open(file) as handle:
         keys, config = list(handle.keys()), read_config(file, handle.metadata() or {}, _PREFIXES)
         parts, alphas = _parts(file, keys, shapes)
-        layers = {}
+        layers, ranks = {}, set()
         for module, found in parts.items():
             _check_shapes(file, handle, module, found, shapes[f"{module}.weight"])
             rank = handle.get_slice(found["down"]).get_shape()[0]
             alpha = _scalar(file, handle, alphas[module]) if module in alphas else None
             factor = given.scale * config.factor(file, module, rank, alpha)
             layers[f"{module}.weight"] = Layer(found["down"], found["up"], factor)
-    name = file.parent.name if file.name in _FILES else file.name
+            ranks.add(rank)
+        if len(ranks) > 1 and not alphas and config.lora_alpha is None:
+            raise UsageError(
+                f"--lora {file} has ranks {', '.join(map(str, sorted(ranks)))} and no alpha: how "
+                "strong each is cannot be known; save it with its configuration"
+            )
+    name = file.resolve().parent.name if file.name in _FILES else file.name
     return Lora(file, layers, Adapter(name, sha256(file), given.scale))
 
 
@@ -126,21 +132,22 @@ def _parts(
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Each module's tensors by role ('down', 'up'), and the modules' alphas."""
     parts: dict[str, dict[str, str]] = {}
-    alphas: dict[str, str] = {}
     strangers = []
     for key in keys:
         module, role = _parse(key)
         if f"{module}.weight" not in shapes:
             strangers.append(key)
-        elif role == "alpha":
-            alphas[module] = key
         else:
-            parts.setdefault(module, {})[role] = key
+            own = parts.setdefault(module, {})
+            if role in own:
+                raise UsageError(f"--lora {file}: '{own[role]}' and '{key}' are for one weight")
+            own[role] = key
+    alphas = {module: own.pop("alpha") for module, own in parts.items() if "alpha" in own}
     if not parts:
         raise UsageError(f"--lora {file} has nothing for the prior; it has {', '.join(keys[:2])}")
     if strangers:
         raise UsageError(f"--lora {file}: '{strangers[0]}' fits no weight of the prior")
-    for module in alphas.keys() - parts.keys():
+    for module in [module for module in alphas if not parts[module]]:
         raise UsageError(f"--lora {file}: '{alphas[module]}' is for a weight it does not adapt")
     for module, found in parts.items():
         for role in {"down", "up"} - found.keys():

@@ -20,6 +20,12 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "modules_to_save": (None, []),
     "peft_type": ("LORA", None),
+    # Other ways to start from change the base weights, too.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
+    "layer_replication": (None, []),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
 }
 
 
@@ -64,6 +70,8 @@ def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]
         where, text = f"{file}, {_HEADER}", header[_HEADER]
     elif file.name == "adapter_model.safetensors" and beside.is_file():
         where, text = str(beside), beside.read_text(encoding="utf-8")
+    elif file.name == "adapter_model.safetensors":
+        raise UsageError(f"--lora {file}: {_BESIDE} is missing beside it, which has its alpha")
     else:
         return LoraConfig()
     try:

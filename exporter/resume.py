@@ -66,6 +66,8 @@ def finished(job: Job, work: Unfinished, origins: Origins, progress: Progress) -
         elif ours or name in same:
             damaged.add(name)
             progress.line(f"{name}: its files have changed since; it is exported again")
+        elif record is not None:
+            progress.line(f"{name}: it was made from other weights or options; it is made again")
     return Kept(frozenset(whole), frozenset(bundled), frozenset(damaged), bundle)
 
 

@@ -1,45 +1,58 @@
 """Whether a run fits into memory, before it starts."""
 
 from runtimes.errors import UsageError
-from runtimes.free_memory import available_memory, resident_memory
+from runtimes.free_memory import available_memory
 from runtimes.manifest import Manifest
 from runtimes.options import Plan
 
-GIGABYTE = 1e9
-
 
 def memory_needed(manifest: Manifest, plan: Plan, count: int, *, low_memory: bool) -> float:
-    """Bytes of weights and activations at once, for `count` prompts.
+    """Bytes of weights and activations at once, for `count` prompts, on a CPU.
 
-    Weights count as they are stored; engines that widen or reorder them hold more for a while.
+    A session that stays open keeps the memory its activations took. fp16 weights are widened when
+    they are loaded, integer ones when they are used.
     """
-    weights = {name: _weights(manifest, name) for name in manifest.graphs}
-    working = {name: _activations(manifest, name, plan, count) for name in manifest.graphs}
-    if low_memory:
-        return max(weights[name] + working[name] for name in weights)
-    return sum(weights.values()) + max(working.values())
+    needed = [
+        _weights(manifest, name) + _activations(manifest, name, plan, count)
+        for name in manifest.graphs
+    ]
+    return max(needed) if low_memory else sum(needed)
 
 
-def check_memory(manifest: Manifest, plan: Plan, count: int, *, low_memory: bool) -> None:
-    """UsageError when a run would not fit into what is free; nothing where that is not known."""
-    available = available_memory()
+def check_memory(
+    manifest: Manifest, plan: Plan, count: int, *, low_memory: bool, held: int = 0
+) -> None:
+    """UsageError when a run would not fit into what is free; nothing where that is not known.
+
+    `held`: bytes that sessions of earlier runs hold, which this run uses again.
+    """
+    free = available_memory()
     needed = memory_needed(manifest, plan, count, low_memory=low_memory)
-    if available is None or needed <= available + resident_memory():
+    if free is None or needed <= free + held:
         return
     height, width = plan.sizes.picture
-    smaller = "fewer prompts at a time" if count > 1 else "a smaller picture"
     lower = memory_needed(manifest, plan, count, low_memory=True)
-    fits = not low_memory and lower <= available + resident_memory()
-    advice = f"--low-memory needs {lower / GIGABYTE:.1f} GB" if fits else f"ask for {smaller}"
+    weights = max(_weights(manifest, name) for name in manifest.graphs)
+    if not low_memory and lower <= free + held:
+        advice = f"with --low-memory it needs {_text(lower)}"
+    elif weights > free + held:
+        advice = "take a bundle of smaller weights (python -m quantization)"
+    else:
+        advice = "ask for " + ("fewer prompts at a time" if count > 1 else "a smaller picture")
     raise UsageError(
-        f"{count} x {height} x {width} pixels need about {needed / GIGABYTE:.1f} GB of memory and "
-        f"{(available + resident_memory()) / GIGABYTE:.1f} GB are there: {advice}"
+        f"{count} x {height} x {width} pixels need about {_text(needed)} of memory and "
+        f"{_text(free + held)} are free: {advice}"
     )
+
+
+def _text(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _weights(manifest: Manifest, name: str) -> int:
     folder = manifest.graphs[name].file.rpartition("/")[0]
-    return sum(file.size for key, file in manifest.files.items() if key.startswith(f"{folder}/"))
+    stored = sum(file.size for key, file in manifest.files.items() if key.startswith(f"{folder}/"))
+    return stored * (2 if manifest.graphs[name].precision == "fp16" else 1)
 
 
 def _activations(manifest: Manifest, name: str, plan: Plan, count: int) -> float:
@@ -48,6 +61,7 @@ def _activations(manifest: Manifest, name: str, plan: Plan, count: int) -> float
     constant, linear, quadratic = manifest.graphs[name].activations
     first = name.startswith("stage_c")
     height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
-    guidance = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}.get(name, 0)
+    guided = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
+    guidance = guided.get(name.removesuffix("_condition"), 0)
     rows, positions = count * (2 if guidance > 1 else 1), height * width
     return rows * (constant + linear * positions + quadratic * positions**2)

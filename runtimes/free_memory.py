@@ -30,10 +30,10 @@ def _groups(root: Path) -> Iterator[int | None]:
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "")
         elif "memory" in controllers.split(","):
             base = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
         folder = base / path.lstrip("/")
@@ -42,13 +42,13 @@ def _groups(root: Path) -> Iterator[int | None]:
                 yield _left(group, *names)
 
 
-def _left(group: Path, limit_name: str, used_name: str, cache_name: str) -> int | None:
+def _left(group: Path, limit_name: str, used_name: str, start: str) -> int | None:
     limit, used = (_number(group / name) for name in (limit_name, used_name))
     if limit is None or used is None:  # 'max' in version 2: no limit
         return None
+    cached = {f"{start}inactive_file", f"{start}active_file"}
     pairs = (line.split() for line in _lines(group / "memory.stat"))
-    cache = next((int(pair[1]) for pair in pairs if pair[0] == cache_name), 0)
-    return max(limit - used + cache, 0)
+    return max(limit - used + sum(int(pair[1]) for pair in pairs if pair[0] in cached), 0)
 
 
 def _number(path: Path) -> int | None:

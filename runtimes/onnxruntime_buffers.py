@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.engine import Feeds, Tensors
+from runtimes.errors import RunError
 from runtimes.manifest import Graph, Tensor
 
 
@@ -28,6 +29,7 @@ class FixedBuffers:
             return ort.OrtValue.ortvalue_from_shape_and_type(tensor.shape, dtype, device, 0)
 
         self._session = session
+        self._tensors = {tensor.name: tensor for tensor in graph.inputs}
         self._binding = session.io_binding()
         self._inputs = {tensor.name: buffer(tensor) for tensor in graph.inputs}
         self._outputs = {tensor.name: buffer(tensor) for tensor in graph.outputs}
@@ -52,4 +54,11 @@ class FixedBuffers:
 
     def _fill(self, feeds: Feeds) -> None:
         for name, value in feeds.items():
+            tensor = self._tensors[name]
+            # What fits the buffer's bytes would be copied, whatever its type and shape.
+            if (str(value.dtype), value.shape) != (tensor.dtype, tensor.shape):
+                raise RunError(
+                    f"'{name}' is {value.dtype} {list(value.shape)}, the graph takes "
+                    f"{tensor.dtype} {list(tensor.shape)}"
+                )
             self._inputs[name].update_inplace(np.ascontiguousarray(value))

@@ -1,5 +1,7 @@
 """ONNX Runtime, on the CPU or on CUDA with the condition tensors kept on the device."""
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -22,7 +24,7 @@ FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 class OnnxRuntimeEngine:
     """One ONNX graph in an InferenceSession.
 
-    On CUDA, a graph of fixed shapes is captured at its first run and replayed from then on.
+    On CUDA, a denoiser of fixed shapes is captured at its first run and replayed from then on.
     """
 
     def __init__(self, file: GraphFile, device: str) -> None:
@@ -32,7 +34,8 @@ class OnnxRuntimeEngine:
         start = time.perf_counter()
         provider = _provider(self._ort, device)
         if device == "cuda":
-            self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
+            with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
+                self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -67,6 +70,8 @@ class OnnxRuntimeEngine:
                 raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
             try:
                 return bound(feeds)
+            except RunError:
+                raise
             except Exception as error:
                 raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
 
@@ -132,7 +137,8 @@ def provider_options(graph: Graph, device: str) -> dict[str, str]:
     """
     if device != "cuda":
         return {}
-    captured = {"enable_cuda_graph": "1"} if has_fixed_shapes(graph) else {}
+    steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
+    captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
     return {"use_tf32": "0"} | captured
 
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.engine import Engine, Execution, Placement, Tensors
 from runtimes.estimate import check_memory
+from runtimes.free_memory import resident_memory
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
 from runtimes.manifest import Manifest
 from runtimes.memory import Usage, measured
 from runtimes.noise import NoiseSource
 from runtimes.options import Options, Plan, check_static, make_plan, negatives_for
-from runtimes.sampler import Step, check_finite, sample
+from runtimes.sampler import Denoise, check_finite, sample
 from runtimes.schedule import schedule
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -60,6 +61,7 @@ class Pipeline:
     ) -> None:
         self.manifest = manifest
         self._low_memory, self._memory_check = low_memory, memory_check
+        self._resident = resident_memory()
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
 
@@ -113,7 +115,8 @@ class Pipeline:
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
         if self._memory_check:
-            check_memory(self.manifest, plan, len(texts), low_memory=self._low_memory)
+            low, held = self._low_memory, max(resident_memory() - self._resident, 0)
+            check_memory(self.manifest, plan, len(texts), low_memory=low, held=held)
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
 
@@ -220,20 +223,18 @@ class _Run:
         rows = schedule(timesteps, denoiser.s, denoiser.scaler)
         guidance = plan.guidance if is_c else plan.decoder_guidance
         self._on_tensors(f"{graph}/start", {"latents": latents})
-        with self._running(graph) as engine:
-            bound = engine.bind(conditions)
 
-            def denoise(x: Array, embedding: Array) -> Array:
-                outputs = bound({"latents": x, "timestep_embedding": embedding})
-                return outputs["epsilon"].astype(np.float32, copy=False)
-
-            step: Step
-            for step in sample(denoise, rows, denoiser, latents, plan.noise, guidance, graph):
-                latents = step.latents
+        def steps(denoise: Denoise) -> Array:
+            found = latents
+            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph):
+                found = step.latents
                 self._on_step(graph, step.index + 1, len(rows))
-                tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
+                tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": found}
                 self._on_tensors(f"{graph}/{step.index}", dict(tensors))
-        return latents
+            return found
+
+        with self._running(graph) as engine:
+            return steps(_bound(engine, conditions))
 
     def _once(self, graph: str, feeds: Tensors) -> Tensors:
         """Run a graph that runs once, and see to it that its outputs are finite."""
@@ -253,6 +254,17 @@ class _Run:
             self._placements[graph] = engine.placement
             usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
         self._usage[graph] = usage
+
+
+def _bound(engine: Engine, conditions: Tensors) -> Denoise:
+    """A graph with its conditions; whoever holds it holds the graph's memory."""
+    run = engine.bind(conditions)
+
+    def denoise(latents: Array, embedding: Array) -> Array:
+        outputs = run({"latents": latents, "timestep_embedding": embedding})
+        return outputs["epsilon"].astype(np.float32, copy=False)
+
+    return denoise
 
 
 def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:

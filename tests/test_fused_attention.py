@@ -1,9 +1,11 @@
 """Attention as one operator, and the buffers of fixed shapes that CUDA graphs need."""
 
 import collections
+import weakref
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from exporter.cli import main as export_main
@@ -11,9 +13,11 @@ from exporter.modules.blocks import AttnBlock, fuse_attention
 from exporter.options import ExportOptions
 from quantization.onnx_fp16 import half_nodes
 from runtimes.engine import Execution
+from runtimes.errors import RunError
 from runtimes.graphs import BundleGraphs
 from runtimes.onnxruntime_engine import provider_options
 from runtimes.options import Options
+from runtimes.pipeline import Pipeline, load_tokenizers
 from validation.gate import run_gate
 from validation.metrics import difference
 from validation.reference import record_reference
@@ -82,7 +86,39 @@ def test_bindings_of_one_graph_do_not_mix_their_constants(bundles):
     engine.close()
 
 
-def test_cuda_graphs_are_captured_where_shapes_are_fixed(bundles):
+def test_what_fits_the_bytes_of_a_buffer_only_is_refused(bundles):
+    bundle = bundles("public", STATIC)
+    engine = BundleGraphs(bundle, Execution()).open("stage_c")
+    feeds = {t.name: np.zeros(t.shape, np.float32) for t in bundle.graph("stage_c").inputs}
+    for wrong in (feeds["latents"].astype(np.int32), feeds["latents"].swapaxes(0, 1)):
+        with pytest.raises(RunError, match=r"'latents' is .* the graph takes float32"):
+            engine.run({**feeds, "latents": wrong})
+    engine.close()
+
+
+def test_a_closed_graph_gives_its_memory_back(bundles):
+    """Whoever holds a binding holds the session: a pipeline lets go of it with the graph."""
+    gone = []
+
+    class Watched(BundleGraphs):
+        def open(self, name):
+            engine = super().open(name)
+            gone.append(weakref.ref(engine._session))
+            return engine
+
+    bundle = bundles("demo")
+    source, tokenizers = Watched(bundle, Execution()), load_tokenizers(bundle)
+    alive = []
+    with Pipeline(bundle.manifest, source, tokenizers, low_memory=True) as pipeline:
+        pipeline(
+            "a star",
+            options=Options(steps=1, decoder_steps=1),
+            on_tensors=lambda name, tensors: alive.append(sum(ref() is not None for ref in gone)),
+        )
+    assert len(gone) == 6 and max(alive) == 1
+
+
+def test_options_ask_for_a_captured_graph_where_a_denoiser_has_fixed_shapes(bundles):
     fixed, free = (bundles("public", given).graph("stage_c") for given in (STATIC, FUSED))
     assert provider_options(fixed, "cuda") == {"use_tf32": "0", "enable_cuda_graph": "1"}
     assert provider_options(free, "cuda") == {"use_tf32": "0"}

@@ -55,8 +55,6 @@ def test_more_pictures_and_larger_ones_need_more(bundles):
 
 
 def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("runtimes.estimate.resident_memory", lambda: 0)
-
     def free(megabytes):
         monkeypatch.setattr("runtimes.estimate.available_memory", lambda: megabytes * MEGABYTE)
 
@@ -65,11 +63,15 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp
     free(30)
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "1 x 128 x 128 pixels need about 0.0" in error and "--low-memory needs" in error
+    assert "1 x 128 x 128 pixels need about " in error and "30 MB are free" in error
+    assert "with --low-memory it needs " in error
     assert error.count("\n") == 1 and not picture.exists()
     assert main([*words, "--low-memory"]) == 0
     free(1)
-    assert main([*words, "--low-memory", "another"]) == 2
+    assert main([*words, "--low-memory"]) == 2
+    assert "take a bundle of smaller weights" in capsys.readouterr().err
+    free(20)
+    assert main([*words, "--low-memory", *["another"] * 9]) == 2
     assert "ask for fewer prompts at a time" in capsys.readouterr().err
     assert main([*words, "--no-memory-check"]) == 0
 
@@ -85,6 +87,5 @@ def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatc
         manifest, plan, 1, low_memory=False
     )
     monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1)
-    monkeypatch.setattr("runtimes.estimate.resident_memory", lambda: 1)
     with Pipeline.open(bundles("demo")) as pipeline, pytest.raises(UsageError, match="need about"):
         pipeline("a star")

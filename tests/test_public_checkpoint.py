@@ -68,7 +68,11 @@ def test_a_sharded_hub_cache_is_read_back(tmp_path, monkeypatch, variant):
 
 
 def test_a_used_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "wuerstchen").mkdir()
-    assert main(["public-checkpoint", str(tmp_path)]) == 2
-    assert "exists; choose another folder" in capsys.readouterr().err
+    for name in ("wuerstchen", "models--warp-ai--wuerstchen"):
+        (tmp_path / name).mkdir()
+        assert main(["public-checkpoint", str(tmp_path), "--hub-cache"]) == 2
+        assert f"{tmp_path / name} exists; choose another folder" in capsys.readouterr().err
+        (tmp_path / name).rmdir()
     assert main(["public-checkpoint", str(tmp_path), "--shard-bytes", "0"]) == 2
+    assert "--shard-bytes is 0" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

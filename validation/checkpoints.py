@@ -3,6 +3,7 @@
 from exporter.components import Checkpoint
 from exporter.graphs import plan_graphs
 from exporter.sources import DEMO_REVISION, Source, demo_pair, find_pair
+from runtimes.bundle import Bundle
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest, Model, Tensor
 
@@ -26,6 +27,16 @@ def reference_pair(model: Model, reference: str | None, prior: str | None) -> tu
         )
     revisions = (model.revision, model.prior_revision)
     return find_pair(model.id, model.prior_id, revisions, model.variant or None)
+
+
+def check_no_adapters(bundle: Bundle) -> None:
+    """UsageError for a bundle with LoRA adapters, which the reference would have to load too."""
+    if bundle.manifest.adapters:
+        names = ", ".join(adapter.id for adapter in bundle.manifest.adapters)
+        raise UsageError(
+            f"{bundle.folder} was exported with LoRA adapters ({names}), and the reference here is "
+            "the checkpoint without them: compare with --golden, which has them"
+        )
 
 
 def check_architecture(checkpoint: Checkpoint, manifest: Manifest) -> None:

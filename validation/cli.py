@@ -198,10 +198,11 @@ def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
     for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
     from exporter.components import open_checkpoint
-    from validation.checkpoints import check_architecture, reference_pair
+    from validation.checkpoints import check_architecture, check_no_adapters, reference_pair
     from validation.reference import record_reference
 
     manifest = bundles[0].manifest
+    check_no_adapters(bundles[0])
     options = Options(
         seed=args.seed or 0,
         steps=args.steps,

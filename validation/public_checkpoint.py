@@ -98,8 +98,9 @@ def write_folders(
     """
     folders = {name: root / name.split("/")[1] for name in (DECODER, PRIOR)}
     for name, folder in folders.items():
-        if folder.exists():
-            raise UsageError(f"{folder} exists; choose another folder")
+        for taken in (folder, _cached(root, name)):
+            if taken.exists():
+                raise UsageError(f"{taken} exists; choose another folder")
         _write_pipeline(folder, name)
     for network in networks(checkpoint):
         folder = folders[network.repository] / network.folder
@@ -109,9 +110,13 @@ def write_folders(
     return folders[DECODER], folders[PRIOR]
 
 
+def _cached(cache: Path, repository: str) -> Path:
+    return cache / f"models--{repository.replace('/', '--')}"
+
+
 def to_hub_cache(folder: Path, repository: str, cache: Path) -> Path:
     """Move a folder into a hub cache: blobs by SHA-256, a snapshot of links to them, refs/main."""
-    home = cache / f"models--{repository.replace('/', '--')}"
+    home = _cached(cache, repository)
     revision = hashlib.sha1(repository.encode()).hexdigest()
     (home / "blobs").mkdir(parents=True)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):

@@ -156,6 +156,11 @@ def _bundles(args: argparse.Namespace) -> list[Bundle]:
                 f"two bundles are called '{bundle.folder.name}', and rows are called by the name "
                 "of the folder: rename one"
             )
+        if first and bundle.manifest.adapters != first[0].manifest.adapters:
+            raise UsageError(
+                f"--also {bundle.folder}: other LoRA adapters are fused into it than into "
+                f"{args.bundle}; compare bundles of one model"
+            )
         if first and bundle.manifest.model != first[0].manifest.model:
             model, other = bundle.manifest.model, first[0].manifest.model
             raise UsageError(
@@ -204,8 +209,9 @@ def _measure_bundle(
 ) -> "Findings":
     from exporter.components import open_checkpoint
     from validation.bench.run import bench_bundle
-    from validation.checkpoints import reference_pair
+    from validation.checkpoints import check_no_adapters, reference_pair
 
+    check_no_adapters(bundles[0])
     manifest = bundles[0].manifest
     recording = read_golden(bundles[0].folder)
     pair = reference_pair(manifest.model, args.reference, args.prior)

@@ -82,7 +82,7 @@ def _pytorch(device: Device, settings: Settings) -> list[Contender]:
     if device.autocast and "autocast" not in settings.without:
         found.append(Contender("PyTorch bf16 autocast", pytorch.autocast))
     for name, dtype in device.rounded.items():
-        found.append(Contender(name, pytorch.rounded(device.name, dtype)))
+        found.append(Contender(name, pytorch.rounded(device.name, dtype), peer=True))
     if "compile" not in settings.without:
         reason = pytorch.why_not_compiled(device.name)
         if reason is None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from runtimes.engine import Tensors
 from validation.bench.cases import Case
 from validation.bench.contenders import Contender
@@ -77,6 +79,8 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
             seconds += own
             found += timings
             gc.collect()  # what engines and exporters left behind, before the next are prepared
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         return [_timing(case, yardstick, seconds, statistics.median(seconds), 0), *found]
 
 

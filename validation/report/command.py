@@ -132,5 +132,6 @@ def _say(request: Request, comparison: Comparison) -> int:
 
 
 def _model(bundle: Bundle) -> str:
-    model = bundle.manifest.model
-    return f"{model.id}@{model.revision} with {model.prior_id}@{model.prior_revision}"
+    model, adapters = bundle.manifest.model, bundle.manifest.adapters
+    names = "".join(f" and {a.id}@{a.sha256[:8]} at {a.scale:g}" for a in adapters)
+    return f"{model.id}@{model.revision} with {model.prior_id}@{model.prior_revision}{names}"
