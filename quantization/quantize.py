@@ -101,7 +101,10 @@ def _write(
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
         give_back()
     if all(weight.reason for record in records.values() for weight in record.weights):
-        raise RunError("nothing was quantised, every weight has a reason to stay in float")
+        names = ", ".join(records)
+        raise RunError(
+            f"{names}: nothing was quantised, every weight has a reason to stay in float"
+        )
     manifest = dataclasses.replace(
         bundle.manifest,
         precision=request.precision,

@@ -150,8 +150,8 @@ def test_exceptions_are_honoured_by_either_name(bundles, tmp_path):
     ("precision", "message"),
     [
         ("int4-weights", "int4-weights needs iOS 18, and stage_c is for iOS17: take palette4"),
-        ("int8", "--precision int8: not available for coreml bundles"),
-        ("fp16", "--precision fp16: not available for coreml bundles"),
+        ("int8", "--precision int8: int8 is not available for coreml bundles (stage_c)"),
+        ("fp16", "--precision fp16: fp16 is not available for coreml bundles ("),
     ],
 )
 def test_what_a_package_cannot_store_is_refused(capsys, bundles, tmp_path, precision, message):
@@ -162,11 +162,11 @@ def test_what_a_package_cannot_store_is_refused(capsys, bundles, tmp_path, preci
 def test_bad_requests_are_refused(capsys, stage_b, bundles, tmp_path, monkeypatch):
     source, output = tiny(bundles).folder, tmp_path / "b"
     command = [stage_b[1].folder, output, "--precision", "palette6"]
-    refused(capsys, command, "--precision palette6: not available for onnx bundles")
+    refused(capsys, command, "--precision palette6: palette6 is not available for onnx bundles")
     plan = tmp_path / "plan.toml"
     words = 'precision = "palette6"\n[stage_c]\nrecipe = "palette6"\nskip = ["blocks.99.weight"]\n'
     plan.write_text(words)
-    missing = "the plan names 'blocks.99.weight', which stage_c does not have"
+    missing = "plan.toml: [stage_c] names 'blocks.99.weight', which is no weight of stage_c"
     refused(capsys, [source, output, "--plan", plan], missing)
     once = made(tiny(bundles), tmp_path / "once", "palette6").folder
     again = "is palette6 already; quantise the fp32 or fp16 bundle instead"
