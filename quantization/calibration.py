@@ -21,9 +21,7 @@ from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
 
 DENOISERS = ("stage_c", "stage_b")
-LARGE = (
-    2_000_000_000  # bytes of a bundle whose graphs are held one at a time, for loading is little
-)
+LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
 RUNS = 3  # full runs that a plan is judged by
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
 PROMPTS_FILE, DEMO_PROMPTS_FILE = (

@@ -14,12 +14,10 @@ from quantization.handlers import (
     WEIGHT_NAMES,
 )
 from quantization.plan_file import exceptions
-from quantization.recipes import PRESETS, Int8, Int8Dynamic, IntegerWeights, Plan, Recipe
+from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
 from runtimes.bundle import Bundle
 from runtimes.command import installed
 from runtimes.errors import UsageError
-
-SEARCHED = (Int8, Int8Dynamic, IntegerWeights)  # recipes that take exceptions a search can pick
 
 
 def check_plan(
@@ -113,6 +111,6 @@ def _check_whole(bundle: Bundle, plan: dict[str, Recipe], target_db: float | Non
             f"--target-db measures ONNX bundles, this is an {manifest.backend} one: have "
             "'python -m quantization sensitivity' pick a plan on the ONNX bundle, and give --plan"
         )
-    if target_db and not any(isinstance(plan.get(name), SEARCHED) for name in DENOISERS):
+    if target_db and not any(searchable(plan.get(name)) for name in DENOISERS):
         recipes = ", ".join(dict.fromkeys(recipe.name for recipe in plan.values()))
         raise UsageError(f"--target-db: {recipes} takes no exceptions that could reach a target")

@@ -57,15 +57,12 @@ def quantize(
         )
     plan = check_plan(bundle, request.plan, request.precision, request.source, request.target_db)
     check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
-    samples = None
-    if any(isinstance(recipe, Int8) for recipe in plan.values()):
+    calibrates = any(isinstance(recipe, Int8) for recipe in plan.values())
+    if calibrates:
         check_samples(bundle, request.samples)
-    judged: Sequence[str] = ()
-    if request.target_db:
-        calibrated, judged = held_out(request.prompts)
-    else:
-        calibrated = request.prompts
-    if any(isinstance(recipe, Int8) for recipe in plan.values()):
+    calibrated, judged = held_out(request.prompts) if request.target_db else (request.prompts, ())
+    samples = None
+    if calibrates:
         report(f"recording {request.samples} steps of each denoiser over full runs")
         samples = record(bundle, calibrated, request.samples, request.seed)
     worst: dict[str, float] = {}

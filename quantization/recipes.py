@@ -68,6 +68,12 @@ class Palette:
 Recipe = Float16 | IntegerWeights | Int8 | Int8Dynamic | Palette
 Plan = Mapping[str, Recipe | None]  # graph -> what is done to it; None leaves it as it is
 
+
+def searchable(recipe: Recipe | None) -> bool:
+    """Whether a recipe takes exceptions that a search can pick."""
+    return isinstance(recipe, Int8 | Int8Dynamic | IntegerWeights)
+
+
 INT8_WEIGHTS = IntegerWeights("int8-weights", bits=8, group=64)
 INT4_WEIGHTS = IntegerWeights("int4-weights", bits=4, group=32)
 PALETTE8 = Palette("palette8", bits=8)

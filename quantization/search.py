@@ -44,11 +44,6 @@ def judged_runs(bundle: Bundle, prompts: Sequence[str]) -> Samples:
     return record(bundle, prompts, len(prompts) * max(steps), EVALUATION_SEED)
 
 
-def searchable(recipe: Recipe | None) -> bool:
-    """Whether a recipe takes exceptions that a search can pick."""
-    return isinstance(recipe, Int8 | Int8Dynamic | IntegerWeights)
-
-
 def search(
     bundle: Bundle,
     plan: Mapping[str, Recipe],

@@ -14,8 +14,8 @@ from quantization.cli import (
     reporter,
 )
 from quantization.plan_file import write_plan
-from quantization.recipes import PRESETS, Plan
-from quantization.search import Found, judged_runs, search, searchable
+from quantization.recipes import PRESETS, Plan, searchable
+from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
 from runtimes.atomic import atomic_folder
 from runtimes.bundle import Bundle
