@@ -7,7 +7,6 @@ import torch
 
 from exporter.graphs import GraphPlan
 from runtimes.engine import Engine, Feeds, Placement, Tensors
-from runtimes.memory import give_back
 
 
 class TorchEngine:
@@ -35,7 +34,6 @@ class TorchEngine:
     def close(self) -> None:
         del self._module
         self._stack.close()
-        give_back()
 
 
 class TorchGraphs:

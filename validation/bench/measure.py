@@ -78,6 +78,9 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
             own, timings = _measure_group(case, yardstick, group, number, settings)
             seconds += own
             found += timings
+            # At full size a graph takes most of an hour: what is known so far outlives a stop.
+            for timing in timings:
+                settings.report(_line(timing))
             gc.collect()  # what engines and exporters left behind, before the next are prepared
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -142,6 +145,12 @@ def _bytes(contender: Contender, case: Case) -> float:
 def spread(seconds: Sequence[float]) -> Spread:
     """Of at least one run."""
     return Spread(statistics.median(seconds), min(seconds), max(seconds))
+
+
+def _line(timing: Timing) -> str:
+    milliseconds = f"{1e3 * timing.seconds.median:.0f} ms"
+    rates = f"{timing.speedup:.2f}x, error {timing.relative_error:.1e}"
+    return f"{timing.graph}: {timing.contender} {milliseconds} ({rates})"
 
 
 def _timing(
