@@ -219,6 +219,8 @@ def test_bad_use(capsys, bundles, tmp_path):
         ([demo, "--blocks"], one),
         (["--real-size", "--blocks"], one),
         (["--blocks", "--also", demo], "--also does not go with --blocks"),
+        (["--forms", "--also", demo], "--also does not go with --forms"),
+        (["--forms", "--graphs", "stage_c"], "--graphs does not go with --forms"),
         ([demo, "--repeats", "0"], "--repeats is 0"),
         ([demo, "--memory", "nan"], "--memory is nan"),
         ([demo, "--graphs", "stage_d"], "--graphs stage_d: there are text_encoder"),

@@ -115,15 +115,20 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor, text_kv: Tensor | None) -> Tensor:
         if text_kv is None:
             text_kv = self.constant_kv.expand(x.shape[0], -1, -1, -1)
-        normed = self.norm(x).to(self.to_q.weight.dtype)
+        normed = self.norm(x).to(self.to_out.weight.dtype)
         if self.fused and self.constant_tokens is not None:  # kernels are fast without a mask
             text_kv = text_kv.expand(-1, -1, self.constant_tokens, -1)
         # Keys stay transposed, (B, heads, d, tokens): in NCHW that is how they arrive.
-        query = self._positions(self.to_q(normed)).transpose(2, 3)
-        key = torch.cat([self._positions(self.to_k(normed)), self._text(text_kv[:, 0])], dim=3)
-        value = torch.cat([self._positions(self.to_v(normed)), self._text(text_kv[:, 1])], dim=3)
+        query, key, value = map(self._positions, self.project(normed))
+        query = query.transpose(2, 3)
+        key = torch.cat([key, self._text(text_kv[:, 0])], dim=3)
+        value = torch.cat([value, self._text(text_kv[:, 1])], dim=3)
         attend = self._attend_fused if self.fused else self._attend
         return x + self.to_out(self._back(attend(query, key, value), x)).float()
+
+    def project(self, normed: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of the positions."""
+        return self.to_q(normed), self.to_k(normed), self.to_v(normed)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = (query * query.shape[-1] ** -0.5) @ key

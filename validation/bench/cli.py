@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
         help="instead of a bundle: as --real-size, with a few blocks of each kind (needs 8 GB)",
     )
     add(
+        "--forms",
+        action="store_true",
+        help="instead of a bundle: single blocks of the public widths, in all the layouts and "
+        "operators that were tried",
+    )
+    add(
         "--graphs",
         nargs="+",
         metavar="GRAPH",
@@ -125,10 +131,13 @@ def _run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Everything that can be refused before any work."""
-    if [args.bundle is not None, args.blocks, args.real_size].count(True) != 1:
-        raise UsageError("give a bundle to time, or --real-size, or --blocks")
-    if args.blocks and args.also:
-        raise UsageError("--also does not go with --blocks: no bundle holds those few blocks")
+    if [args.bundle is not None, args.blocks, args.real_size, args.forms].count(True) != 1:
+        raise UsageError("give a bundle to time, or --real-size, or --blocks, or --forms")
+    for option in ("blocks", "forms"):
+        if getattr(args, option) and args.also:
+            raise UsageError(f"--also does not go with --{option}: no bundle holds those blocks")
+    if args.forms and args.graphs:
+        raise UsageError("--graphs does not go with --forms, which times no whole graph")
     if args.repeats < 1:
         raise UsageError(f"--repeats is {args.repeats}; it must be at least 1")
     if not args.memory > 0:
@@ -185,7 +194,7 @@ def _bundles(args: argparse.Namespace) -> list[Bundle]:
 def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) -> "Findings":
     from validation.bench.devices import check_device
     from validation.bench.public_cases import few_blocks, real_size
-    from validation.bench.run import bench_public
+    from validation.bench.run import bench_forms, bench_public
     from validation.bench.settings import Settings
 
     check_device(args.device)
@@ -198,6 +207,8 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
         report=lambda line: print(line, file=sys.stderr),
         device=args.device,
     )
+    if args.forms:
+        return bench_forms(settings, folder)
     if args.bundle is None:
         checkpoint = few_blocks() if args.blocks else real_size()
         return bench_public(checkpoint, bundles, settings, folder)

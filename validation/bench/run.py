@@ -10,9 +10,10 @@ from runtimes.bundle import Bundle
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
 from validation.bench.cases import DENOISERS, Case, bundle_cases
-from validation.bench.contenders import available, contenders, graphs_of, own_graphs
+from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
 from validation.bench.devices import DEVICES
 from validation.bench.end_to_end import Picture, pictures
+from validation.bench.forms import Forms
 from validation.bench.measure import Timing, measure
 from validation.bench.outside import outside_seconds
 from validation.bench.peak import matrix_peaks
@@ -43,7 +44,7 @@ def bench_bundle(
     Pictures are left out where only some graphs are asked for.
     """
     cases = bundle_cases(bundles[0], checkpoint, settings.graphs, recording, folder)
-    found = _bench(cases, bundles[1:], settings)
+    found = _bench(cases, [own_graphs(), *map(graphs_of, bundles[1:])], settings)
     whole = [bundle for bundle in bundles if _is_whole(bundle)]
     if set(settings.graphs) >= bundles[0].manifest.graphs.keys() and bundles[0] in whole:
         settings.report("timing whole pictures")
@@ -60,14 +61,20 @@ def bench_public(
     """Time graphs of the public architecture with random weights, one graph in memory at a time."""
     form = DEVICES[settings.device].form
     cases = public_cases(checkpoint, settings.graphs, folder, settings.report, form)
-    found = _bench(cases, bundles, settings)
+    found = _bench(cases, [own_graphs(), *map(graphs_of, bundles)], settings)
     found.remarks.append(f"peak memory of the process: {peak_bytes() / 1e9:.1f} GB")
     found.remarks += _outside(checkpoint, found.timings, folder)
     return found
 
 
-def _bench(cases: Iterable[Case], bundles: Sequence[Bundle], settings: Settings) -> Findings:
-    present = contenders([own_graphs(), *map(graphs_of, bundles)], settings)
+def bench_forms(settings: Settings, folder: Path) -> Findings:
+    """Time the denoisers' blocks in the forms that were tried for them."""
+    forms = Forms(folder, settings.report)
+    return _bench(forms.cases(), forms.sources(), settings)
+
+
+def _bench(cases: Iterable[Case], sources: Sequence[Source], settings: Settings) -> Findings:
+    present = contenders(sources, settings)
     found = Findings(peaks=matrix_peaks(DEVICES[settings.device].name))
     for case in cases:
         settings.report(f"timing {case.name}")
