@@ -1,16 +1,22 @@
 """Write a folder all at once: a temporary sibling, synced, then one rename."""
 
 import errno
+import glob
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtimes.bundle import sha256
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import MANIFEST_NAME, File, Manifest, to_json
+
+_PART = ".part"
+_YOUNG = 60  # seconds in which a folder may not be held yet by the process that made it
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -37,7 +43,9 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     output = output.absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        _sweep(output)
+        part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PART, dir=output.parent))
+        handle = _hold(part)
     except OSError as error:
         raise _write_error(output, error) from error
     try:
@@ -48,6 +56,8 @@ def atomic_folder(output: Path) -> Iterator[Path]:
         raise _write_error(output, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
@@ -67,6 +77,35 @@ def check_space(output: Path, needed: int) -> None:
         raise UsageError(
             f"{output} needs about {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free"
         )
+
+
+def _hold(part: Path) -> int | None:
+    """A handle that says until it is closed, or its process ends, that somebody writes `part`.
+
+    BlockingIOError when somebody does already; None where folders cannot be locked.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    handle = os.open(part, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None  # a file system without locks
+    return handle
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed processes left beside `output`: it may be as large as a bundle."""
+    for left in output.parent.glob(f".{glob.escape(output.name)}.????????{_PART}"):
+        with suppress(OSError):  # somebody writes it, or it is gone or not ours
+            if time.time() - left.stat().st_mtime > _YOUNG and (handle := _hold(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(handle)
 
 
 def _replace(part: Path, output: Path) -> None:

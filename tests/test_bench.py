@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,6 +207,9 @@ def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path, narrow):
     monkeypatch.setattr(validation.bench.conditioning, "LARGEST_B", 0.0)
     code, _, err = bench(capsys, "--real-size", *QUICK)
     assert code == 1 and "stage_c's errors would say nothing: |b| of epsilon's division" in err
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    code, _, err = bench(capsys, "--real-size", *QUICK)
+    assert code == 2 and "GB and " in err and "exporting" not in err
 
 
 def test_bad_use(capsys, bundles, tmp_path):

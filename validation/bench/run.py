@@ -1,11 +1,14 @@
 """A benchmark from its cases to its findings: per graph, whole pictures, remarks."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.components import Checkpoint
+from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
+from runtimes.atomic import check_space
 from runtimes.bundle import Bundle
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
@@ -58,7 +61,11 @@ def bench_bundle(
 def bench_public(
     checkpoint: Checkpoint, bundles: Sequence[Bundle], settings: Settings, folder: Path
 ) -> Findings:
-    """Time graphs of the public architecture with random weights, one graph in memory at a time."""
+    """Time graphs of the public architecture with random weights, one graph in memory at a time.
+
+    UsageError when the graphs do not fit into the folder's disk.
+    """
+    _check_disk(checkpoint, settings, folder)
     form = DEVICES[settings.device].form
     cases = public_cases(checkpoint, settings.graphs, folder, settings.report, form)
     found = _bench(cases, [own_graphs(), *map(graphs_of, bundles)], settings)
@@ -83,6 +90,17 @@ def _bench(cases: Iterable[Case], sources: Sequence[Source], settings: Settings)
         found.timings += measure(case, present, settings)
         del case  # the next one is made before the loop lets go of this one
     return found
+
+
+def _check_disk(checkpoint: Checkpoint, settings: Settings, folder: Path) -> None:
+    """Of a graph at a time: ours and, where they are timed, the plain exports for two engines."""
+    plain = settings.device == "cpu" and "plain" not in settings.without
+    largest = max(
+        sum(math.prod(shape) for shape in plan.shapes.values())
+        for plan in plan_graphs(checkpoint, "nchw", text=True)
+        if plan.name in settings.graphs
+    )
+    check_space(folder / "graphs", 4 * largest * (3 if plain else 1))
 
 
 def _is_whole(bundle: Bundle) -> bool:
