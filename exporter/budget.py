@@ -1,7 +1,6 @@
 """What an export needs of memory and disk, estimated before the first byte is written."""
 
 import math
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from exporter.golden import FULL_RUN_PARAMETERS, SHORT_STEPS
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
-from exporter.progress import in_bytes
+from runtimes.atomic import check_space
 from runtimes.errors import UsageError
-from runtimes.free_memory import available_memory, resident_memory
+from runtimes.free_memory import available_memory, in_bytes, process_memory
 
 MB = 1_000_000
 
@@ -68,22 +67,17 @@ def estimate(job: Job, plans: list[GraphPlan], done: Collection[str]) -> Budget:
     return Budget(memory, max(disk, written + rest))
 
 
-def check_budget(budget: Budget, output: Path) -> None:
-    """UsageError when memory or disk do not hold an export."""
+def check_budget(budget: Budget, output: Path, *, freed: int = 0) -> None:
+    """UsageError when memory or disk do not hold an export, which first frees `freed` of disk."""
     memory = available_memory()
-    needed = budget.memory - resident_memory()
+    needed = budget.memory - process_memory()
     if memory is not None and memory < needed:
         raise UsageError(
             f"{output} needs about {in_bytes(needed)} more memory and {in_bytes(memory)} are free: "
             "give fewer --modules at a time (and --resume), or --no-golden"
         )
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if free < budget.disk:
-        raise UsageError(
-            f"{output} needs about {in_bytes(budget.disk)} of disk and {folder} has "
-            f"{in_bytes(free)} free: give --precision fp16, fewer --modules, or another place"
-        )
+    advice = "give --precision fp16, fewer --modules, or another place"
+    check_space(output, budget.disk - freed, advice)
 
 
 def _memory(job: Job, plan: GraphPlan, cost: Cost) -> int:

@@ -19,7 +19,7 @@ from exporter.job import BYTES, Job, checked
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
-from exporter.progress import Progress, in_bytes
+from exporter.progress import Progress
 from exporter.resume import Kept, finished
 from exporter.sources import Source
 from exporter.text_config import write_text_config
@@ -29,6 +29,7 @@ from exporter.weights import Deferred, Recipe
 from runtimes.atomic import atomic_folder, check_output, seal
 from runtimes.bundle import open_bundle
 from runtimes.bundle_readme import bundle_readme
+from runtimes.free_memory import in_bytes
 from runtimes.manifest import Graph, Manifest, Tokenizer
 from runtimes.memory import give_back
 from runtimes.tokenizer import PromptTokenizer
@@ -50,15 +51,17 @@ def export(
     check_output(output, overwrite=options.overwrite or options.resume)
     job = checked(open_checkpoint(source, prior, options.variant), resolve(options))
     origins, work = Origins(job), Unfinished(output)
-    kept = finished(job, work, origins, progress)
-    plans = job.chosen(set(kept.names))
-    budget = estimate(job, plans, kept.done)
-    check_budget(budget, output)
-    needed = f"{in_bytes(budget.memory)} of memory and {in_bytes(budget.disk)} of disk"
-    progress.line(f"the export takes about {needed}")
-    with atomic_folder(output) as folder, work.open(keep=options.resume):
-        manifest = _write(job, folder, work, kept, origins, progress)
-    work.remove()
+    with work.locked():
+        kept = finished(job, work, origins, progress)
+        plans = job.chosen(set(kept.names))
+        budget = estimate(job, plans, kept.done)
+        check_budget(budget, output, freed=work.size(kept.whole))
+        needed = f"{in_bytes(budget.memory)} of memory and {in_bytes(budget.disk)} of disk"
+        progress.line(f"the export takes about {needed}")
+        work.discard_others(kept.whole)
+        with work.open(keep=options.resume), atomic_folder(output) as folder:
+            manifest = _write(job, folder, work, kept, origins, progress)
+        work.remove()
     open_bundle(output)
     return manifest
 

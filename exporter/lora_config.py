@@ -26,6 +26,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "target_parameters": (None, []),
     "use_qalora": (False, None),
     "use_bdlora": (False, None),
+    "alora_invocation_tokens": (None, []),
 }
 
 
@@ -69,7 +70,7 @@ def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]
     if _HEADER in header:
         where, text = f"{file}, {_HEADER}", header[_HEADER]
     elif file.name == "adapter_model.safetensors" and beside.is_file():
-        where, text = str(beside), beside.read_text(encoding="utf-8")
+        where, text = str(beside), _text(beside)
     elif file.name == "adapter_model.safetensors":
         raise UsageError(f"--lora {file}: {_BESIDE} is missing beside it, which has its alpha")
     else:
@@ -94,6 +95,13 @@ def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]
     )
     _check(found, where)
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--lora {file} cannot be read: {error}") from None
 
 
 def _check(found: LoraConfig, where: str) -> None:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from runtimes.free_memory import in_bytes
+
 _WIDTH = 24
 
 
@@ -46,10 +48,3 @@ class Progress:
         text = f"\r{title:<26}[{bar}] {in_bytes(done)} of {in_bytes(total)}  {end}"
         self._stream.write(text)
         self._stream.flush()
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes for people: '3.97 GB', '13.2 MB'."""
-    if count >= 1e9:
-        return f"{count / 1e9:.2f} GB"
-    return f"{count / 1e6:.1f} MB"

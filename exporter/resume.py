@@ -56,6 +56,7 @@ def finished(job: Job, work: Unfinished, origins: Origins, progress: Progress) -
     bundle = _bundle(work)
     same = _same(job, bundle, origins) if bundle is not None else set()
     whole, bundled, damaged = set(), set(), set()
+    wanted = {plan.name for plan in job.chosen(set())}
     for plan in job.plans:
         name, record = plan.name, records.get(plan.name)
         ours = record is not None and record.graph.origin == origins(plan)
@@ -67,7 +68,13 @@ def finished(job: Job, work: Unfinished, origins: Origins, progress: Progress) -
             damaged.add(name)
             progress.line(f"{name}: its files have changed since; it is exported again")
         elif record is not None:
-            progress.line(f"{name}: it was made from other weights or options; it is made again")
+            if name not in wanted and not given.overwrite:
+                raise UsageError(
+                    f"{work.folder} holds {name}, made from other weights or options, which this "
+                    "export would leave out: give --overwrite to lose it, or name it in --modules"
+                )
+            again = "made again" if name in wanted else "left out"
+            progress.line(f"{name}: it was made from other weights or options; it is {again}")
     return Kept(frozenset(whole), frozenset(bundled), frozenset(damaged), bundle)
 
 

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from runtimes.atomic import write_error
 from runtimes.bundle import Bundle, sha256
 from runtimes.errors import RunError
 from runtimes.manifest import File, Graph
@@ -59,7 +60,9 @@ class Unfinished:
             path.relative_to(self.folder).as_posix(): File(path.stat().st_size, sha256(path))
             for path in paths
         }
-        record = Record(graph, files)
+        return self._write(name, Record(graph, files))
+
+    def _write(self, name: str, record: Record) -> Record:
         text = json.dumps(dataclasses.asdict(record))
         (self.folder / f"{name}.tmp").write_text(text, encoding="utf-8")
         os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.json")
@@ -68,9 +71,10 @@ class Unfinished:
     def adopt(self, name: str, bundle: Bundle) -> Record:
         """Take over a graph of a finished bundle, whose files were verified."""
         self.discard(name)
-        for key in files_of(name, bundle):
+        files = files_of(name, bundle)
+        for key in files:
             _link(bundle.path(key), self.folder / key, shutil.copyfile)
-        return self.finish(name, bundle.manifest.graphs[name])
+        return self._write(name, Record(bundle.manifest.graphs[name], files))
 
     def discard(self, name: str) -> None:
         """Remove what there is of a graph."""
@@ -83,25 +87,62 @@ class Unfinished:
         for key in record.files:
             _link(self.folder / key, folder / key, os.rename)
 
+    def size(self, kept: Collection[str]) -> int:
+        """Bytes of all graphs but the `kept` ones, finished or not."""
+        files = (file for folder in self._others(kept) for file in folder.rglob("*"))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def discard_others(self, kept: Collection[str]) -> None:
+        """Remove all graphs but the `kept` ones."""
+        for folder in self._others(kept):
+            self.discard(folder.name)
+
+    def _others(self, kept: Collection[str]) -> list[Path]:
+        found = self.folder.iterdir() if self.folder.exists() else ()
+        return [path for path in found if path.is_dir() and path.name not in kept]
+
     def remove(self) -> None:
         """Remove it all."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder alone; RunError when another export has it, or it cannot be made.
+
+        A folder without a finished graph is removed in the end, and so are its new parents.
+        """
+        made = [path for path in self.folder.parents if not path.exists()]
+        lock = FileLock(self.folder / _LOCK, timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            if not Path(lock.lock_file).exists():  # another export ended at this very moment
+                raise Timeout(lock.lock_file)
+        except Timeout:
+            raise RunError(f"another export to {self.output} is running; wait for it") from None
+        except OSError as error:
+            raise write_error(self.output, error) from error
+        try:
+            yield
+        finally:
+            if not self.records():
+                self.remove()
+            lock.release()
+            for path in made:
+                with suppress(OSError):  # it holds something
+                    path.rmdir()
+
+    @contextmanager
     def open(self, *, keep: bool) -> Iterator[None]:
-        """Work in the folder, alone; RunError when another export does.
+        """Work in the folder.
 
         An error removes it unless `keep`; an interruption, or a process that is killed, leaves
         the finished graphs.
         """
-        self.folder.mkdir(exist_ok=True)
         try:
-            with FileLock(self.folder / _LOCK, timeout=0):
-                yield
-        except Timeout:
-            raise RunError(f"another export to {self.output} is running; wait for it") from None
-        except BaseException as error:
-            if not self.records() or not (keep or not isinstance(error, Exception)):
+            yield
+        except Exception:
+            if not keep:
                 self.remove()
             raise
 

@@ -13,14 +13,19 @@ from pathlib import Path
 
 from runtimes.bundle import sha256
 from runtimes.errors import RunError, UsageError
+from runtimes.free_memory import in_bytes
 from runtimes.manifest import MANIFEST_NAME, File, Manifest, to_json
 
-_PART = ".part"
+_PART, _OLD = ".part", ".old"
 _YOUNG = 60  # seconds in which a folder may not be held yet by the process that made it
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """UsageError when `output` is in the way: before any work, so that nothing is lost."""
+    """UsageError when `output` is in the way: before any work, so that nothing is lost.
+
+    First puts right what a killed process left there.
+    """
+    _sweep(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} exists and is no folder; choose another output")
     if not output.exists() or not any(output.iterdir()):
@@ -47,13 +52,13 @@ def atomic_folder(output: Path) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=_PART, dir=output.parent))
         handle = _hold(part)
     except OSError as error:
-        raise _write_error(output, error) from error
+        raise write_error(output, error) from error
     try:
         yield part
         _sync(part)
         _replace(part, output)
     except OSError as error:
-        raise _write_error(output, error) from error
+        raise write_error(output, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if handle is not None:
@@ -69,13 +74,14 @@ def seal(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
 
 
-def check_space(output: Path, needed: int) -> None:
-    """UsageError when the disk has less than `needed` bytes free."""
+def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:
+    """UsageError when the disk has less than `needed` bytes free, with what to do about it."""
     folder = next(parent for parent in output.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UsageError(
-            f"{output} needs about {needed / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free"
+            f"{output} needs about {in_bytes(needed)} of disk and {folder} has {in_bytes(free)} "
+            f"free: {advice}"
         )
 
 
@@ -100,27 +106,46 @@ def _hold(part: Path) -> int | None:
 
 
 def _sweep(output: Path) -> None:
-    """Remove what killed processes left beside `output`: it may be as large as a bundle."""
-    for left in output.parent.glob(f".{glob.escape(output.name)}.????????{_PART}"):
+    """Put right what killed processes left beside `output`: it may be as large as a bundle.
+
+    Parts are removed, and so is an old output whose new one stands; else it takes its place again.
+    """
+    name = glob.escape(output.name)
+    for left in output.parent.glob(f".{name}.????????{_PART}"):
         with suppress(OSError):  # somebody writes it, or it is gone or not ours
             if time.time() - left.stat().st_mtime > _YOUNG and (handle := _hold(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(handle)
+    for old in output.parent.glob(f".{name}.????????{_OLD}"):
+        with suppress(OSError):
+            if (handle := _hold(old)) is not None:
+                if output.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    os.rename(old, output)
+                os.close(handle)
 
 
 def _replace(part: Path, output: Path) -> None:
-    if output.exists():
-        old = output.with_name(f".{output.name}.old-{os.getpid()}")
-        os.rename(output, old)
-        try:
-            os.rename(part, output)
-        except OSError:
-            os.rename(old, output)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
+    if not output.exists():
         os.rename(part, output)
-    _sync_one(output.parent)
+        _sync_one(output.parent)
+        return
+    old = part.with_suffix(_OLD)
+    handle = _hold(output)  # goes with it under its new name: nobody takes it for a left one
+    try:
+        os.rename(output, old)
+        os.rename(part, output)
+    except BaseException:
+        if old.exists() and not output.exists():
+            os.rename(old, output)
+        raise
+    else:
+        _sync_one(output.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _sync(folder: Path) -> None:
@@ -137,7 +162,8 @@ def _sync_one(path: Path) -> None:
         os.close(handle)
 
 
-def _write_error(output: Path, error: OSError) -> RunError:
+def write_error(output: Path, error: OSError) -> RunError:
+    """A full disk, or a place that cannot be written, in one line."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     reason = "the disk is full" if full else (error.strerror or str(error))
     return RunError(f"cannot write {output}: {reason}; nothing was changed there")

@@ -1,7 +1,7 @@
 """Whether a run fits into memory, before it starts."""
 
 from runtimes.errors import UsageError
-from runtimes.free_memory import available_memory
+from runtimes.free_memory import available_memory, in_bytes
 from runtimes.manifest import Manifest
 from runtimes.options import Plan
 
@@ -34,19 +34,15 @@ def check_memory(
     lower = memory_needed(manifest, plan, count, low_memory=True)
     weights = max(_weights(manifest, name) for name in manifest.graphs)
     if not low_memory and lower <= free + held:
-        advice = f"with --low-memory it needs {_text(lower)}"
+        advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:
         advice = "take a bundle of smaller weights (python -m quantization)"
     else:
         advice = "ask for " + ("fewer prompts at a time" if count > 1 else "a smaller picture")
     raise UsageError(
-        f"{count} x {height} x {width} pixels need about {_text(needed)} of memory and "
-        f"{_text(free + held)} are free: {advice}"
+        f"{count} x {height} x {width} pixels need about {in_bytes(needed)} of memory and "
+        f"{in_bytes(free + held)} are free: {advice}"
     )
-
-
-def _text(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _weights(manifest: Manifest, name: str) -> int:

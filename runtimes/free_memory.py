@@ -14,10 +14,19 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return min(found, default=None)
 
 
-def resident_memory() -> int:
-    """Bytes of memory this process has now; 0 where the system does not say."""
+def process_memory(kind: str = "VmRSS") -> int:
+    """Bytes of memory this process has now; 0 where the system does not say.
+
+    `kind` is a line of Linux's /proc/PID/status: VmRSS is all, RssAnon without pages of files,
+    VmHWM the most so far.
+    """
     lines = _lines(Path("/proc/self/status"))
-    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("VmRSS:")), 0)
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith(f"{kind}:")), 0)
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: '3.97 GB', '13.2 MB'."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _machine(root: Path) -> int | None:

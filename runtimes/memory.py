@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_SMALL = 1e9  # resident bytes that are not worth the half second of a full collection
+from runtimes.free_memory import process_memory
+
+_CLEAR = Path("/proc/self/clear_refs")
+_SMALL = 5e8  # resident bytes that are not worth the half second of a full collection
 
 
 @dataclass
@@ -38,7 +40,7 @@ def measured() -> Iterator[Usage]:
 
 def peak_bytes() -> int:
     """The process's peak resident set size since the last reset."""
-    if found := _bytes("VmHWM:"):
+    if found := process_memory("VmHWM"):
         return found
     import resource  # absent on Windows, where /proc is absent too
 
@@ -49,20 +51,14 @@ def peak_bytes() -> int:
 def give_back() -> None:
     """Return freed memory to the system; glibc would keep what was freed in pieces below 32 MB.
 
-    A process below a gigabyte is left alone.
+    A process of less than half a gigabyte is left alone.
     """
-    if 0 < _bytes("VmRSS:") < _SMALL:
+    if 0 < process_memory() < _SMALL:
         return
     gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
-
-
-def _bytes(field: str) -> int:
-    """A size from the process's status; 0 where the system does not tell."""
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 
 def _reset_peak() -> None:

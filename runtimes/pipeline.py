@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.engine import Engine, Execution, Placement, Tensors
 from runtimes.estimate import check_memory
-from runtimes.free_memory import resident_memory
+from runtimes.free_memory import process_memory
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
 from runtimes.manifest import Manifest
@@ -61,7 +61,7 @@ class Pipeline:
     ) -> None:
         self.manifest = manifest
         self._low_memory, self._memory_check = low_memory, memory_check
-        self._resident = resident_memory()
+        self._before = process_memory("RssAnon")  # pages of files count as free already
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
 
@@ -115,7 +115,7 @@ class Pipeline:
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
         if self._memory_check:
-            low, held = self._low_memory, max(resident_memory() - self._resident, 0)
+            low, held = self._low_memory, max(process_memory("RssAnon") - self._before, 0)
             check_memory(self.manifest, plan, len(texts), low_memory=low, held=held)
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)

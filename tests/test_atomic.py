@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from runtimes.atomic import atomic_folder
+from runtimes.atomic import atomic_folder, check_output
+from runtimes.errors import UsageError
 
 
 def aged(folder):
@@ -20,7 +21,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     left = aged(tmp_path / ".bundle.abcd1234.part")
     others = [
         aged(tmp_path / name)
-        for name in (".bundle2.abcd1234.part", ".bundle.partial", ".bundle.old-123", ".bundle.part")
+        for name in (".bundle2.abcd1234.part", ".bundle.partial", ".bundle.old", ".bundle.part")
     ]
     with atomic_folder(tmp_path / "bundle") as part:
         assert not left.exists()
@@ -48,5 +49,34 @@ def test_an_error_leaves_what_was_there(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "bundle") as part:
         (part / "graph").write_text("new")
         raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert (tmp_path / "bundle/graph").read_text() == "old"
+
+
+def test_an_old_output_whose_place_is_empty_goes_back_there(tmp_path):
+    """Killed between the two renames of a replacement; and after them."""
+    old = aged(tmp_path / ".bundle.abcd1234.old")
+    (old / "bundle.json").write_text("{}")
+    with pytest.raises(UsageError, match="give --overwrite"):
+        check_output(tmp_path / "bundle", overwrite=False)
+    assert (tmp_path / "bundle/weights").exists() and not old.exists()
+    aged(old)
+    check_output(tmp_path / "bundle", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_interrupted_replacement_puts_the_old_output_back(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / "bundle") as part:
+        (part / "graph").write_text("old")
+    rename = os.rename
+
+    def interrupted(source, target):
+        if source.suffix == ".part":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "bundle") as part:
+        (part / "graph").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert (tmp_path / "bundle/graph").read_text() == "old"

@@ -43,7 +43,19 @@ def test_the_forms_are_what_they_are_called(small, tmp_path):
         assert file is not None
         return Counter(node.op_type for node in onnx.load(Path(file.path)).graph.node)
 
+    def sizes(name: str) -> list[int]:
+        """What is fixed of the latents' shape."""
+        files = {source.label: source.file(case) for source in forms.sources()}
+        file = files[f"{name}: "]
+        assert file is not None
+        declared = [size for size in file.graph.inputs[0].shape if isinstance(size, int)]
+        model = onnx.load(Path(file.path))
+        written = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+        assert declared == [size for size in written if size]
+        return declared
+
     case = next(cases)
+    assert sizes("fixed sizes") == [2, 24, 6, 6] and sizes("1x1 convolutions") == [24]
     assert operators("1x1 convolutions")["Conv"] == 9
     assert operators("channels last")["Conv"] == 3 and operators("channels last")["MatMul"] == 6
     assert operators("ReduceL2 in GRN")["ReduceL2"] == 3

@@ -145,7 +145,7 @@ def refused(capsys, tmp_path, *words) -> str:
 
 def test_too_little_memory_is_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "available_memory", lambda: 12_000_000)
-    monkeypatch.setattr(budget, "resident_memory", lambda: 300_000_000)
+    monkeypatch.setattr(budget, "process_memory", lambda: 300_000_000)
     err = refused(capsys, tmp_path)
     assert "MB more memory and 12.0 MB are free: give fewer --modules" in err
 

@@ -251,6 +251,7 @@ def test_an_adapter_for_something_else(capsys, folders, tmp_path):
         ({"use_dora": True}, "use_dora True cannot be fused"),
         ({"peft_type": "LOHA"}, "peft_type 'LOHA' cannot be fused"),
         ({"bias": "all"}, "bias 'all' cannot be fused"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens [1, 2] cannot be fused"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much', no number"),
         ({"alpha_pattern": {"(": 1}}, "has no pattern '('"),
         ({"rank_pattern": {"to_q": "4"}}, "must map names to numbers"),
@@ -261,6 +262,12 @@ def test_configurations(capsys, folders, saved, tmp_path, config, message):
     saved[2].rename(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     refused(capsys, folders, tmp_path, tmp_path, message)
+
+
+def test_a_configuration_that_is_no_text(capsys, folders, saved, tmp_path):
+    saved[2].rename(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_bytes(b"\xff\xfe")
+    refused(capsys, folders, tmp_path, tmp_path, "adapter_config.json cannot be read: 'utf-8'")
 
 
 def test_a_path_with_a_colon(saved, tmp_path):

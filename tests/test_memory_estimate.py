@@ -1,6 +1,8 @@
 """Whether a run fits into memory is known before it starts."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 
@@ -8,7 +10,7 @@ from exporter.activations import activations
 from exporter.dimensions import make_static
 from exporter.graphs import plan_graphs
 from exporter.inspection import graph_parameters, peak_bytes
-from runtimes import Options, Pipeline
+from runtimes import Options, Pipeline, memory
 from runtimes.cli import main
 from runtimes.errors import UsageError
 from runtimes.estimate import check_memory, memory_needed
@@ -89,3 +91,23 @@ def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatc
     monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1)
     with Pipeline.open(bundles("demo")) as pipeline, pytest.raises(UsageError, match="need about"):
         pipeline("a star")
+
+
+@pytest.mark.parametrize(("resident", "collected"), [(4e8, False), (6e8, True), (0, True)])
+def test_memory_is_given_back_where_it_pays(monkeypatch, resident, collected):
+    """A large process's garbage goes, and that of one whose size is not known."""
+
+    class Node:
+        pass
+
+    monkeypatch.setattr(memory, "process_memory", lambda: resident)
+    gc.collect()
+    gc.disable()
+    try:
+        node = Node()
+        node.own, found = node, weakref.ref(node)
+        del node
+        memory.give_back()
+        assert (found() is None) == collected
+    finally:
+        gc.enable()

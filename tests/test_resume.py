@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -269,6 +270,52 @@ def test_two_exports_to_one_place(capsys, words, tmp_path):
         code, text = run(capsys, words)
     assert code == 1 and f"another export to {words[0]} is running" in text
     assert not words[0].exists()
+
+
+def test_the_second_export_waits_for_the_first_ones_records(capsys, words, made):
+    """Whatever it would read of a running export may be gone a moment later."""
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    with FileLock(partial(words[0]) / "lock"):
+        for more in (["--resume"], ["--overwrite"], []):
+            code, text = run(capsys, words, *more)
+            assert code == 1 and "is running; wait for it" in text
+    assert (partial(words[0]) / "text_encoder.json").exists()
+
+
+def test_a_finished_graph_is_not_left_out_unasked(capsys, words, made):
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    more = ["--resume", "--precision", "fp16"]
+    code, text = run(capsys, words, *more, modules=["stage_a"])
+    assert code == 2 and "holds text_encoder, made from other weights or options" in text
+    assert (partial(words[0]) / "text_encoder.json").exists()
+    made.start()
+    code, text = run(capsys, words, *more, "--overwrite", modules=["stage_a"])
+    assert (
+        code == 0 and "text_encoder: it was made from other weights or options; it is left" in text
+    )
+    assert list(open_bundle(words[0]).manifest.graphs) == ["stage_b_condition", "stage_a"]
+
+
+def test_disk_that_will_be_given_up_counts_as_free(capsys, words, made, monkeypatch):
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    for more in ("--resume", "--overwrite"):
+        assert run(capsys, words, more)[0] == 2
+    unfinished = partial(words[0]) / "stage_a/model.onnx"
+    unfinished.parent.mkdir(exist_ok=True)
+    unfinished.write_bytes(bytes(100_000_000))
+    made.start()
+    assert run(capsys, words, "--overwrite")[0] == 0
+
+
+def test_a_refused_export_makes_no_folders(capsys, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    code, text = run(capsys, [tmp_path / "new/er/out", *words[1:]])
+    assert code == 2 and "1000" not in text and "of disk and" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_links_files_are_copied(capsys, words, made, monkeypatch):

@@ -70,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--forms",
         action="store_true",
-        help="instead of a bundle: single blocks of the public widths, in all the layouts and "
-        "operators that were tried",
+        help="instead of a bundle: single blocks of the public widths, in several layouts and "
+        "operators",
     )
     add(
         "--graphs",
@@ -111,7 +111,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was measured")
+    return guarded(
+        lambda: _run(args), debug=args.debug, interrupted="only the times above were measured"
+    )
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -136,6 +138,8 @@ def _check(args: argparse.Namespace) -> None:
     for option in ("blocks", "forms"):
         if getattr(args, option) and args.also:
             raise UsageError(f"--also does not go with --{option}: no bundle holds those blocks")
+    if args.forms and args.device != "cpu":
+        raise UsageError(f"--device {args.device} does not go with --forms, which is for CPUs")
     if args.forms and args.graphs:
         raise UsageError("--graphs does not go with --forms, which times no whole graph")
     if args.repeats < 1:

@@ -81,7 +81,7 @@ def _pytorch(device: Device, settings: Settings) -> list[Contender]:
     """PyTorch's own ways to run a module on the device, eager fp32 first."""
     found = [Contender("PyTorch eager", pytorch.eager(device.name))]
     if device.autocast and "autocast" not in settings.without:
-        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast))
+        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast, peer=True))
     for name, dtype in device.rounded.items():
         found.append(Contender(name, pytorch.rounded(device.name, dtype), peer=True))
     if "compile" not in settings.without:
@@ -113,7 +113,15 @@ def available(
 
 
 def _takes(source: Source) -> Callable[[Case], bool]:
-    return lambda case: source.file(case) is not None
+    """Whether it has the graph; UsageError, before anything runs, where that takes other inputs."""
+
+    def takes(case: Case) -> bool:
+        file = source.file(case)
+        if file is not None:
+            _check_shapes(file, case)
+        return file is not None
+
+    return takes
 
 
 def _on(source: Source, execution: Execution) -> Prepare:
@@ -121,7 +129,6 @@ def _on(source: Source, execution: Execution) -> Prepare:
     def prepare(case: Case) -> Iterator[Ready]:
         file = source.file(case)
         assert file is not None
-        _check_shapes(file, case)
         engine = ENGINES[execution.engine or ""].open(file, execution)
         steady = {k: v for k, v in case.feeds.items() if k not in ("latents", "timestep_embedding")}
         bound = engine.bind(steady)

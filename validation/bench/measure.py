@@ -36,7 +36,8 @@ class Spread:
 class Timing:
     """One contender on one graph: seconds, its relative error, and how much faster it is.
 
-    `speedup` is against the yardstick of its own group of interleaved runs; `precision` is what
+    `speedup` is against the yardstick of its own group of interleaved runs, which is the public
+    module where `public`, else the export form; `precision` is what
     heavy operations computed in, `flops` those of the form that ran, `notes` what else the engine
     says it did.
     """
@@ -49,6 +50,7 @@ class Timing:
     relative_error: float
     flops: int
     group: int
+    public: bool
     notes: tuple[str, ...] = ()
 
 
@@ -79,7 +81,8 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
             seconds += own
             found += timings
             # At full size a graph takes most of an hour: what is known so far outlives a stop.
-            for timing in timings:
+            eager = statistics.median(own)
+            for timing in (_timing(case, yardstick, own, eager, number), *timings):
                 settings.report(_line(timing))
             gc.collect()  # what engines and exporters left behind, before the next are prepared
             if torch.cuda.is_available():
@@ -99,8 +102,10 @@ def _measure_group(
         entries = []
         for contender in group:
             try:
-                ready = stack.enter_context(contender.prepare(case))
-                entries.append(_Entry(contender.name, ready, _error(ready, case)))
+                with contextlib.ExitStack() as own_stack:
+                    ready = own_stack.enter_context(contender.prepare(case))
+                    entries.append(_Entry(contender.name, ready, _error(ready, case)))
+                    stack.enter_context(own_stack.pop_all())
             except Exception as error:
                 if not contender.peer:
                     raise
@@ -166,6 +171,7 @@ def _timing(
         relative_error=entry.error,
         flops=entry.ready.flops,
         group=group,
+        public=case.public,
         notes=entry.ready.notes(),
     )
 

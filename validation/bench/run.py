@@ -1,22 +1,25 @@
 """A benchmark from its cases to its findings: per graph, whole pictures, remarks."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from exporter.components import Checkpoint
 from exporter.graphs import plan_graphs
+from exporter.inspection import count
 from exporter.sampling import sampling
 from runtimes.atomic import check_space
 from runtimes.bundle import Bundle
+from runtimes.errors import RunError
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
 from validation.bench.cases import DENOISERS, Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
 from validation.bench.devices import DEVICES
 from validation.bench.end_to_end import Picture, pictures
-from validation.bench.forms import Forms
+from validation.bench.forms import REMARK, Forms
 from validation.bench.measure import Timing, measure
 from validation.bench.outside import outside_seconds
 from validation.bench.peak import matrix_peaks
@@ -77,18 +80,23 @@ def bench_public(
 def bench_forms(settings: Settings, folder: Path) -> Findings:
     """Time the denoisers' blocks in the forms that were tried for them."""
     forms = Forms(folder, settings.report)
-    return _bench(forms.cases(), forms.sources(), settings)
+    found = _bench(forms.cases(), forms.sources(), settings)
+    found.remarks.append(REMARK)
+    return found
 
 
 def _bench(cases: Iterable[Case], sources: Sequence[Source], settings: Settings) -> Findings:
     present = contenders(sources, settings)
     found = Findings(peaks=matrix_peaks(DEVICES[settings.device].name))
-    for case in cases:
-        settings.report(f"timing {case.name}")
-        if case.name in DENOISERS:
-            found.remarks.append(f"{case.name}: {case.conditioning}")
-        found.timings += measure(case, present, settings)
-        del case  # the next one is made before the loop lets go of this one
+    try:
+        for case in cases:
+            settings.report(f"timing {case.name}")
+            if case.name in DENOISERS:
+                found.remarks.append(f"{case.name}: {case.conditioning}")
+            found.timings += measure(case, present, settings)
+            del case  # the next one is made before the loop lets go of this one
+    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+        raise RunError(f"no room to go on: {' '.join(str(error).split())}") from error
     return found
 
 
@@ -96,11 +104,12 @@ def _check_disk(checkpoint: Checkpoint, settings: Settings, folder: Path) -> Non
     """Of a graph at a time: ours and, where they are timed, the plain exports for two engines."""
     plain = settings.device == "cpu" and "plain" not in settings.without
     largest = max(
-        sum(math.prod(shape) for shape in plan.shapes.values())
+        count(plan.shapes)
         for plan in plan_graphs(checkpoint, "nchw", text=True)
         if plan.name in settings.graphs
     )
-    check_space(folder / "graphs", 4 * largest * (3 if plain else 1))
+    advice = "set TMPDIR to a larger place" + (", or give --without plain" if plain else "")
+    check_space(folder / "graphs", 4 * largest * (3 if plain else 1), advice)
 
 
 def _is_whole(bundle: Bundle) -> bool:

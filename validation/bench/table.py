@@ -64,7 +64,8 @@ def picture_table(pictures: Sequence[Picture], *, markdown: bool) -> list[str]:
 
 def notes(timings: Sequence[Timing]) -> list[str]:
     """What a reader must know to compare the rows."""
-    wanted = ["public", "flops"]
+    wanted = ["public"] if any(timing.public for timing in timings) else []
+    wanted.append("flops")
     if any(timing.contender.startswith("plain") for timing in timings):
         wanted.append("plain")
     if any(timing.group > 0 for timing in timings):
