@@ -65,7 +65,7 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp
     free(30)
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "1 x 128 x 128 pixels need about " in error and "30 MB are free" in error
+    assert "1 x 128 x 128 pixels need about " in error and "30.0 MB are free" in error
     assert "with --low-memory it needs " in error
     assert error.count("\n") == 1 and not picture.exists()
     assert main([*words, "--low-memory"]) == 0
