@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import onnx
 import pytest
 
 import validation.bench.forms
 import validation.bench.peak
+from runtimes.engine import GraphFile
 from validation.bench.forms import FORMS, Forms, Place
 from validation.cli import main
 
@@ -37,21 +37,20 @@ def test_the_forms_are_what_they_are_called(small, tmp_path):
     forms = Forms(tmp_path, lambda line: None)
     cases = forms.cases()
 
-    def operators(name: str) -> Counter:
-        files = {source.label: source.file(case) for source in forms.sources()}
-        file = files[f"{name}: "]
+    def file_of(name: str) -> GraphFile:
+        file = next(s.file(case) for s in forms.sources() if s.label == f"{name}: ")
         assert file is not None
-        return Counter(node.op_type for node in onnx.load(Path(file.path)).graph.node)
+        return file
+
+    def operators(name: str) -> Counter:
+        return Counter(node.op_type for node in onnx.load(file_of(name).path).graph.node)
 
     def sizes(name: str) -> list[int]:
         """What is fixed of the latents' shape."""
-        files = {source.label: source.file(case) for source in forms.sources()}
-        file = files[f"{name}: "]
-        assert file is not None
+        file = file_of(name)
         declared = [size for size in file.graph.inputs[0].shape if isinstance(size, int)]
-        model = onnx.load(Path(file.path))
-        written = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-        assert declared == [size for size in written if size]
+        shape = onnx.load(file.path).graph.input[0].type.tensor_type.shape
+        assert declared == [axis.dim_value for axis in shape.dim if axis.dim_value]
         return declared
 
     case = next(cases)

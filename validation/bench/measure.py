@@ -37,9 +37,8 @@ class Timing:
     """One contender on one graph: seconds, its relative error, and how much faster it is.
 
     `speedup` is against the yardstick of its own group of interleaved runs, which is the public
-    module where `public`, else the export form; `precision` is what
-    heavy operations computed in, `flops` those of the form that ran, `notes` what else the engine
-    says it did.
+    module where `public`, else the export form; `precision` is what heavy operations computed in,
+    `flops` those of the form that ran, `notes` what else the engine says it did.
     """
 
     graph: str

@@ -97,7 +97,7 @@ def _bench(cases: Iterable[Case], sources: Sequence[Source], settings: Settings)
             found.timings += measure(case, present, settings)
             del case  # the next one is made before the loop lets go of this one
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        raise RunError(f"no room to go on: {' '.join(str(error).split())}") from error
+        raise RunError(f"cannot go on: {' '.join(str(error).split())}") from error
     # A machine may be slow for a while; the better of two moments is nearer to its peak.
     found.peaks = {name: max(rate, before[name]) for name, rate in matrix_peaks(device).items()}
     return found
