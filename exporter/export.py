@@ -115,7 +115,7 @@ def _write_graph(
         deferred, size = plan.defer(weights), BYTES[target.precision]
         recipes = {name: _counted(make, on_bytes, size) for name, make in deferred.recipes.items()}
         path = backend.write(plan, Deferred(deferred.module, recipes), folder / plan.name, target)
-    give_back()
+    give_back(job.bytes_of(plan))
     if isinstance(config, TextConfig) and job.settings.backend != "coreml":
         write_text_config(config, manifest.tokenizers[plan.name], folder / plan.name)
     inputs, outputs = (

@@ -71,7 +71,7 @@ def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> S
             graphs.wanted = {name: chosen.get(index, set()) for name, chosen in keep.items()}
             if any(graphs.wanted.values()):
                 pipeline([prompt], "", Options(seed=seed + index))
-    give_back()
+    give_back(weights)
     return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
 
 

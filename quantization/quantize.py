@@ -96,7 +96,7 @@ def _write(
         feeds = samples.feeds.get(name, []) if samples else []
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
-        give_back()
+        give_back(_bytes(bundle.path(bundle.graph(name).file).parent))
     if all(weight.reason for record in records.values() for weight in record.weights):
         names = ", ".join(records)
         raise RunError(

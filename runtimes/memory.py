@@ -12,7 +12,7 @@ from pathlib import Path
 from runtimes.free_memory import process_memory
 
 _CLEAR = Path("/proc/self/clear_refs")
-_SMALL = 5e8  # resident bytes that are not worth the half second of a full collection
+_LARGE = 1e8  # bytes of garbage that are worth the half second of a full collection
 
 
 @dataclass
@@ -48,14 +48,14 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def give_back() -> None:
+def give_back(garbage: float = 0) -> None:
     """Return freed memory to the system; glibc would keep what was freed in pieces below 32 MB.
 
-    A process of less than half a gigabyte is left alone.
+    `garbage`: about how many bytes cycles of references may hold, as those of PyTorch's and onnx's
+    graphs do; from 100 MB on they are collected first.
     """
-    if 0 < process_memory() < _SMALL:
-        return
-    gc.collect()
+    if garbage >= _LARGE:
+        gc.collect()
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)

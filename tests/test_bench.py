@@ -142,10 +142,10 @@ def test_a_peer_that_fails_is_left_out_and_named(capsys, bundles, monkeypatch):
 
 
 def test_other_bundles_of_the_model_run_beside_it(capsys, bundles, folders):
-    decoder, prior = folders("one_level")
-    other = bundles("one_level", ExportOptions(backend="openvino", golden=False))
+    decoder, prior = folders("public")
+    other = bundles("public", ExportOptions(backend="openvino"))
     words = ["--reference", decoder, "--prior", prior, *QUICK, "autocast", "--also", other.folder]
-    found = measured(capsys, bundles("one_level").folder, *words)
+    found = measured(capsys, bundles("public").folder, *words)
     assert f"{other.folder.name}: OpenVINO f32" in {p["contender"] for p in found["pictures"]}
     names = set(by_name(found, "stage_b"))
     assert {"OpenVINO f32", f"{other.folder.name}: OpenVINO f32", "ONNX Runtime"} <= names

@@ -93,21 +93,39 @@ def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatc
         pipeline("a star")
 
 
-@pytest.mark.parametrize(("resident", "collected"), [(4e8, False), (6e8, True), (0, True)])
-def test_memory_is_given_back_where_it_pays(monkeypatch, resident, collected):
-    """A large process's garbage goes, and that of one whose size is not known."""
-
-    class Node:
-        pass
-
-    monkeypatch.setattr(memory, "process_memory", lambda: resident)
+@pytest.fixture
+def no_collections():
     gc.collect()
     gc.disable()
-    try:
-        node = Node()
-        node.own, found = node, weakref.ref(node)
-        del node
-        memory.give_back()
-        assert (found() is None) == collected
-    finally:
-        gc.enable()
+    yield
+    gc.enable()
+
+
+class Node:
+    pass
+
+
+@pytest.mark.parametrize(("garbage", "collected"), [(0, False), (9e7, False), (1e8, True)])
+def test_garbage_is_collected_where_it_pays(no_collections, garbage, collected):
+    node = Node()
+    node.own, found = node, weakref.ref(node)
+    del node
+    memory.give_back(garbage)
+    assert (found() is None) == collected
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_closed_graph_leaves_nothing_to_collect(no_collections, bundles, engine):
+    """Graphs of any size are released at once: no cycle of references holds an engine."""
+    with Pipeline.open(bundles("demo"), engine=engine, low_memory=True) as pipeline:
+        opened, source = [], pipeline._sessions._source
+
+        class Source:
+            def open(self, name):
+                engine = source.open(name)
+                opened.append(weakref.ref(engine))
+                return engine
+
+        pipeline._sessions._source = Source()
+        pipeline("a star", options=Options(steps=1, decoder_steps=1))
+        assert len(opened) >= 6 and all(found() is None for found in opened)

@@ -39,7 +39,7 @@ TINY = {
         stage_b={
             "c_hidden": [16, 24, 32, 32],
             "nhead": [-1, 2, 4, 4],
-            "blocks": [1, 1, 2, 1],
+            "blocks": [1, 1, 1, 1],
             "level_config": ["CT", "CTA", "CTA", "CTA"],
             "inject_effnet": [False, True, True, True],
         },
