@@ -154,7 +154,7 @@ class Graph:
                 left += node.input
 
     def gelu(self, erf: onnx.NodeProto) -> set[str]:
-        """x / sqrt(2) -> erf -> + 1 -> * 0.5 -> * x, around its erf."""
+        """x / sqrt(2) -> erf -> + 1 -> * x -> * 0.5 (or 0.5 before x), around its erf."""
         names, node = {erf.name, self._makers[erf.input[0]].name}, erf
         for _ in range(3):
             node = next(self.users(node))

@@ -38,6 +38,9 @@ class OnnxRuntimeEngine:
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
+        # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
+        # the second run on (docs/performance.md), and on the CPU not a millisecond less.
+        options.enable_mem_pattern = device != "cpu"
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         chosen = [(provider, provider_options(graph, device))]
         try:

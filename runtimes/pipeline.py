@@ -143,6 +143,7 @@ class _Run:
         self, pipeline: Pipeline, plan: Plan, on_step: OnStep, on_tensors: OnTensors
     ) -> None:
         self._sampling = pipeline.manifest.sampling
+        self._graphs = pipeline.manifest.graphs
         self._text_graphs = pipeline.manifest.text_graphs
         self._sessions = pipeline._sessions
         self._tokenizers = pipeline._tokenizers
@@ -212,7 +213,9 @@ class _Run:
         return self._denoise("stage_b", start, self._once("stage_b_condition", feeds))
 
     def _stage_a(self, latents: Array) -> Array:
-        image = self._once("stage_a", {"latents": latents})["image"]
+        # Picture by picture: its activations are the largest of a run, and a batch saves no time.
+        parts = np.split(latents, len(latents)) if self._batch_is_open("stage_a") else [latents]
+        image = self._once("stage_a", *({"latents": part} for part in parts))["image"]
         return np.clip(image.astype(np.float32, copy=False), 0, 1)
 
     def _denoise(self, graph: str, latents: Array, conditions: Tensors) -> Array:
@@ -236,10 +239,16 @@ class _Run:
         with self._running(graph) as engine:
             return steps(_bound(engine, conditions))
 
-    def _once(self, graph: str, feeds: Tensors) -> Tensors:
-        """Run a graph that runs once, and see to it that its outputs are finite."""
+    def _batch_is_open(self, graph: str) -> bool:
+        return isinstance(self._graphs[graph].inputs[0].shape[0], str)
+
+    def _once(self, graph: str, *parts: Tensors) -> Tensors:
+        """Run a graph outside the steps; see to it that its outputs are finite.
+
+        `parts` are rows of one batch that run one after the other; the outputs are of all of them.
+        """
         with self._running(graph) as engine:
-            outputs = engine.run(feeds)
+            feeds, outputs = map(_joined, (parts, [engine.run(part) for part in parts]))
         for name, values in outputs.items():
             check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
         self._on_step(graph, 1, 1)
@@ -271,6 +280,12 @@ def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
     """The tokenizer of each text encoder graph."""
     specs = bundle.manifest.tokenizers
     return {graph: PromptTokenizer(bundle.path(spec.folder), spec) for graph, spec in specs.items()}
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _ignore_step(stage: str, done: int, total: int) -> None:

@@ -1,10 +1,12 @@
 """The exported files: parity with the reference on every odd configuration, size and batch."""
 
+import collections
 import dataclasses
 import functools
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 import torch
@@ -155,6 +157,20 @@ def test_files_are_valid_onnx_with_named_dimensions(bundles, name):
             assert value.name == tensor.name
             dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
             assert dims == list(tensor.shape)
+
+
+@pytest.mark.parametrize("graph", ["stage_c", "stage_b", "stage_a", "text_encoder"])
+def test_onnxruntime_runs_each_gelu_as_one_operator(bundles, graph, tmp_path):
+    path = bundles("one_level").path(f"{graph}/model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    before, after = (
+        collections.Counter(node.op_type for node in onnx.load(file).graph.node)
+        for file in (path, tmp_path / "optimised.onnx")
+    )
+    assert after["Gelu"] + after["BiasGelu"] == before["Erf"] > 0 and after["Erf"] == 0
 
 
 def test_a_batch_is_its_pictures_one_by_one(bundles):
