@@ -107,7 +107,7 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
     assert approximate == "none"
 
     def number(value: float) -> Any:  # in the type of x, which is not always fp32
-        return op.Constant(value=onnx_ir.tensor(value, dtype=x.dtype))
+        return op.Constant(value=onnx_ir.to_proto(onnx_ir.tensor(value, dtype=x.dtype)))
 
     erf = op.Erf(op.Div(x, number(math.sqrt(2))))
     return op.Mul(op.Mul(x, op.Add(erf, number(1.0))), number(0.5))

@@ -1,7 +1,7 @@
 """The engine seam: the only thing that differs between ONNX Runtime, OpenVINO and Core ML."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -122,6 +122,30 @@ def check_coreml(execution: Execution) -> None:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What an engine takes of the CPU's memory, as measured at real size (docs/performance.md).
+
+    `weights`: bytes per stored byte of a graph, by the precision it is stored in; `activations`:
+    bytes per byte that the manifest counts.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    activations: float = 1.0
+
+
+def footprint_onnxruntime(execution: Execution) -> Footprint:
+    from runtimes.onnxruntime_engine import FOOTPRINT
+
+    return FOOTPRINT
+
+
+def footprint_openvino(execution: Execution) -> Footprint:
+    from runtimes.openvino_engine import footprint
+
+    return footprint(execution)
+
+
+@dataclass(frozen=True)
 class EngineKind:
     """Which bundles an engine runs, how it opens a graph, and how it checks what is asked of it.
 
@@ -133,12 +157,17 @@ class EngineKind:
     open: Callable[[GraphFile, Execution], Engine]
     check: Callable[[Execution], None]
     chooses_precision: bool = False
+    footprint: Callable[[Execution], Footprint] = lambda execution: Footprint()
 
 
 # The first engine that lists a backend is that backend's default.
 ENGINES = {
-    "onnxruntime": EngineKind(("onnx",), open_onnxruntime, check_onnxruntime),
-    "openvino": EngineKind(("openvino", "onnx"), open_openvino, check_openvino, True),
+    "onnxruntime": EngineKind(
+        ("onnx",), open_onnxruntime, check_onnxruntime, footprint=footprint_onnxruntime
+    ),
+    "openvino": EngineKind(
+        ("openvino", "onnx"), open_openvino, check_openvino, True, footprint_openvino
+    ),
     "coreml": EngineKind(("coreml",), open_coreml, check_coreml),
 }
 

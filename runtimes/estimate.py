@@ -1,38 +1,68 @@
 """Whether a run fits into memory, before it starts."""
 
+from dataclasses import dataclass
+
+from runtimes.engine import Footprint
 from runtimes.errors import UsageError
 from runtimes.free_memory import available_memory, in_bytes
 from runtimes.manifest import Manifest
 from runtimes.options import Plan
 
 
-def memory_needed(manifest: Manifest, plan: Plan, count: int, *, low_memory: bool) -> float:
-    """Bytes of weights and activations at once, for `count` prompts, on a CPU.
+@dataclass(frozen=True)
+class Need:
+    """What a run of `count` prompts needs of memory, on a CPU, in bytes."""
 
-    A session that stays open keeps the memory its activations took. fp16 weights are widened when
-    they are loaded, integer ones when they are used.
-    """
-    needed = [
-        _weights(manifest, name) + _activations(manifest, name, plan, count)
-        for name in manifest.graphs
-    ]
-    return max(needed) if low_memory else sum(needed)
+    manifest: Manifest
+    footprint: Footprint
+    plan: Plan
+    count: int
+
+    def memory(self, *, low_memory: bool) -> float:
+        """Weights and activations at once.
+
+        A session that stays open keeps the memory its activations took.
+        """
+        names = self.manifest.graphs
+        needed = [self.weights(name) + self._activations(name) for name in names]
+        return max(needed) if low_memory else sum(needed)
+
+    def weights(self, name: str) -> float:
+        """What an open graph holds. CPUs widen fp16 where an engine does not say otherwise."""
+        graph = self.manifest.graphs[name]
+        folder = f"{graph.file.rpartition('/')[0]}/"
+        stored = sum(f.size for key, f in self.manifest.files.items() if key.startswith(folder))
+        default = 2.0 if graph.precision == "fp16" else 1.0
+        return stored * self.footprint.weights.get(graph.precision, default)
+
+    def _activations(self, name: str) -> float:
+        graph, plan = self.manifest.graphs[name], self.plan
+        if not graph.activations:
+            return 0.0
+        constant, linear, quadratic = graph.activations
+        first = name.startswith("stage_c")
+        height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
+        guided = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
+        guidance = guided.get(name.removesuffix("_condition"), 0)
+        alone = name == "stage_a" and graph.batch_is_open  # the pipeline's own choice
+        rows = 1 if alone else self.count * (2 if guidance > 1 else 1)
+        positions = height * width
+        counted = constant + linear * positions + quadratic * positions**2
+        return rows * counted * self.footprint.activations
 
 
-def check_memory(
-    manifest: Manifest, plan: Plan, count: int, *, low_memory: bool, held: int = 0
-) -> None:
+def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
     """UsageError when a run would not fit into what is free; nothing where that is not known.
 
     `held`: bytes that sessions of earlier runs hold, which this run uses again.
     """
     free = available_memory()
-    needed = memory_needed(manifest, plan, count, low_memory=low_memory)
+    needed = need.memory(low_memory=low_memory)
     if free is None or needed <= free + held:
         return
-    height, width = plan.sizes.picture
-    lower = memory_needed(manifest, plan, count, low_memory=True)
-    weights = max(_weights(manifest, name) for name in manifest.graphs)
+    height, width = need.plan.sizes.picture
+    lower, count = need.memory(low_memory=True), need.count
+    weights = max(need.weights(name) for name in need.manifest.graphs)
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:
@@ -43,21 +73,3 @@ def check_memory(
         f"{count} x {height} x {width} pixels need about {in_bytes(needed)} of memory and "
         f"{in_bytes(free + held)} are free: {advice}"
     )
-
-
-def _weights(manifest: Manifest, name: str) -> int:
-    folder = manifest.graphs[name].file.rpartition("/")[0]
-    stored = sum(file.size for key, file in manifest.files.items() if key.startswith(f"{folder}/"))
-    return stored * (2 if manifest.graphs[name].precision == "fp16" else 1)
-
-
-def _activations(manifest: Manifest, name: str, plan: Plan, count: int) -> float:
-    if not manifest.graphs[name].activations:
-        return 0.0
-    constant, linear, quadratic = manifest.graphs[name].activations
-    first = name.startswith("stage_c")
-    height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
-    guided = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
-    guidance = guided.get(name.removesuffix("_condition"), 0)
-    rows, positions = count * (2 if guidance > 1 else 1), height * width
-    return rows * (constant + linear * positions + quadratic * positions**2)

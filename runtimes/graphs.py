@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from runtimes.bundle import Bundle
-from runtimes.engine import Engine, Execution, GraphFile, engine_for
+from runtimes.engine import Engine, Execution, Footprint, GraphFile, engine_for
 from runtimes.errors import RunError
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import give_back
@@ -29,6 +29,10 @@ class BundleGraphs:
         self._execution = execution
         self._engine = engine_for(bundle.manifest.backend, execution.engine)
         self._engine.check(execution)
+
+    def footprint(self) -> Footprint:
+        """What the engine takes of the CPU's memory."""
+        return self._engine.footprint(self._execution)
 
     def open(self, name: str) -> Engine:
         graph, execution = self._bundle.graph(name), self._execution

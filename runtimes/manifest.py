@@ -78,6 +78,11 @@ class Graph:
     origin: str = ""
     activations: tuple[float, ...] = ()
 
+    @property
+    def batch_is_open(self) -> bool:
+        """Whether the graph takes any number of rows."""
+        return isinstance(self.inputs[0].shape[0], str)
+
 
 @dataclass(frozen=True)
 class Tokenizer:

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.engine import COMPUTED, Feeds, GraphFile, Placement, Tensors
+from runtimes.engine import COMPUTED, Feeds, Footprint, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import Graph
 from runtimes.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
@@ -18,6 +18,18 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
              "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
              "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"}  # fmt: skip
+# fp32 weights are packed anew; integer ones stay in the mapped file, or are packed beside it.
+FOOTPRINT = Footprint(
+    {
+        "fp32": 1.15,
+        "fp16": 4.7,
+        "int8": 1.2,
+        "int8-dynamic": 1.2,
+        "int8-weights": 3.0,
+        "int4-weights": 2.9,
+    },
+    activations=1.1,
+)
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 
 

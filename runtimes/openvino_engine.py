@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.engine import Execution, Feeds, GraphFile, Placement, Tensors
+from runtimes.engine import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.openvino_cache import check_folder, load, store
 
@@ -14,6 +14,31 @@ PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul")  # in compiled graphs
 Shapes = dict[str, tuple[int, ...]]
+# Beside the mapped file, whose pages the system takes back. int4's convolutions are widened.
+FOOTPRINTS = {
+    "f32": Footprint(
+        {
+            "fp32": 1.1,
+            "fp16": 4.0,
+            "int8": 1.4,
+            "int8-dynamic": 1.4,
+            "int8-weights": 1.9,
+            "int4-weights": 6.8,
+        },
+        0.65,
+    ),
+    "bf16": Footprint(
+        {
+            "fp32": 0.7,
+            "fp16": 3.2,
+            "int8": 1.4,
+            "int8-dynamic": 1.4,
+            "int8-weights": 1.6,
+            "int4-weights": 6.8,
+        },
+        0.4,
+    ),
+}
 
 
 class OpenVinoEngine:
@@ -157,6 +182,13 @@ def check(execution: Execution) -> None:
     _check_capabilities(execution, device, core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
     if execution.cache is not None:
         check_folder(execution.cache)
+
+
+def footprint(execution: Execution) -> Footprint:
+    """What OpenVINO takes of the CPU's memory, in the precision asked for or its default."""
+    core = _import_openvino().Core()
+    default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
+    return FOOTPRINTS["f32" if (execution.precision or default) == "f32" else "bf16"]
 
 
 def _check_capabilities(execution: Execution, device: str, has: list[str]) -> None:

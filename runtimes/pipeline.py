@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.engine import Engine, Execution, Placement, Tensors
-from runtimes.estimate import check_memory
+from runtimes.engine import Engine, Execution, Footprint, Placement, Tensors
+from runtimes.estimate import Need, check_memory
 from runtimes.free_memory import process_memory
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
@@ -57,10 +57,10 @@ class Pipeline:
         tokenizers: dict[str, PromptTokenizer],
         *,
         low_memory: bool = False,
-        memory_check: bool = False,
+        footprint: Footprint | None = None,
     ) -> None:
         self.manifest = manifest
-        self._low_memory, self._memory_check = low_memory, memory_check
+        self._low_memory, self._footprint = low_memory, footprint
         self._before = process_memory("RssAnon")  # pages of files count as free already
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
@@ -87,13 +87,11 @@ class Pipeline:
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         cache = None if cache_dir is None else Path(cache_dir)
-        return cls(
-            opened.manifest,
-            BundleGraphs(opened, Execution(device, engine, precision, cache)),
-            load_tokenizers(opened),
-            low_memory=low_memory,
-            memory_check=memory_check and device.lower() == "cpu",
-        )
+        execution = Execution(device, engine, precision, cache)
+        graphs, tokenizers = BundleGraphs(opened, execution), load_tokenizers(opened)
+        checked = memory_check and device.lower() == "cpu"
+        footprint = graphs.footprint() if checked else None
+        return cls(opened.manifest, graphs, tokenizers, low_memory=low_memory, footprint=footprint)
 
     def __call__(
         self,
@@ -114,9 +112,10 @@ class Pipeline:
         negatives = negatives_for(negative_prompts, len(texts))
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
-        if self._memory_check:
-            low, held = self._low_memory, max(process_memory("RssAnon") - self._before, 0)
-            check_memory(self.manifest, plan, len(texts), low_memory=low, held=held)
+        if self._footprint is not None:
+            need = Need(self.manifest, self._footprint, plan, len(texts))
+            held = max(process_memory("RssAnon") - self._before, 0)
+            check_memory(need, low_memory=self._low_memory, held=held)
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
 
@@ -214,8 +213,9 @@ class _Run:
 
     def _stage_a(self, latents: Array) -> Array:
         # Picture by picture: its activations are the largest of a run, and a batch saves no time.
-        parts = np.split(latents, len(latents)) if self._batch_is_open("stage_a") else [latents]
-        image = self._once("stage_a", *({"latents": part} for part in parts))["image"]
+        count = len(latents) if self._graphs["stage_a"].batch_is_open else 1
+        parts: list[Tensors] = [{"latents": part} for part in np.split(latents, count)]
+        image = self._once("stage_a", *parts)["image"]
         return np.clip(image.astype(np.float32, copy=False), 0, 1)
 
     def _denoise(self, graph: str, latents: Array, conditions: Tensors) -> Array:
@@ -238,9 +238,6 @@ class _Run:
 
         with self._running(graph) as engine:
             return steps(_bound(engine, conditions))
-
-    def _batch_is_open(self, graph: str) -> bool:
-        return isinstance(self._graphs[graph].inputs[0].shape[0], str)
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.

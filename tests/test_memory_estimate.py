@@ -12,8 +12,9 @@ from exporter.graphs import plan_graphs
 from exporter.inspection import graph_parameters, peak_bytes
 from runtimes import Options, Pipeline, memory
 from runtimes.cli import main
+from runtimes.engine import ENGINES, Execution, Footprint
 from runtimes.errors import UsageError
-from runtimes.estimate import check_memory, memory_needed
+from runtimes.estimate import Need, check_memory
 from runtimes.options import make_plan
 from runtimes.sizes import sizes
 from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
@@ -21,8 +22,9 @@ from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
 MEGABYTE = 1_000_000
 
 
-def plan_of(manifest, count, **options):
-    return make_plan(manifest.sampling, Options(**options), count, None)
+def need_of(manifest, count=1, footprint=None, **options):
+    plan = make_plan(manifest.sampling, Options(**options), count, None)
+    return Need(manifest, footprint or Footprint(), plan, count)
 
 
 @pytest.mark.parametrize("name", ["stage_c", "stage_b", "stage_a"])
@@ -45,12 +47,9 @@ def test_activations_at_other_sizes_follow_from_three(name):
 
 def test_more_pictures_and_larger_ones_need_more(bundles):
     manifest = bundles("demo").manifest
-    one = memory_needed(manifest, plan_of(manifest, 1), 1, low_memory=False)
-    four = memory_needed(manifest, plan_of(manifest, 4), 4, low_memory=False)
-    large = memory_needed(
-        manifest, plan_of(manifest, 1, height=256, width=256), 1, low_memory=False
-    )
-    low = memory_needed(manifest, plan_of(manifest, 1), 1, low_memory=True)
+    one, four = (need_of(manifest, count).memory(low_memory=False) for count in (1, 4))
+    large = need_of(manifest, height=256, width=256).memory(low_memory=False)
+    low = need_of(manifest).memory(low_memory=True)
     weights = sum(file.size for name, file in manifest.files.items() if "/model.onnx" in name)
     assert low < one < four and one < large
     assert 0.9 * weights < one < 3 * weights
@@ -80,17 +79,54 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp
 
 def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatch):
     manifest = bundles("demo").manifest
-    plan = plan_of(manifest, 1)
     monkeypatch.setattr("runtimes.estimate.available_memory", lambda: None)
-    check_memory(manifest, plan, 1, low_memory=False)
+    check_memory(need_of(manifest), low_memory=False)
     graphs = {n: dataclasses.replace(g, activations=()) for n, g in manifest.graphs.items()}
     older = dataclasses.replace(manifest, graphs=graphs)
-    assert memory_needed(older, plan, 1, low_memory=False) < memory_needed(
-        manifest, plan, 1, low_memory=False
-    )
+    less, all_of_it = (need_of(m).memory(low_memory=False) for m in (older, manifest))
+    assert less < all_of_it
     monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1)
     with Pipeline.open(bundles("demo")) as pipeline, pytest.raises(UsageError, match="need about"):
         pipeline("a star")
+
+
+def test_engines_hold_more_than_the_file(bundles):
+    """By the precision that is stored, and, in OpenVINO, by the one that it computes in."""
+    fp32 = bundles("demo").manifest
+    graphs = {n: dataclasses.replace(g, precision="int4-weights") for n, g in fp32.graphs.items()}
+    int4 = dataclasses.replace(fp32, graphs=graphs)
+    found = {
+        (name, asked, manifest is int4): need_of(
+            manifest, footprint=ENGINES[name].footprint(Execution(precision=asked))
+        ).memory(low_memory=False)
+        for name, asked in (("onnxruntime", None), ("openvino", "f32"), ("openvino", "bf16"))
+        for manifest in (fp32, int4)
+    }
+    ort, f32, bf16 = (found[key] for key in found if not key[-1])
+    assert bf16 < f32 < ort
+    assert all(found[*key[:2], True] > found[key] for key in found if not key[-1])
+
+
+def test_pictures_are_decoded_one_by_one(bundles):
+    """stage_a's activations do not grow with the batch; those of the denoisers do."""
+    bundle, feeds = bundles("demo"), []
+    with Pipeline.open(bundle) as pipeline:
+        source = pipeline._sessions._source
+
+        class Source:
+            def open(self, name):
+                engine, run = source.open(name), None
+                if name == "stage_a":
+                    run = engine.run
+                    engine.run = lambda fed: (feeds.append(fed["latents"].shape), run(fed))[1]
+                return engine
+
+        pipeline._sessions._source = Source()
+        found = pipeline(["a star", "a ring"], options=Options(steps=1, decoder_steps=1))
+    assert [shape[0] for shape in feeds] == [1, 1] and len(found.pictures) == 2
+    one, four = (need_of(bundle.manifest, count) for count in (1, 4))
+    assert one._activations("stage_a") == four._activations("stage_a")
+    assert 4 * one._activations("stage_b") == four._activations("stage_b")
 
 
 @pytest.fixture
