@@ -27,10 +27,10 @@ tensor of a recorded run to compare with, step by step.
 5. `stage_b_condition`{text}: image_embedding -> the other inputs of `stage_b`, once per image.
 6. Stage B starts from noise (1, {b_channels}, {b_side}); the same loop over
    `sampling.stage_b.schedule`, without guidance.
-7. `stage_a`: latents -> `image` in 0..1, {picture} pixels.
+7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; one picture at a time takes least memory.
 
 Other sizes: Stage C's side is ceil(pixels / {multiple:g}), Stage B's int(that * {scale:g}), which
-must be a multiple of {closes}.
+must be a multiple of {closes}.{hint}
 
 ## Graphs
 
@@ -38,6 +38,12 @@ must be a multiple of {closes}.
 |---|---|---|---|
 {rows}
 """
+
+
+_ONNX_RUNTIME = """
+
+In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`, `enable_mem_pattern` in
+Python): with open shapes they double its memory on a CPU and save no time."""
 
 
 def bundle_readme(manifest: Manifest) -> str:
@@ -74,4 +80,5 @@ def bundle_readme(manifest: Manifest) -> str:
         closes=sampling.stage_b_multiple,
         text=f" (with the prompt's `last_hidden_state` from `{text}`)" if text else "",
         rows="\n".join(rows),
+        hint=_ONNX_RUNTIME if manifest.backend == "onnx" else "",
     )

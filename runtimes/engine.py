@@ -125,12 +125,14 @@ def check_coreml(execution: Execution) -> None:
 class Footprint:
     """What an engine takes of the CPU's memory, as measured at real size (docs/performance.md).
 
-    `weights`: bytes per stored byte of a graph, by the precision it is stored in; `activations`:
-    bytes per byte that the manifest counts.
+    `weights`: bytes per stored byte of a graph, by the precision it is stored in; `positions` and
+    `pairs`: bytes per byte that the manifest counts to grow with the picture's positions, and with
+    their square, which are attention's scores.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
-    activations: float = 1.0
+    positions: float = 1.0
+    pairs: float = 1.0
 
 
 def footprint_onnxruntime(execution: Execution) -> Footprint:

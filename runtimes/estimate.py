@@ -46,9 +46,9 @@ class Need:
         guidance = guided.get(name.removesuffix("_condition"), 0)
         alone = name == "stage_a" and graph.batch_is_open  # the pipeline's own choice
         rows = 1 if alone else self.count * (2 if guidance > 1 else 1)
-        positions = height * width
-        counted = constant + linear * positions + quadratic * positions**2
-        return rows * counted * self.footprint.activations
+        positions, shares = height * width, self.footprint
+        grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
+        return rows * (constant + grown)
 
 
 def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:

@@ -28,7 +28,7 @@ FOOTPRINT = Footprint(
         "int8-weights": 3.0,
         "int4-weights": 2.9,
     },
-    activations=1.1,
+    positions=1.6,
 )
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 

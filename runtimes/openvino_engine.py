@@ -25,7 +25,8 @@ FOOTPRINTS = {
             "int8-weights": 1.9,
             "int4-weights": 6.8,
         },
-        0.65,
+        positions=0.65,
+        pairs=0.65,
     ),
     "bf16": Footprint(
         {
@@ -36,7 +37,8 @@ FOOTPRINTS = {
             "int8-weights": 1.6,
             "int4-weights": 6.8,
         },
-        0.4,
+        positions=0.35,
+        pairs=0.35,
     ),
 }
 
