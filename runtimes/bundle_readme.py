@@ -27,7 +27,8 @@ tensor of a recorded run to compare with, step by step.
 5. `stage_b_condition`{text}: image_embedding -> the other inputs of `stage_b`, once per image.
 6. Stage B starts from noise (1, {b_channels}, {b_side}); the same loop over
    `sampling.stage_b.schedule`, without guidance.
-7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; one picture at a time takes least memory.
+7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; one picture at a time takes the least
+   memory.
 
 Other sizes: Stage C's side is ceil(pixels / {multiple:g}), Stage B's int(that * {scale:g}), which
 must be a multiple of {closes}.{hint}
@@ -42,8 +43,8 @@ must be a multiple of {closes}.{hint}
 
 _ONNX_RUNTIME = """
 
-In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`, `enable_mem_pattern` in
-Python): with open shapes they double its memory on a CPU and save no time."""
+In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`,
+`enable_mem_pattern` in Python): with open shapes they double its memory on a CPU and save no time."""
 
 
 def bundle_readme(manifest: Manifest) -> str:
