@@ -44,7 +44,8 @@ must be a multiple of {closes}.{hint}
 _ONNX_RUNTIME = """
 
 In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`,
-`enable_mem_pattern` in Python): with open shapes they double its memory on a CPU and save no time."""
+`enable_mem_pattern` in Python): with open shapes they double its memory on a CPU, in no less
+time."""
 
 
 def bundle_readme(manifest: Manifest) -> str:
