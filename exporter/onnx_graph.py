@@ -85,7 +85,7 @@ def _traced(plan: GraphPlan, deferred: Deferred, static: bool, opset: int) -> on
             input_names=[tensor.name for tensor in plan.inputs],
             output_names=[tensor.name for tensor in plan.outputs],
             opset_version=opset,
-            custom_translation_table={torch.ops.aten.gelu.default: _gelu},
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
             optimize=False,  # it would look for values
         )
@@ -111,6 +111,10 @@ def _gelu(x: Any, approximate: str = "none") -> Any:
 
     erf = op.Erf(op.Div(x, number(math.sqrt(2))))
     return op.Mul(op.Mul(x, op.Add(erf, number(1.0))), number(0.5))
+
+
+# Operators that are written otherwise than PyTorch's exporter would.
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.gelu.default: _gelu}
 
 
 def _fake(module: nn.Module) -> nn.Module:

@@ -213,7 +213,8 @@ class _Run:
 
     def _stage_a(self, latents: Array) -> Array:
         # Picture by picture: its activations are the largest of a run, and a batch saves no time.
-        count = len(latents) if self._graphs["stage_a"].batch_is_open else 1
+        graph = self._graphs.get("stage_a")  # a source of graphs may bring its own
+        count = len(latents) if graph is not None and graph.batch_is_open else 1
         parts: list[Tensors] = [{"latents": part} for part in np.split(latents, count)]
         image = self._once("stage_a", *parts)["image"]
         return np.clip(image.astype(np.float32, copy=False), 0, 1)

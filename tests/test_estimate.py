@@ -25,7 +25,7 @@ from exporter.export import export as run_export
 from exporter.graphs import plan_graphs
 from exporter.inspection import one_picture, peak_bytes
 from exporter.job import checked
-from exporter.onnx_graph import OPSET, write_onnx
+from exporter.onnx_graph import OPSET, TRANSLATIONS, write_onnx
 from exporter.options import ExportOptions, resolve
 from exporter.progress import Progress
 from exporter.sampling import sampling
@@ -107,7 +107,7 @@ def test_a_streamed_graph_is_the_one_pytorch_writes(checkpoint, tmp_path, graph,
         names = ([t.name for t in plan.inputs], [t.name for t in plan.outputs])
         program = torch.onnx.export(
             module, example_inputs(plan), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=names[0], output_names=names[1],
+            input_names=names[0], output_names=names[1], custom_translation_table=TRANSLATIONS,
         )  # fmt: skip
     found, expected = onnx.load(path), onnx_ir.to_proto(program.model)
     assert [_operation(n) for n in found.graph.node] == [_operation(n) for n in expected.graph.node]
