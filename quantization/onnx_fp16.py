@@ -154,12 +154,15 @@ class Graph:
                 left += node.input
 
     def gelu(self, erf: onnx.NodeProto) -> set[str]:
-        """x / sqrt(2) -> erf -> + 1 -> * x -> * 0.5 (or 0.5 before x), around its erf."""
-        names, node = {erf.name, self._makers[erf.input[0]].name}, erf
-        for _ in range(3):
-            node = next(self.users(node))
-            names.add(node.name)
-        return names
+        """0.5 * x * (1 + erf(x / sqrt(2))), its factors in any order, around its erf."""
+        division = self._makers[erf.input[0]]
+        added = next(self.users(erf))
+        product = next(self.users(added))
+        other = next(name for name in product.input if name != added.output[0])
+        halved = self._makers.get(other)
+        if halved is None or division.input[0] not in halved.input:  # * 0.5 comes last
+            halved = next(self.users(product))
+        return {node.name for node in (division, erf, added, product, halved)}
 
     def between(self, node: onnx.NodeProto, half: set[str]) -> bool:
         """Whether a node takes an fp16 result and feeds nothing but fp16 products."""

@@ -54,6 +54,8 @@ def _factor(scaled: onnx.NodeProto, nodes: dict[str, onnx.NodeProto]) -> str | N
         if addition is None or addition.op_type != "Add":
             continue
         above, reached = [nodes[i] for i in addition.input if i in nodes], 0
+        if any(node.op_type == "Erf" for node in above):
+            continue  # GELU's 1 + erf
         while above and reached < 8:
             if any(node.op_type == "ReduceSum" for node in above):
                 return name

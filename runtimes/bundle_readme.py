@@ -27,8 +27,8 @@ tensor of a recorded run to compare with, step by step.
 5. `stage_b_condition`{text}: image_embedding -> the other inputs of `stage_b`, once per image.
 6. Stage B starts from noise (1, {b_channels}, {b_side}); the same loop over
    `sampling.stage_b.schedule`, without guidance.
-7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; one picture at a time takes the least
-   memory.
+7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; where the batch is open, one
+   picture at a time takes the least memory.
 
 Other sizes: Stage C's side is ceil(pixels / {multiple:g}), Stage B's int(that * {scale:g}), which
 must be a multiple of {closes}.{hint}

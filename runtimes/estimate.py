@@ -66,7 +66,7 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:
-        advice = "take a bundle of smaller weights (python -m quantization)"
+        advice = "take a bundle of smaller weights (python -m quantization --precision int8)"
     else:
         advice = "ask for " + ("fewer prompts at a time" if count > 1 else "a smaller picture")
     raise UsageError(

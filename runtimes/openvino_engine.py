@@ -14,7 +14,8 @@ PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 PRODUCTS = ("Convolution", "FullyConnected", "MatMul")  # in compiled graphs
 Shapes = dict[str, tuple[int, ...]]
-# Beside the mapped file, whose pages the system takes back. int4's convolutions are widened.
+# Beside the mapped file, whose pages the system takes back. fp16 is widened and kept, int4's
+# convolutions are widened. For f32 only fp32 was measured: the rest is bf16's and what is wider.
 FOOTPRINTS = {
     "f32": Footprint(
         {

@@ -48,7 +48,10 @@ class Result:
 
 
 class Pipeline:
-    """A bundle, ready to make pictures. Use as a context manager, or call `close`."""
+    """A bundle, ready to make pictures. Use as a context manager, or call `close`.
+
+    `footprint`: what the graphs' engine takes of memory; without it, no run is refused for that.
+    """
 
     def __init__(
         self,
@@ -212,7 +215,7 @@ class _Run:
         return self._denoise("stage_b", start, self._once("stage_b_condition", feeds))
 
     def _stage_a(self, latents: Array) -> Array:
-        # Picture by picture: its activations are the largest of a run, and a batch saves no time.
+        # Picture by picture: its activations grow most with a batch, which saves a CPU no time.
         graph = self._graphs.get("stage_a")  # a source of graphs may bring its own
         count = len(latents) if graph is not None and graph.batch_is_open else 1
         parts: list[Tensors] = [{"latents": part} for part in np.split(latents, count)]
@@ -246,11 +249,11 @@ class _Run:
         `parts` are rows of one batch that run one after the other; the outputs are of all of them.
         """
         with self._running(graph) as engine:
-            feeds, outputs = map(_joined, (parts, [engine.run(part) for part in parts]))
+            outputs = _joined([engine.run(part) for part in parts])
         for name, values in outputs.items():
             check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
         self._on_step(graph, 1, 1)
-        self._on_tensors(graph, {**feeds, **outputs})
+        self._on_tensors(graph, {**_joined(parts), **outputs})
         return outputs
 
     @contextmanager

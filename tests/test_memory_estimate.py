@@ -4,17 +4,20 @@ import dataclasses
 import gc
 import weakref
 
+import onnxruntime
 import pytest
 
 from exporter.activations import activations
 from exporter.dimensions import make_static
 from exporter.graphs import plan_graphs
 from exporter.inspection import graph_parameters, peak_bytes
+from exporter.torch_engine import TorchGraphs
 from runtimes import Options, Pipeline, memory
 from runtimes.cli import main
 from runtimes.engine import ENGINES, Execution, Footprint
 from runtimes.errors import UsageError
 from runtimes.estimate import Need, check_memory
+from runtimes.graphs import BundleGraphs
 from runtimes.options import make_plan
 from runtimes.sizes import sizes
 from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
@@ -90,8 +93,42 @@ def test_bundles_and_systems_that_do_not_say_are_not_refused(bundles, monkeypatc
         pipeline("a star")
 
 
-def test_engines_hold_more_than_the_file(bundles):
-    """By the precision that is stored, and, in OpenVINO, by the one that it computes in."""
+def test_attention_scores_are_weighed_apart(bundles):
+    manifest = bundles("demo").manifest
+    one, two = (need_of(manifest, footprint=Footprint(pairs=pairs)) for pairs in (1, 2))
+    graph, (height, width) = manifest.graphs["stage_b"], one.plan.sizes.stage_b
+    more = two._activations("stage_b") - one._activations("stage_b")
+    assert more == pytest.approx(graph.activations[2] * (height * width) ** 2) and more > 0
+
+
+def test_a_run_is_judged_by_the_engine_that_was_chosen(bundles, monkeypatch):
+    def huge(execution):
+        return Footprint({"fp32": 1e9})
+
+    openvino = dataclasses.replace(ENGINES["openvino"], footprint=huge)
+    monkeypatch.setitem(ENGINES, "openvino", openvino)
+    options = Options(steps=1, decoder_steps=1)
+    pipeline = Pipeline.open(bundles("demo"), engine="openvino")
+    with pipeline, pytest.raises(UsageError, match="need about"):
+        pipeline("a star", options=options)
+    with Pipeline.open(bundles("demo"), engine="onnxruntime") as pipeline:
+        assert len(pipeline("a star", options=options).pictures) == 1
+
+
+def test_no_run_is_laid_out_ahead_on_the_cpu(bundles, monkeypatch):
+    seen, session = [], onnxruntime.InferenceSession
+
+    def spied(path, options, **given):
+        seen.append(options.enable_mem_pattern)
+        return session(path, options, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spied)
+    BundleGraphs(bundles("demo"), Execution(engine="onnxruntime")).open("stage_a").close()
+    assert seen == [False]
+
+
+def test_estimates_know_the_engine_and_the_precisions(bundles):
+    """The one that is stored, and, in OpenVINO, the one that it computes in."""
     fp32 = bundles("demo").manifest
     graphs = {n: dataclasses.replace(g, precision="int4-weights") for n, g in fp32.graphs.items()}
     int4 = dataclasses.replace(fp32, graphs=graphs)
@@ -102,8 +139,8 @@ def test_engines_hold_more_than_the_file(bundles):
         for name, asked in (("onnxruntime", None), ("openvino", "f32"), ("openvino", "bf16"))
         for manifest in (fp32, int4)
     }
-    ort, f32, bf16 = (found[key] for key in found if not key[-1])
-    assert bf16 < f32 < ort
+    ort, f32 = found["onnxruntime", None, False], found["openvino", "f32", False]
+    assert found["openvino", "bf16", False] < f32 < ort
     assert all(found[*key[:2], True] > found[key] for key in found if not key[-1])
 
 
@@ -148,6 +185,15 @@ def test_garbage_is_collected_where_it_pays(no_collections, garbage, collected):
     del node
     memory.give_back(garbage)
     assert (found() is None) == collected
+
+
+def test_a_closed_pytorch_graph_leaves_its_module_to_nothing(no_collections, checkpoint):
+    plans = plan_graphs(checkpoint("one_level"), "nchw", text=True)
+    for plan in plans:
+        engine = TorchGraphs(plans).open(plan.name)
+        module = weakref.ref(engine._module)
+        engine.close()
+        assert module() is None, plan.name
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
