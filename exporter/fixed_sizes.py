@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from exporter.dimensions import numbers
 from exporter.graphs import GraphPlan
 from runtimes.manifest import Sampling, Tensor
+from runtimes.options import batch_rows
 from runtimes.sizes import Sizes
 
 
@@ -28,16 +29,11 @@ def close(plan: GraphPlan, sizes: Sequence[Mapping[str, int]]) -> GraphPlan:
 
 
 def named_sizes(plan: GraphPlan, batch: int, constants: Sampling, size: Sizes) -> dict[str, int]:
-    """Batch and sides of a graph. Under guidance Stage C's graphs take both halves at once."""
-    guided = {
-        "text_encoder": True,
-        "stage_c_condition": constants.stage_c.guidance > 1,
-        "stage_c": constants.stage_c.guidance > 1,
-        "decoder_text_encoder": True,
-    }
+    """Batch and sides of a graph for `batch` pictures of one size, guidance as by default."""
+    scales = constants.stage_c.guidance, constants.stage_b.guidance
     height, width = size.stage_c if plan.name == "stage_c" else size.stage_b
     return {
-        "batch": batch * (2 if guided.get(plan.name, False) else 1),
+        "batch": batch_rows(plan.name, batch, *scales),
         "height": height,
         "width": width,
         "embedding_height": size.stage_c[0],

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exporter.components import Checkpoint
 from exporter.dimensions import example_inputs, make_static
+from exporter.fixed_sizes import named_sizes
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.sampling import sampling
 from exporter.shapes import (
@@ -27,9 +28,6 @@ from exporter.shapes import (
 )
 from runtimes.manifest import Sampling
 from runtimes.sizes import Sizes, sizes
-
-# What takes both halves of the guided batch at once.
-GUIDED = ("text_encoder", "stage_c_condition", "stage_c")
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,7 @@ def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> I
 
 def one_picture(plan: GraphPlan, constants: Sampling, made: Sizes) -> GraphPlan:
     """The plan at the sizes of one picture, guidance as by default."""
-    guided = constants.stage_c.guidance > 1 and plan.name in GUIDED
-    side = made.stage_c if plan.name == "stage_c" else made.stage_b
-    named = {"batch": 2 if guided else 1, "height": side[0], "width": side[1]}
-    named |= {"embedding_height": made.stage_c[0], "embedding_width": made.stage_c[1]}
-    return make_static(plan, named)
+    return make_static(plan, named_sizes(plan, 1, constants, made))
 
 
 def peak_bytes(plan: GraphPlan) -> int:

@@ -42,10 +42,8 @@ class Need:
         constant, linear, quadratic = graph.activations
         first = name.startswith("stage_c")
         height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
-        guided = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
-        guidance = guided.get(name.removesuffix("_condition"), 0)
         alone = name == "stage_a" and graph.batch_is_open  # the pipeline's own choice
-        rows = 1 if alone else self.count * (2 if guidance > 1 else 1)
+        rows = 1 if alone else plan.rows(name, self.count)
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
         return rows * (constant + grown)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtimes.errors import UsageError
-from runtimes.manifest import Denoiser, Manifest, Sampling
+from runtimes.manifest import TEXT_ENCODERS, Denoiser, Manifest, Sampling
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
 from runtimes.schedule import check_timesteps, even_timesteps
 from runtimes.sizes import Sizes, sizes
@@ -41,6 +41,10 @@ class Plan:
     sizes: Sizes
     noise: NoiseSource
 
+    def rows(self, graph: str, pictures: int) -> int:
+        """Rows of a graph's batch in a run of so many prompts."""
+        return batch_rows(graph, pictures, self.guidance, self.decoder_guidance)
+
 
 def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSource | None) -> Plan:
     """What `options` mean for `count` prompts; UsageError names the option that is wrong."""
@@ -65,6 +69,18 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
     )
 
 
+def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: float) -> int:
+    """Rows of a graph's batch for `pictures` prompts, one negative prompt each.
+
+    Text encoders always take prompts and negative prompts. Under guidance, above 1, a stage's
+    condition graph and denoiser take both halves; else they take the prompts' rows alone.
+    """
+    if graph in TEXT_ENCODERS:
+        return 2 * pictures
+    scales = {"stage_c": guidance, "stage_b": decoder_guidance}
+    return pictures * (2 if scales.get(graph.removesuffix("_condition"), 0) > 1 else 1)
+
+
 def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
     """UsageError where graphs of fixed shape cannot serve this batch, size or guidance."""
     if manifest.sizes and plan.sizes.picture not in manifest.sizes:
@@ -74,10 +90,9 @@ def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
             f"this bundle makes pictures of {made} pixels (height x width) only, this run asks for "
             f"{height} x {width}; export it for that size"
         )
-    guidance = {"stage_c": plan.guidance, "stage_b": plan.decoder_guidance}
-    for name, scale in guidance.items():
+    for name in ("stage_c", "stage_b"):
         fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""
-        wanted = count * (2 if scale > 1 else 1)
+        wanted = plan.rows(name, count)
         if isinstance(fixed, int) and fixed != wanted:
             raise UsageError(
                 f"{name} was exported for a batch of {fixed}, this run needs {wanted} (prompts, "

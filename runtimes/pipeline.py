@@ -160,13 +160,13 @@ class _Run:
             stage: self._encode(graph, prompts, negatives)
             for stage, graph in self._unique_text_graphs().items()
         }
-        rows = 2 * count if plan.guidance > 1 else count
+        rows = plan.rows("stage_c", count)
         latents = self._stage_c(hidden[self._text_graphs["stage_c"]][:rows], count)
         embedding = latents * np.float32(self._sampling.latent_mean) - np.float32(
             self._sampling.latent_std
         )
         text = self._text_graphs["stage_b"]
-        rows = 2 * count if plan.decoder_guidance > 1 else count
+        rows = plan.rows("stage_b", count)
         decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
         image = self._stage_a(decoded)
         truncated = tuple(self._truncated.items())

@@ -11,6 +11,7 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext impo
     WuerstchenDiffNeXt,
 )
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from exporter.cli import main
 from exporter.graphs import stage_a_shapes
@@ -85,6 +86,18 @@ def test_public_flops_are_torchs_less_what_the_rewrites_save(capsys, public):
     assert (graphs["stage_c"]["runs"], graphs["stage_b"]["runs"]) == (29, 12)
     for graph in graphs.values():
         assert graph["peak_bytes"] > 4 * graph["parameters"]
+
+
+def test_text_encoders_are_counted_with_the_negative_prompts(capsys, public):
+    """Both encode prompts and negative prompts in one batch: transformers' module at batch 2."""
+    graphs = {graph["name"]: graph for graph in inspect(capsys, public)["graphs"]}
+    for name, folder in (("text_encoder", public[1]), ("decoder_text_encoder", public[0])):
+        value = json.loads((folder / "text_encoder/config.json").read_text())
+        value.pop("_class_name")
+        with torch.device("meta"), FlopCounterMode(display=False) as flops:
+            module = CLIPTextModel(CLIPTextConfig(**value, attn_implementation="eager"))
+            module(torch.zeros(2, 77, dtype=torch.int64), torch.ones(2, 77, dtype=torch.int64))
+        assert graphs[name]["flops"] == flops.get_total_flops()
 
 
 def test_dropping_stage_bs_text_drops_its_text_encoder(capsys, public):
