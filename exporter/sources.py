@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.errors import UsageError
+from runtimes.manifest import DEMO_REVISION
 
 # What is fetched from a hub repository: configs, tokenizer, model card, safetensors. No pickles.
 _HUB_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "README.md"]
@@ -31,7 +32,6 @@ class Source:
 
 # The checkpoint that ships with this package: the default model.
 DEMO = Path(__file__).parent / "demo_checkpoint"
-DEMO_REVISION = "demo-1"
 
 
 def demo_pair() -> tuple[Source, Source]:

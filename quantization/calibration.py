@@ -39,7 +39,7 @@ class Samples:
 
 def default_prompts(model: Model) -> list[str]:
     """The list for a bundle's model."""
-    return read_prompts(DEMO_PROMPTS_FILE if model.id.startswith("demo/") else PROMPTS_FILE)
+    return read_prompts(DEMO_PROMPTS_FILE if model.is_demo else PROMPTS_FILE)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -12,6 +12,8 @@ FORMAT = "wuerstchen-bundle"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 GOLDEN_FILE = "golden/run.safetensors"
+# The revision of the demo checkpoint; tests/test_demo.py pins its weights. New weights: a new one.
+DEMO_REVISION = "demo-1"
 
 # Every graph of the pipeline, in the order it runs.
 GRAPHS = (
@@ -41,6 +43,15 @@ class Model:
     prior_revision: str
     license: str
     variant: str
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether both halves are the demo's: its judge and its prompts fit no other model.
+
+        By the revision, which stands for the hashes of its weights: anybody may call a model
+        'demo/...', and a hub's revisions are commit hashes.
+        """
+        return self.revision == self.prior_revision == DEMO_REVISION
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The demo checkpoint: whole, loaded by diffusers unchanged, and equal pictures either way."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,13 +19,18 @@ from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import 
 )
 
 from exporter.sources import DEMO, demo_pair
+from quantization.calibration import default_prompts
+from runtimes.bundle import sha256
 from runtimes.cli import main as generate
+from runtimes.errors import UsageError
+from runtimes.manifest import DEMO_REVISION
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline
 from validation.cli import main as validate
 from validation.demo.drawing import draw
 from validation.demo.judge import Judge, score
 from validation.demo.scenes import caption, held_out_scenes, is_held_out, sample_scene
+from validation.quality.prompts import prompts_for
 from validation.tolerances import SAME_SEED_LEVELS
 
 # diffusers 0.39 moved these classes and no longer finds them by the name in model_index.json, in
@@ -105,6 +111,34 @@ def test_it_ships_within_20_mb_in_fp16_safetensors():
         ".png",
     }
     assert demo_pair()[0].front_matter["license"] == "apache-2.0"
+
+
+def test_the_revision_stands_for_these_weights():
+    """Other weights need another DEMO_REVISION: bundles are recognised as the demo's by it."""
+    assert DEMO_REVISION == "demo-1"
+    hashes = {
+        "wuerstchen-prior/prior/diffusion_pytorch_model": "c9ad4eae19a2b7e4",
+        "wuerstchen-prior/text_encoder/model": "716a86fa9ca52e0b",
+        "wuerstchen/decoder/diffusion_pytorch_model": "a60ecfd711f9c3a4",
+        "wuerstchen/text_encoder/model": "716a86fa9ca52e0b",
+        "wuerstchen/vqgan/diffusion_pytorch_model": "71b45d4cb03b8ecb",
+    }
+    weights = {str(p.relative_to(DEMO).with_suffix("")): p for p in DEMO.rglob("*.safetensors")}
+    assert {name: sha256(path)[:16] for name, path in weights.items()} == hashes
+
+
+def test_a_models_name_does_not_make_it_the_demo(bundles):
+    """A hub user may be called 'demo': judged by its shapes, such a model would score 0."""
+    demo = bundles("demo").manifest.model
+    assert demo.is_demo
+    hub = {"revision": "4" * 40, "prior_revision": "4" * 40}
+    for change in (hub, {"prior_revision": "4" * 40}, {"revision": "local"}):
+        other = dataclasses.replace(demo, **change)
+        assert not other.is_demo
+        assert default_prompts(other) != default_prompts(demo)
+        with pytest.raises(UsageError, match="has no list here"):
+            prompts_for(other, None, None)
+    assert dataclasses.replace(demo, id="renamed").is_demo
 
 
 def test_the_judge_reads_fresh_drawings():

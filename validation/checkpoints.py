@@ -2,7 +2,7 @@
 
 from exporter.components import Checkpoint
 from exporter.graphs import plan_graphs
-from exporter.sources import DEMO_REVISION, Source, demo_pair, find_pair
+from exporter.sources import Source, demo_pair, find_pair
 from runtimes.bundle import Bundle
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest, Model, Tensor
@@ -19,7 +19,7 @@ def reference_pair(model: Model, reference: str | None, prior: str | None) -> tu
         _check_revision(pair[0], model.id, model.revision, "--reference")
         _check_revision(pair[1], model.prior_id, model.prior_revision, "--prior")
         return pair
-    if model.revision == DEMO_REVISION:
+    if model.is_demo:
         return demo_pair()
     if model.revision == "local":
         raise UsageError(

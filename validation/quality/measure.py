@@ -14,7 +14,7 @@ from validation.quality import judged
 from validation.quality.images import check_images, image_size, pixels_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import OnPicture, Picture, Series, check, digest_of, pictures_of
-from validation.quality.prompts import Prompts, is_demo
+from validation.quality.prompts import Prompts
 from validation.quality.published import (
     CLIP_MODEL,
     CLIP_SCORE,
@@ -126,7 +126,7 @@ def picture_metrics(
 ) -> list[Metric]:
     """What pictures score by themselves: by the judge on the demo, by published networks."""
     found: list[Metric] = []
-    demo = is_demo(model)
+    demo = model.is_demo
     if demo:
         found += _judge_metrics(pictures, prompts, measures.images)
     if measures.clip_model is not None or not demo:

@@ -26,11 +26,6 @@ class Prompts:
         return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
 
-def is_demo(model: Model) -> bool:
-    """Whether the judge knows what this model draws."""
-    return model.id.startswith("demo/")
-
-
 def prompts_for(
     model: Model, path: Path | None, count: int | None, option: str = "--count"
 ) -> Prompts:
@@ -45,7 +40,7 @@ def prompts_for(
         if count is not None and count > len(texts):
             raise UsageError(f"{option} {count}: {path} has {len(texts)} prompts")
         return Prompts(path.name, tuple(texts[:count]))
-    if not is_demo(model):
+    if not model.is_demo:
         raise UsageError(f"give --prompts FILE, one prompt a line: {model.id} has no list here")
     scenes = tuple(held_out_scenes(count or DEMO_COUNT))
     return Prompts("held-out scenes", tuple(caption(scene) for scene in scenes), scenes)

@@ -15,7 +15,7 @@ from validation.quality.cli import add_measure_options, measures_of
 from validation.quality.folder import claim, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
 from validation.quality.pictures import digest_of
-from validation.quality.prompts import is_demo, prompts_for
+from validation.quality.prompts import prompts_for
 from validation.quality.published import CLIP_MODEL, load_clip
 from validation.sweep import text_free
 from validation.sweep.cells import Finished, run_cell, variant_names
@@ -136,9 +136,9 @@ def _check(bundle: Bundle, request: Request, cells: Sequence[Cell], *, compared:
     for cell in cells:
         check_request(bundle, dataclasses.replace(request, options=cell.options))
     model = bundle.manifest.model
-    if compared or (is_demo(model) and request.prompts.scenes is not None):
+    if compared or (model.is_demo and request.prompts.scenes is not None):
         return
-    clip = request.measures.clip_model or (None if is_demo(model) else CLIP_MODEL)
+    clip = request.measures.clip_model or (None if model.is_demo else CLIP_MODEL)
     needed = "no quality to measure: give --clip-model" if clip is None else load_clip(clip)
     if isinstance(needed, str):
         raise UsageError(f"{needed}, or a second bundle as --against")
