@@ -12,9 +12,10 @@ from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import cpu_flags, guarded, installed, subcommand
+from runtimes.command import guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest
+from runtimes.processor import cpu_flags
 
 SAMPLES = 64
 COMMANDS = {

@@ -46,6 +46,16 @@ _ONNX_RUNTIME = """
 In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`,
 `enable_mem_pattern` in Python): with open shapes they double its memory on a CPU, in no less
 time."""
+_INTEGER_WEIGHTS = {
+    "onnx": """
+
+Integer weights: set the session's `session.qdq_matmulnbits_accuracy_level` to `1`, or ONNX Runtime
+rounds the activations of matrix products to int8, in the condition graphs too.""",
+    "openvino": """
+
+Integer weights: compile the condition graphs with `DYNAMIC_QUANTIZATION_GROUP_SIZE` 0 and
+`INFERENCE_PRECISION_HINT` f32, or OpenVINO rounds the activations of matrix products to int8.""",
+}
 
 
 def bundle_readme(manifest: Manifest) -> str:
@@ -82,5 +92,12 @@ def bundle_readme(manifest: Manifest) -> str:
         closes=sampling.stage_b_multiple,
         text=f" (with the prompt's `last_hidden_state` from `{text}`)" if text else "",
         rows="\n".join(rows),
-        hint=_ONNX_RUNTIME if manifest.backend == "onnx" else "",
+        hint=_hint(manifest),
     )
+
+
+def _hint(manifest: Manifest) -> str:
+    """What an engine has to be told."""
+    integer = any(graph.precision.endswith("-weights") for graph in manifest.graphs.values())
+    text = _ONNX_RUNTIME if manifest.backend == "onnx" else ""
+    return text + (_INTEGER_WEIGHTS.get(manifest.backend, "") if integer else "")

@@ -36,16 +36,6 @@ def subcommand(
     return main
 
 
-def cpu_flags() -> frozenset[str]:
-    """What this CPU says it can do, in Linux's names; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    found = (line for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(found, ":").split(":", 1)[1].split())
-
-
 def installed(name: str) -> bool:
     """Whether a package is there, without importing it; one blocked in sys.modules is not."""
     try:

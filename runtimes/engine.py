@@ -16,9 +16,6 @@ Feeds = Mapping[str, NDArray[np.generic]]
 
 # What `--execution-precision` takes, and the precisions a bundle's graphs are stored in.
 STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
-# What a graph of a stored precision computes in where the engine adds no choice of its own. ONNX
-# Runtime has no int8 kernel for products whose outputs are float, as those of 'int8' are.
-COMPUTED = {"fp32": "f32", "fp16": "f16", "int8": "f32", "int8-dynamic": "int8"}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.engine import COMPUTED, Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.engine import Feeds, Footprint, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import Graph
 from runtimes.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
+from runtimes.processor import has_half_arithmetic
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
@@ -32,6 +33,9 @@ FOOTPRINT = Footprint(
     positions=1.6,
 )
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
+# MatMulNBits, which ONNX Runtime makes of integer weights in front of a MatMul, rounds activations
+# to int8 unless told otherwise (level 4): 9e-3 off in a condition graph. Level 1 is fp32.
+NBITS_LEVEL = ("session.qdq_matmulnbits_accuracy_level", "1")
 
 
 class OnnxRuntimeEngine:
@@ -54,6 +58,7 @@ class OnnxRuntimeEngine:
         # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
         # the second run on (docs/performance.md), and on the CPU not a millisecond less.
         options.enable_mem_pattern = device != "cpu"
+        options.add_session_config_entry(*NBITS_LEVEL)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         chosen = [(provider, provider_options(graph, device))]
         try:
@@ -61,7 +66,7 @@ class OnnxRuntimeEngine:
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
         self._check_device(path, provider)
-        used = COMPUTED.get(graph.precision, "f32")  # integer weights are widened first
+        used = computed_precision(graph.precision, device)
         name = f"ONNX Runtime {self._ort.__version__}"
         self.placement = Placement(name, device.upper(), used, self._notes(graph))
         self._outputs = [tensor.name for tensor in graph.outputs]
@@ -156,6 +161,17 @@ def provider_options(graph: Graph, device: str) -> dict[str, str]:
     steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
     captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
     return {"use_tf32": "0"} | captured
+
+
+def computed_precision(stored: str, device: str) -> str:
+    """What a graph's products compute in, from the precision it is stored in.
+
+    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
+    weights are widened too, and 'int8' has no kernels for products with float results.
+    """
+    if stored == "fp16":
+        return "f16" if device != "cpu" or has_half_arithmetic() else "f32"
+    return "int8" if stored == "int8-dynamic" else "f32"
 
 
 def check_device(device: str) -> None:
