@@ -5,7 +5,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.golden import FULL_RUN_PARAMETERS, SHORT_STEPS
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
@@ -109,12 +108,8 @@ def _tokenizers(job: Job) -> int:
 
 def _recorded(job: Job, pictures: list[GraphPlan]) -> int:
     """Bytes of the golden run: every graph's inputs and outputs, a denoiser's at each step."""
-    short = sum(map(graph_parameters, job.plans)) > FULL_RUN_PARAMETERS
-    constants = job.constants
-    steps = {
-        "stage_c": SHORT_STEPS[0] if short else len(constants.stage_c.schedule),
-        "stage_b": SHORT_STEPS[1] if short else len(constants.stage_b.schedule),
-    }
+    default = len(job.constants.stage_c.schedule), len(job.constants.stage_b.schedule)
+    steps = dict(zip(("stage_c", "stage_b"), job.golden_steps or default, strict=True))
     total = 0
     for plan in pictures:
         sizes = {t.name: 4 * math.prod(map(int, t.shape)) for t in (*plan.inputs, *plan.outputs)}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.golden import SHORT_STEPS, GoldenSteps
 from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
@@ -57,6 +58,14 @@ def add_arguments(found: argparse.ArgumentParser) -> None:
         "weight (default: 1); may be given several times",
     )
     found.add_argument("--no-golden", action="store_true", help="record no golden run")
+    found.add_argument(
+        "--golden-steps",
+        type=_golden_steps,
+        metavar="C,B",
+        help="even steps of Stage C and Stage B in the golden run, which PyTorch records, or "
+        "'full': the default schedules (default: "
+        f"{','.join(map(str, SHORT_STEPS))}; for the demo checkpoint full)",
+    )
     found.add_argument(
         "--resume",
         action="store_true",
@@ -123,6 +132,15 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"'{text}' is no size such as 512x768, height x width")
     return int(height), int(width)
+
+
+def _golden_steps(text: str) -> GoldenSteps:
+    if text.lower() == "full":
+        return "full"
+    numbers = text.split(",")
+    if len(numbers) != 2 or not all(n.isdecimal() and int(n) for n in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither two numbers such as 4,3 nor 'full'")
+    return int(numbers[0]), int(numbers[1])
 
 
 def inspect_parser() -> argparse.ArgumentParser:
@@ -206,6 +224,7 @@ def _export(args: argparse.Namespace) -> None:
         modules=tuple(args.modules),
         fused_attention=args.fused_attention,
         golden=not args.no_golden,
+        golden_steps=args.golden_steps,
         overwrite=args.overwrite,
         variant=args.variant,
         sizes=tuple(args.sizes),

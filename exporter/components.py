@@ -15,6 +15,7 @@ from exporter.configs import (
 )
 from exporter.sources import Source
 from runtimes.errors import UsageError
+from runtimes.manifest import DEMO_REVISION
 
 C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig)
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
@@ -57,6 +58,11 @@ class Checkpoint:
     constants: Constants
     height: int
     width: int
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether it is the demo checkpoint of this package."""
+        return self.decoder_source.revision == self.prior_source.revision == DEMO_REVISION
 
 
 def open_checkpoint(

@@ -12,9 +12,8 @@ from exporter.budget import check_budget, estimate
 from exporter.bundle_manifest import new_manifest, package_metadata
 from exporter.components import Checkpoint, open_checkpoint
 from exporter.configs import TextConfig
-from exporter.golden import FULL_RUN_PARAMETERS, record_golden
+from exporter.golden import record_golden
 from exporter.graphs import GraphPlan
-from exporter.inspection import graph_parameters
 from exporter.job import BYTES, Job, checked
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
@@ -93,9 +92,9 @@ def _write(
             write_openvino_tokenizer(folder / spec.folder, spec, folder / spec.folder)
     if job.records_golden(plans):
         progress.line("recording the golden run with PyTorch")
-        full = sum(graph_parameters(plan) for plan in job.plans) <= FULL_RUN_PARAMETERS
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
-        record_golden(job.plans, manifest, loaded, folder, full=full)
+        golden = record_golden(job.plans, manifest, loaded, folder, job.golden_steps)
+        manifest = replace(manifest, golden=golden)
     for record in records:
         work.place(record, folder)
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")

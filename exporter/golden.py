@@ -1,50 +1,61 @@
 """The golden run: the checkpoint run in fp32 and recorded, for hosts to check themselves with."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from safetensors.numpy import save
 
-from exporter.graphs import GraphPlan
-from exporter.torch_engine import TorchGraphs
 from runtimes.bundle_readme import PROMPT
 from runtimes.engine import Tensors
-from runtimes.manifest import GOLDEN_FILE, Manifest
+from runtimes.manifest import GOLDEN_FILE, Golden, Manifest
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline
 from runtimes.tokenizer import PromptTokenizer
 
-# A real-size step takes seconds to a minute: beyond this size a few steps must do.
-FULL_RUN_PARAMETERS = 100_000_000
-SHORT_STEPS = (3, 2)
+if TYPE_CHECKING:
+    from exporter.graphs import GraphPlan
+
+# Even steps of Stage C and Stage B, or the default schedules.
+GoldenSteps = tuple[int, int] | Literal["full"]
+# Few steps, for one of real size takes up to a minute in PyTorch, and each shows every graph.
+SHORT_STEPS = (4, 3)
+SEED = 0
 
 
 def record_golden(
-    plans: list[GraphPlan],
+    plans: "list[GraphPlan]",
     manifest: Manifest,
     tokenizers: dict[str, PromptTokenizer],
     folder: Path,
-    *,
-    full: bool,
-) -> None:
+    steps: tuple[int, int] | None,
+) -> Golden:
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
+
+    `steps` are even ones of Stage C and Stage B; None takes the default schedules.
 
     Tensors are named '<graph>.<tensor>' and '<denoiser>/<step>.<tensor>', the starting latents
     '<denoiser>/start.latents'; the metadata holds prompt, seed and timesteps.
     """
+    from safetensors.numpy import save
+
+    from exporter.torch_engine import TorchGraphs  # PyTorch: the command line reads this file too
+
     recorded: Tensors = {}
 
     def keep(name: str, tensors: Tensors) -> None:
         for tensor, values in tensors.items():
             recorded[f"{name}.{tensor}"] = np.ascontiguousarray(values)
 
-    steps, decoder_steps = (None, None) if full else SHORT_STEPS
-    options = Options(seed=0, steps=steps, decoder_steps=decoder_steps)
+    first, second = steps or (None, None)
+    options = Options(seed=SEED, steps=first, decoder_steps=second)
     with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
         result = pipeline([PROMPT], "", options, on_tensors=keep)
     (folder / GOLDEN_FILE).parent.mkdir(parents=True)
-    metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": "0"}
-    metadata |= {"steps": str(steps or "default"), "decoder_steps": str(decoder_steps or "default")}
+    metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": str(SEED)}
+    metadata |= {"steps": str(first or "default"), "decoder_steps": str(second or "default")}
     metadata |= {"height": str(result.sizes.picture[0]), "width": str(result.sizes.picture[1])}
     # Written by hand: safetensors reports a full disk as an error of its own kind.
     (folder / GOLDEN_FILE).write_bytes(save(recorded, metadata))
+    plan = result.plan
+    evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
+    return Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)

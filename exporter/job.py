@@ -6,6 +6,7 @@ from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of
 from exporter.components import Checkpoint
 from exporter.fixed_sizes import close, named_sizes
+from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
@@ -42,6 +43,14 @@ class Job:
         """Whether an export of these graphs records the golden run: it takes all of them."""
         given = self.settings.given
         return given.golden and given.batch_size == 1 and len(plans) == len(self.plans)
+
+    @property
+    def golden_steps(self) -> tuple[int, int] | None:
+        """Even steps of the golden run; None: the default schedules, for the demo or when asked."""
+        asked = self.settings.given.golden_steps
+        if asked == "full" or (asked is None and self.checkpoint.is_demo):
+            return None
+        return asked or SHORT_STEPS
 
     def precision(self, plan: GraphPlan) -> str:
         return "fp32" if plan.name in CONDITION_GRAPHS else self.settings.precision

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.backends import BACKENDS
+from exporter.golden import GoldenSteps
 from exporter.lora import LoraFile
 from exporter.openvino_tokenizer import check_openvino_tokenizers
 from runtimes.errors import UsageError
@@ -15,8 +16,8 @@ class ExportOptions:
 
     None takes the checkpoint's default, for `precision` the backend's. `sizes` are further picture
     sizes (height, width) for Core ML, whose graphs have fixed ones. `fused_attention`: ONNX, an
-    attention block's products and softmax as one operator. `resume` goes on with what an
-    earlier export of the same output has finished.
+    attention block's products and softmax as one operator. `golden_steps` are those of the
+    recorded run. `resume` goes on with what an earlier export of the same output has finished.
     """
 
     backend: str = "onnx"
@@ -28,6 +29,7 @@ class ExportOptions:
     batch_size: int = 1
     modules: tuple[str, ...] = GRAPHS
     golden: bool = True
+    golden_steps: GoldenSteps | None = None
     overwrite: bool = False
     variant: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()
@@ -62,6 +64,8 @@ def resolve(options: ExportOptions) -> Settings:
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if options.golden_steps is not None and not options.golden:
+        raise UsageError("--golden-steps and --no-golden exclude each other")
     if options.fused_attention and options.backend != "onnx":
         raise UsageError(
             "--fused-attention is for --backend onnx; OpenVINO and Core ML have no use for it"

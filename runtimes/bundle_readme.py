@@ -1,6 +1,6 @@
 """The README inside a bundle: what it is, how to run it, the host recipe."""
 
-from runtimes.manifest import Manifest
+from runtimes.manifest import GOLDEN_FILE, Manifest
 from runtimes.sizes import sizes
 
 PROMPT = "a large red circle on the left and a small blue star at the top right"
@@ -13,8 +13,7 @@ License: {license}.
 
 ## In your own host
 
-Names, shapes and every constant below are in `bundle.json`; `golden/run.safetensors` holds every
-tensor of a recorded run to compare with, step by step.
+Names, shapes and every constant below are in `bundle.json`{golden}
 
 1. `text_encoder`: token ids (`tokenizer/`) of the prompt and of "" -> `last_hidden_state`.
 2. `stage_c_condition`: `last_hidden_state` -> `text_kv`, once per prompt.
@@ -93,6 +92,19 @@ def bundle_readme(manifest: Manifest) -> str:
         text=f" (with the prompt's `last_hidden_state` from `{text}`)" if text else "",
         rows="\n".join(rows),
         hint=_hint(manifest),
+        golden=_golden(manifest),
+    )
+
+
+def _golden(manifest: Manifest) -> str:
+    run = manifest.golden
+    if run is None:
+        return "."
+    schedules = "by the default schedules" if run.default_schedule else "even ones"
+    return (
+        f"; `{GOLDEN_FILE}` holds every\ntensor of a recorded run to compare with, step by step: "
+        f"{run.steps} steps of Stage C and\n{run.decoder_steps} of Stage B, {schedules}, seed "
+        f"{run.seed}; its metadata have the prompt."
     )
 
 

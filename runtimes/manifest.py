@@ -200,12 +200,28 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Golden:
+    """The recorded run: evaluations of Stage C and Stage B, and what else a replay has to know.
+
+    `default_schedule`: the schedules are the manifest's own; else both have even steps.
+    """
+
+    steps: int
+    decoder_steps: int
+    default_schedule: bool
+    seed: int
+    guidance: float
+    decoder_guidance: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is and holds.
 
     `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
     are the only picture sizes (height, width) its graphs take, none if sizes are open;
-    `quantization` has the graphs that were quantised, `adapters` what was fused into the prior.
+    `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
+    `golden` what was recorded (None: nothing, or by a version that did not say).
     """
 
     format: str
@@ -223,6 +239,7 @@ class Manifest:
     quantization: dict[str, Quantization] = field(default_factory=dict)
     calibration: Calibration | None = None
     adapters: tuple[Adapter, ...] = ()
+    golden: Golden | None = None
 
 
 def to_json(manifest: Manifest) -> str:

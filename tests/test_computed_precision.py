@@ -28,7 +28,9 @@ def narrow(bundles, tmp_path_factory):
     made = {}
     for backend in ("onnx", "openvino"):
         source = bundles("demo", ExportOptions(backend=backend))
-        quantize(source, folder / backend, Request("x", PRESETS["int8-weights"], [], 0, 0))
+        quantize(
+            source, folder / backend, Request("int8-weights", PRESETS["int8-weights"], [], 0, 0)
+        )
         made[backend] = open_bundle(folder / backend)
     return made
 

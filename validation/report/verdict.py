@@ -1,9 +1,13 @@
 """What the figures say: the limits, where a variant first leaves them, which one to ship."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from validation.gate import Check, Gate
 from validation.report.data import Failure, Limit, Variant, Verdict
+
+SAME_TIME = 1.05  # times that differ by less are one
 
 
 def limits_of(gate: Gate) -> tuple[Limit, ...]:
@@ -73,9 +77,9 @@ def _graph_failure(gate: Gate, position: int, steps: Sequence[Check]) -> Failure
 
 
 def recommend(variants: Sequence[Variant]) -> Verdict:
-    """Ship the smallest variant that passes every limit; name the fastest where that is another.
+    """What to ship on each engine: the smallest that passes every limit, unless it is slower.
 
-    A variant is as fast as the fastest if their times overlap over the repeats.
+    Times are this machine's, measured in turn. Decided by `choices_of`, said here.
     """
     passing = [variant for variant in variants if variant.passed]
     if not passing:
@@ -83,30 +87,80 @@ def recommend(variants: Sequence[Variant]) -> Verdict:
     smallest = min(passing, key=lambda variant: variant.size)
     timed = [variant for variant in passing if variant.cost]
     fastest = min(timed, key=_seconds, default=None)
-    name = fastest.name if fastest else None
-    figures, share = _figures(smallest), ""
-    if len(passing) > 1:
-        share = f"; {len(passing)} of {len(variants)} variants pass every limit"
-    if len(variants) == 1:
-        text = f"Ship {smallest.name}: it passes every limit ({figures})"
-    elif len(passing) == 1:
-        of = f"of {len(variants)} variants"
-        text = f"Ship {smallest.name}: the only one {of} that passes every limit ({figures})"
-    elif fastest in (smallest, None):
-        most = "smallest and the fastest" if len(timed) == len(passing) else "smallest"
-        text = f"Ship {smallest.name}: the {most} that passes every limit ({figures})"
-    elif _as_fast(smallest, fastest):
-        text = (
-            f"Ship {smallest.name}: the smallest that passes every limit, and as fast as {name}, "
-            f"the fastest, within this run's spread ({figures})"
+    sentences = [_said(choice) for choice in choices_of(passing)]
+    if len(variants) > 1:
+        verb = "passes" if len(passing) == 1 else "pass"
+        sentences.append(f"{len(passing)} of {len(variants)} variants {verb} every limit.")
+    return Verdict(" ".join(sentences), smallest.name, fastest.name if fastest else None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision for one engine: variants that pass, by size and by measured time.
+
+    `fastest` is None where nothing was timed; `alone`: there is no other on this engine.
+    """
+
+    engine: str
+    smallest: Variant
+    fastest: Variant | None
+    alone: bool
+
+    @property
+    def slower(self) -> float:
+        """How many times the fastest's time the smallest takes; 1 within the spread, NaN untimed.
+
+        Within the spread: its best round is no slower than the fastest's usual one.
+        """
+        if self.fastest is None or self.smallest.cost is None:
+            return math.nan
+        ratio = _seconds(self.smallest) / _seconds(self.fastest)
+        overlaps = self.smallest.cost.seconds.low <= _seconds(self.fastest)
+        return 1.0 if overlaps or ratio <= SAME_TIME else ratio
+
+
+def choices_of(passing: Sequence[Variant]) -> list[Choice]:
+    """A choice per engine, in the order of the variants."""
+    choices = []
+    for engine in dict.fromkeys(map(_engine, passing)):
+        there = [variant for variant in passing if _engine(variant) == engine]
+        smallest = min(there, key=lambda variant: variant.size)
+        timed = [variant for variant in there if variant.cost]
+        fastest = min(timed, key=_seconds, default=None)
+        choices.append(Choice(engine, smallest, fastest, alone=len(there) == 1))
+    return choices
+
+
+def _said(choice: Choice) -> str:
+    smallest, fastest = choice.smallest, choice.fastest
+    ship = f"On {choice.engine} ship {smallest.name}"
+    if choice.alone:
+        return f"{ship}: it passes every limit ({_figures(smallest)})."
+    if fastest is None:
+        return f"{ship}, the smallest ({_figures(smallest)}); nothing was timed there."
+    if fastest is smallest:
+        return f"{ship}, the smallest and the fastest ({_figures(smallest)})."
+    if choice.slower == 1:
+        return (
+            f"{ship}, the smallest, and as fast as {fastest.name} within this run's spread "
+            f"({_figures(smallest)})."
         )
+    share = smallest.size / fastest.size
+    than = f"at {share:.2f} of the size"
+    if not math.isnan(choice.slower):
+        than += f" it takes {choice.slower:.2f} times as long here"
     else:
-        quick = "where speed does" if smallest.cost else "as the fastest of those timed"
-        text = (
-            f"Ship {smallest.name} where size counts ({figures}), {name} {quick} "
-            f"({_figures(fastest)})"
-        )
-    return Verdict(f"{text}{share}.", smallest.name, name)
+        than += " it was not timed here"
+    return (
+        f"On {choice.engine} ship {fastest.name}, the fastest ({_figures(fastest)}), and "
+        f"{smallest.name} only where size counts: {than} ({_figures(smallest)})."
+    )
+
+
+def _engine(variant: Variant) -> str:
+    """What the denoisers ran on: engine with its version, and device."""
+    place = variant.placements["stage_c"]
+    return f"{place.engine} ({place.device})"
 
 
 def _none(variants: Sequence[Variant]) -> str:
@@ -124,9 +178,3 @@ def _figures(variant: Variant) -> str:
 def _seconds(variant: Variant) -> float:
     assert variant.cost is not None
     return variant.cost.seconds.median
-
-
-def _as_fast(variant: Variant, fastest: Variant | None) -> bool:
-    if variant.cost is None or fastest is None or fastest.cost is None:
-        return False
-    return variant.cost.seconds.low <= fastest.cost.seconds.high
