@@ -114,6 +114,8 @@ def open_checkpoint(
     def tokenizer(folder: Path) -> Path:
         return _folder(folder) if weights else folder
 
+    stage_c_scheduler, c_notes = _scheduler(prior / f"{prefix}scheduler", needed=weights)
+    stage_b_scheduler, b_notes = _scheduler(decoder / "scheduler", needed=weights)
     height, width = _default_size(prior)
     checkpoint = Checkpoint(
         decoder_source=source,
@@ -125,11 +127,12 @@ def open_checkpoint(
         stage_a=network(StageAConfig, decoder / "vqgan", "PaellaVQModel"),
         tokenizer=tokenizer(prior / f"{prefix}tokenizer"),
         decoder_tokenizer=tokenizer(decoder / "tokenizer"),
-        stage_c_scheduler=_scheduler(prior / f"{prefix}scheduler", needed=weights),
-        stage_b_scheduler=_scheduler(decoder / "scheduler", needed=weights),
+        stage_c_scheduler=stage_c_scheduler,
+        stage_b_scheduler=stage_b_scheduler,
         constants=_constants(decoder, prior, needed=weights),
         height=height,
         width=width,
+        notes=(*source.notes, *prior_source.notes, *c_notes, *b_notes),
     )
     _check_fit(checkpoint)
     return replace(checkpoint, notes=_notes(checkpoint, variant if weights else None))
@@ -154,19 +157,20 @@ def _config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     return value
 
 
-def _scheduler(folder: Path, *, needed: bool) -> SchedulerConfig:
-    """A scheduler's config; its defaults where there is none and none is needed."""
+def _scheduler(folder: Path, *, needed: bool) -> tuple[SchedulerConfig, tuple[str, ...]]:
+    """A scheduler's config and notes; its defaults where there is none and none is needed."""
     path = folder / "scheduler_config.json"
     if not needed and not path.is_file():
-        return SchedulerConfig()
+        return SchedulerConfig(), ()
     _folder(folder)
-    return parse_config(SchedulerConfig, _config(path, ("DDPMWuerstchenScheduler",)), str(path))
+    value = _config(path, ("DDPMWuerstchenScheduler",))
+    config = parse_config(SchedulerConfig, value, str(path))
+    return config, note_keys("SchedulerConfig", value, path)
 
 
 def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
     """Every note once. Raises UsageError where no component has the variant asked for."""
-    sources = (checkpoint.decoder_source, checkpoint.prior_source)
-    found = [note for source in sources for note in source.notes]
+    found = list(checkpoint.notes)
     found += [note for component in checkpoint.components for note in component.notes]
     taken = {str(component.folder): component.variant for component in checkpoint.components}
     plain = [folder for folder, kind in taken.items() if not kind]

@@ -1,7 +1,7 @@
 """What a checkpoint may hold that changes nothing in its graphs, each group with its reason.
 
 Whatever is in no group could change a graph and is refused. Checked for the text encoder by
-setting each key in transformers: CLIPTextModel's hidden states stay the same to the last bit.
+setting each key in transformers: CLIPTextModel's hidden states stay the same.
 """
 
 from collections.abc import Iterable, Mapping
@@ -137,6 +137,6 @@ def _line(names: list[str], where: Path, what: str, shown: int = 6) -> tuple[str
     if not names:
         return ()
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    several = "s" if len(names) > 1 else ""
+    several, verb = ("s", "they change") if len(names) > 1 else ("", "it changes")
     listed = ", ".join(names[:shown])
-    return (f"{where}: ignored {what}{several} that change nothing here: {listed}{more}",)
+    return (f"{where}: ignored, {verb} nothing here: {what}{several} {listed}{more}",)

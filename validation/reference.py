@@ -174,7 +174,7 @@ def _load(cls: Any, component: Component[Any]) -> Any:
         if len(component.files) == 1:
             (folder / f"{stem}.safetensors").symlink_to(component.files[0].resolve())
         else:
-            weight_map = {}
+            weight_map: dict[str, str] = {}
             for number, file in enumerate(component.files, 1):
                 link = f"{stem}-{number:05}-of-{len(component.files):05}.safetensors"
                 (folder / link).symlink_to(file.resolve())
