@@ -12,6 +12,7 @@ from exporter.configs import (
     TextConfig,
     parse_config,
 )
+from exporter.git_lfs import refuse_pointer
 from exporter.harmless import note_keys
 from exporter.json_file import read_json
 from exporter.sources import Source
@@ -112,7 +113,9 @@ def open_checkpoint(
         return Component(folder, config, files, taken, notes + ignored)
 
     def tokenizer(folder: Path) -> Path:
-        return _folder(folder) if weights else folder
+        for file in _folder(folder).iterdir() if weights else ():
+            refuse_pointer(file)
+        return folder
 
     stage_c_scheduler, c_notes = _scheduler(prior / f"{prefix}scheduler", needed=weights)
     stage_b_scheduler, b_notes = _scheduler(decoder / "scheduler", needed=weights)

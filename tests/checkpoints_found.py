@@ -158,7 +158,8 @@ def hub_cache(pair: Pair, root: Path) -> Path:
     for source in pair:
         commit, repository = COMMITS[source.name], root / f"models--owner--{source.name}"
         (repository / "refs").mkdir(parents=True)
-        (repository / "refs/main").write_text(commit)
+        for revision in ("main", "v1"):
+            (repository / "refs" / revision).write_text(commit)
         (repository / "blobs").mkdir()
         for number, path in enumerate(p for p in sorted(source.rglob("*")) if p.is_file()):
             link = repository / "snapshots" / commit / path.relative_to(source)
