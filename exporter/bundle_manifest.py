@@ -32,7 +32,7 @@ def new_manifest(job: "Job", tokenizers: dict[str, Tokenizer]) -> Manifest:
             prior_id=prior.id,
             prior_revision=prior.revision,
             license=license_of(job.checkpoint),
-            variant=given.variant or "",
+            variant=job.checkpoint.variant or given.variant or "",
         ),
         backend=job.settings.backend,
         precision=job.settings.precision,

@@ -251,6 +251,8 @@ def _inspect(args: argparse.Namespace) -> None:
     from exporter.inspection import inspect
 
     checkpoint = open_checkpoint(*_sources(args, weights=False), args.variant, weights=False)
+    for note in () if args.quiet else checkpoint.notes:
+        print(f"note: {note}", file=sys.stderr)
     found = inspect(
         checkpoint,
         args.height or checkpoint.height,

@@ -1,7 +1,6 @@
 """The components of a checkpoint: their folders, checked configs and weight files."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,21 +12,30 @@ from exporter.configs import (
     TextConfig,
     parse_config,
 )
+from exporter.git_lfs import refuse_pointer
+from exporter.harmless import note_keys
+from exporter.json_file import read_json
 from exporter.sources import Source
+from exporter.text_section import TEXT_CLASSES, class_of, text_section
+from exporter.weight_files import weight_files
 from runtimes.errors import UsageError
 from runtimes.manifest import DEMO_REVISION
 
 C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig)
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
 @dataclass(frozen=True)
 class Component(Generic[C]):
-    """One network: its config and the safetensors files that hold its weights."""
+    """One network: its config and the safetensors files that hold its weights.
+
+    `variant` is that of the files, '' for the plain ones; `notes` say what of it was ignored.
+    """
 
     folder: Path
     config: C
     files: tuple[Path, ...]
+    variant: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,10 @@ class Constants:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole Wuerstchen checkpoint, located and checked, nothing loaded yet."""
+    """A whole Wuerstchen checkpoint, located and checked, nothing loaded yet.
+
+    `notes`: lines on what was taken where something else was asked for, and what was ignored.
+    """
 
     decoder_source: Source
     prior_source: Source
@@ -58,6 +69,23 @@ class Checkpoint:
     constants: Constants
     height: int
     width: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def components(self) -> "tuple[Component[Any], ...]":
+        return (
+            self.text_encoder,
+            self.stage_c,
+            self.decoder_text_encoder,
+            self.stage_b,
+            self.stage_a,
+        )
+
+    @property
+    def variant(self) -> str:
+        """The variant of all components' files, '' where they differ."""
+        kinds = {component.variant for component in self.components}
+        return kinds.pop() if len(kinds) == 1 else ""
 
     @property
     def is_demo(self) -> bool:
@@ -68,55 +96,55 @@ class Checkpoint:
 def open_checkpoint(
     source: Source, prior_source: Source, variant: str | None, *, weights: bool = True
 ) -> Checkpoint:
-    """Locate and check every component; `weights=False` reads the configs alone.
+    """Locate and check every component; `weights=False` reads the networks' configs alone.
 
-    Raises UsageError for a missing component, another class's config, unknown config keys,
-    pickled weights, or components that do not fit together.
+    Raises UsageError for a missing component, another class's config, config keys that could
+    change a graph, pickled weights, or components that do not fit together.
     """
-    combined = (source.folder / "prior_prior").is_dir()
-    decoder, prior = source.folder, source.folder if combined else prior_source.folder
-    prefix = "prior_" if combined else ""
+    decoder, prior = source.folder, prior_source.folder
+    prefix = "prior_" if (prior / "prior_prior").is_dir() else ""
 
-    def network(kind: type[C], folder: Path, cls: str) -> Component[C]:
-        config = parse_config(kind, _config(folder, "config.json", cls), f"{folder}/config.json")
-        return Component(folder, config, _weight_files(folder, variant) if weights else ())
+    def network(kind: type[C], folder: Path, *classes: str) -> Component[C]:
+        path = _folder(folder) / "config.json"
+        value = _config(path, classes)
+        files: tuple[Path, ...] = ()
+        notes: tuple[str, ...] = ()
+        taken = ""
+        if kind is TextConfig:
+            value, notes = text_section(value, path)
+        config = parse_config(kind, value, str(path))
+        if weights:
+            files, taken = weight_files(folder, variant)
+        ignored = note_keys(kind.__name__, value, path)
+        return Component(folder, config, files, taken, notes + ignored)
 
-    def scheduler(folder: Path) -> SchedulerConfig:
-        value = _config(folder, "scheduler_config.json", "DDPMWuerstchenScheduler")
-        return parse_config(SchedulerConfig, value, f"{folder}/scheduler_config.json")
+    def tokenizer(folder: Path) -> Path:
+        for file in _folder(folder).iterdir() if weights else ():
+            refuse_pointer(file)
+        return folder
 
+    stage_c_scheduler, c_notes = _scheduler(prior / f"{prefix}scheduler", needed=weights)
+    stage_b_scheduler, b_notes = _scheduler(decoder / "scheduler", needed=weights)
     height, width = _default_size(prior)
     checkpoint = Checkpoint(
         decoder_source=source,
-        prior_source=source if combined else prior_source,
-        text_encoder=network(TextConfig, prior / f"{prefix}text_encoder", "CLIPTextModel"),
+        prior_source=prior_source,
+        text_encoder=network(TextConfig, prior / f"{prefix}text_encoder", *TEXT_CLASSES),
         stage_c=network(StageCConfig, prior / f"{prefix}prior", "WuerstchenPrior"),
-        decoder_text_encoder=network(TextConfig, decoder / "text_encoder", "CLIPTextModel"),
+        decoder_text_encoder=network(TextConfig, decoder / "text_encoder", *TEXT_CLASSES),
         stage_b=network(StageBConfig, decoder / "decoder", "WuerstchenDiffNeXt"),
         stage_a=network(StageAConfig, decoder / "vqgan", "PaellaVQModel"),
-        tokenizer=_folder(prior / f"{prefix}tokenizer"),
-        decoder_tokenizer=_folder(decoder / "tokenizer"),
-        stage_c_scheduler=scheduler(prior / f"{prefix}scheduler"),
-        stage_b_scheduler=scheduler(decoder / "scheduler"),
-        constants=_constants(decoder, prior),
+        tokenizer=tokenizer(prior / f"{prefix}tokenizer"),
+        decoder_tokenizer=tokenizer(decoder / "tokenizer"),
+        stage_c_scheduler=stage_c_scheduler,
+        stage_b_scheduler=stage_b_scheduler,
+        constants=_constants(decoder, prior, needed=weights),
         height=height,
         width=width,
+        notes=(*source.notes, *prior_source.notes, *c_notes, *b_notes),
     )
     _check_fit(checkpoint)
-    return checkpoint
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; UsageError when it is missing or is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{path} is missing: this is no complete Wuerstchen checkpoint") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds no JSON object")
-    return value
+    return replace(checkpoint, notes=_notes(checkpoint, variant if weights else None))
 
 
 def _folder(folder: Path) -> Path:
@@ -128,52 +156,56 @@ def _folder(folder: Path) -> Path:
     return folder
 
 
-def _config(folder: Path, name: str, cls: str) -> dict[str, Any]:
-    value = read_json(_folder(folder) / name)
-    found = value.get("_class_name") or next(iter(value.get("architectures") or []), None)
-    if found != cls:
-        raise UsageError(f"{folder / name} is a config of {found}, expected {cls}")
+def _config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    value = read_json(path)
+    name = class_of(value)
+    if name not in classes:
+        which = f"a config of {name}" if name else "a config that names no class"
+        cascade = " (Stable Cascade is not supported)" if "StableCascade" in str(name) else ""
+        raise UsageError(f"{path} is {which}, expected {' or '.join(classes)}{cascade}")
     return value
 
 
-def _weight_files(folder: Path, variant: str | None) -> tuple[Path, ...]:
-    """The safetensors files of a component: one file, or the shards its index names."""
-    middle = f".{variant}" if variant else ""
-    for stem in (
-        ("model",) if folder.name.endswith("text_encoder") else ("diffusion_pytorch_model",)
-    ):
-        single = folder / f"{stem}{middle}.safetensors"
-        if single.is_file():
-            return (single,)
-        index = folder / f"{stem}.safetensors.index{middle}.json"
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            shards = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing or not shards:
-                raise UsageError(f"{index} names no shards, or missing ones: {', '.join(missing)}")
-            return tuple(folder / shard for shard in shards)
-    pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
-    if pickles:
+def _scheduler(folder: Path, *, needed: bool) -> tuple[SchedulerConfig, tuple[str, ...]]:
+    """A scheduler's config and notes; its defaults where there is none and none is needed."""
+    path = folder / "scheduler_config.json"
+    if not needed and not path.is_file():
+        return SchedulerConfig(), ()
+    _folder(folder)
+    value = _config(path, ("DDPMWuerstchenScheduler",))
+    config = parse_config(SchedulerConfig, value, str(path))
+    return config, note_keys("SchedulerConfig", value, path)
+
+
+def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
+    """Every note once. Raises UsageError where no component has the variant asked for."""
+    found = list(checkpoint.notes)
+    found += [note for component in checkpoint.components for note in component.notes]
+    taken = {str(component.folder): component.variant for component in checkpoint.components}
+    plain = [folder for folder, kind in taken.items() if not kind]
+    if variant and variant not in taken.values():
         raise UsageError(
-            f"{folder} holds its weights as {pickles[0]}, a pickle, which runs code when it is "
-            "read; convert it with diffusers' save_pretrained(safe_serialization=True)"
+            f"--variant {variant}: no component has such weight files; leave it out to take the "
+            "plain ones"
         )
-    wanted = f"{middle.removeprefix('.')} " if middle else ""
-    raise UsageError(
-        f"{folder} holds no {wanted}safetensors weights (pickles such as .bin are neither fetched "
-        "nor read: they run code)"
-    )
+    if variant and plain:
+        found.append(f"no {variant} weights, the plain ones are taken: {', '.join(plain)}")
+    if not variant:
+        for kind in sorted(set(taken.values()) - {""}):
+            names = ", ".join(folder for folder, of in taken.items() if of == kind)
+            found.append(f"no plain weights, the {kind} ones are taken: {names}")
+    return tuple(dict.fromkeys(found))
 
 
-def _constants(decoder: Path, prior: Path) -> Constants:
+def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
     """A combined folder has neither pipeline's constants: diffusers' defaults hold there too."""
     found: dict[str, float] = {}
     for folder, keys in (
         (prior, ("latent_mean", "latent_std", "resolution_multiple")),
         (decoder, ("latent_dim_scale",)),
     ):
-        index = read_json(folder / "model_index.json")
+        path = folder / "model_index.json"
+        index = read_json(path) if needed or path.is_file() else {}
         for key in keys:
             value = index.get(key, getattr(Constants, key))
             if type(value) not in (int, float) or (value <= 0 and key != "latent_std"):

@@ -8,10 +8,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from exporter.harmless import is_harmless
 from runtimes.errors import UsageError
-
-# Keys that describe where a config came from, or act in training only.
-_IGNORED = {"dropout", "gradient_checkpointing"}
 
 
 @dataclass(frozen=True)
@@ -154,23 +152,21 @@ class SchedulerConfig:
 
 C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig, SchedulerConfig)
 
-# transformers writes its generation defaults into CLIP's config; they change nothing in the graph.
-_TEXT_IGNORED = {
-    "architectures", "attention_dropout", "initializer_factor", "initializer_range", "model_type",
-    "projection_dim", "torch_dtype", "dtype", "transformers_version", "bos_token_id",
-    "eos_token_id", "pad_token_id",
-}  # fmt: skip
-
 
 def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
-    """A typed config from parsed JSON. Raises UsageError naming file and key."""
-    ignored = _IGNORED | (_TEXT_IGNORED if kind is TextConfig else set())
+    """A typed config from parsed JSON. Raises UsageError naming file and key.
+
+    As in diffusers, a key named by `_use_default_values` takes its class's default.
+    """
+    defaulted = () if kind is TextConfig else value.get("_use_default_values") or ()
     fields = {field.name: field for field in dataclasses.fields(kind)}
     found = {}
     for key, item in value.items():
-        if key.startswith("_") or key in ignored:
+        if key.startswith("_") or key in defaulted:
             continue
         if key not in fields:
+            if is_harmless(kind.__name__, key, item, where):
+                continue
             raise UsageError(f"{where}: unknown key '{key}' (value {item!r}) for {kind.__name__}")
         found[key] = _typed(item, fields[key].default, f"{where}: '{key}'")
     for key, item in found.items():

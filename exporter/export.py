@@ -49,6 +49,8 @@ def export(
     progress = progress or Progress(quiet=True)
     check_output(output, overwrite=options.overwrite or options.resume)
     job = checked(open_checkpoint(source, prior, options.variant), resolve(options))
+    for note in job.notes:
+        progress.line(f"note: {note}")
     origins, work = Origins(job), Unfinished(output)
     with work.locked():
         kept = finished(job, work, origins, progress)

@@ -9,10 +9,10 @@ from torch import nn
 from exporter import loading
 from exporter.components import Checkpoint, Component
 from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.harmless import UNUSED_TEXT_WEIGHTS
 from exporter.lora import Fused, Lora
 from exporter.modules.layout import Layout
 from exporter.shapes import (
-    OPTIONAL_TEXT_NAMES,
     Shapes,
     stage_a_decoder_shapes,
     stage_a_encoder_shapes,
@@ -55,7 +55,8 @@ class GraphPlan:
     @contextmanager
     def weights(self) -> Iterator[WeightSource]:
         """The checkpoint's weights, every name and shape checked; read, and fused, on demand."""
-        with Weights(self.component.files, self.shapes, OPTIONAL_TEXT_NAMES) as weights:
+        unused = UNUSED_TEXT_WEIGHTS if isinstance(self.component.config, TextConfig) else ()
+        with Weights(self.component.files, self.shapes, unused) as weights:
             yield Fused(weights, self.loras) if self.loras else weights
 
     @contextmanager

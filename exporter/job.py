@@ -8,12 +8,14 @@ from exporter.components import Checkpoint
 from exporter.fixed_sizes import close, named_sizes
 from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, plan_graphs
+from exporter.harmless import note_weights
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
 from exporter.options import Settings
 from exporter.sampling import sampling
 from exporter.shapes import stage_c_shapes
 from exporter.tokenizer import check_tokenizer, same_tokenizer
+from exporter.weights import weight_names
 from runtimes.bundle import sha256
 from runtimes.errors import UsageError
 from runtimes.manifest import CONDITION_GRAPHS, Sampling
@@ -33,6 +35,7 @@ class Job:
     sizes: tuple[Sizes, ...]
     plans: list[GraphPlan]
     loras: tuple[Lora, ...]
+    notes: tuple[str, ...]
 
     def chosen(self, also: set[str]) -> list[GraphPlan]:
         """The graphs that were asked for, and those `also` there."""
@@ -105,7 +108,20 @@ def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
         with plan.weights():
             pass  # opening checks names and shapes
     fixed_once = tuple(dict.fromkeys(fixed))
-    return Job(checkpoint, settings, constants, default, fixed_once, plans, loras)
+    notes = (*checkpoint.notes, *_unused_weights(checkpoint))
+    return Job(checkpoint, settings, constants, default, fixed_once, plans, loras, notes)
+
+
+def _unused_weights(checkpoint: Checkpoint) -> list[str]:
+    """Lines on what the text encoders' files hold that no graph needs."""
+    folders = {
+        text.folder: text for text in (checkpoint.text_encoder, checkpoint.decoder_text_encoder)
+    }
+    return [
+        note
+        for folder, text in folders.items()
+        for note in note_weights([n for file in text.files for n in weight_names(file)], folder)
+    ]
 
 
 def _plans(checkpoint: Checkpoint, settings: Settings, loras: tuple[Lora, ...]) -> list[GraphPlan]:

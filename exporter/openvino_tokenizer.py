@@ -20,7 +20,7 @@ import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from exporter.components import read_json
+from exporter.json_file import read_json
 from runtimes.errors import UsageError
 from runtimes.manifest import Tokenizer
 

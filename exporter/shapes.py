@@ -104,10 +104,6 @@ def text_shapes(config: TextConfig) -> Shapes:
     return dict([*found, *_norm("text_model.final_layer_norm", c)])
 
 
-# Buffers that older checkpoints carry and nothing reads.
-OPTIONAL_TEXT_NAMES = {"text_model.embeddings.position_ids"}
-
-
 def _conv(name: str, c_out: int, c_in: int, kernel: int) -> Iterator[_Item]:
     yield f"{name}.weight", (c_out, c_in, kernel, kernel)
     yield f"{name}.bias", (c_out,)

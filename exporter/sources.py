@@ -1,24 +1,29 @@
 """Find a checkpoint: a diffusers folder pair, a combined folder, or hub ids with revisions."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.folders import Role, hub_id, locate, not_a_folder, roles, subfolders
+from exporter.hub import fetch
 from runtimes.errors import UsageError
 from runtimes.manifest import DEMO_REVISION
 
-# What is fetched from a hub repository: configs, tokenizer, model card, safetensors. No pickles.
-_HUB_PATTERNS = ["*.json", "*/*.json", "*/*.txt", "README.md"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One diffusers folder on disk; `revision` is a commit hash for hub models, else 'local'."""
+    """One diffusers folder on disk; `revision` is a commit hash for hub models, else 'local'.
+
+    `notes`: lines on what was taken where something else was given.
+    """
 
     id: str
     revision: str
     folder: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def front_matter(self) -> dict[str, str]:
@@ -52,64 +57,86 @@ def find_pair(
 ) -> tuple[Source, Source]:
     """Decoder and prior folders; the prior's is the one given, or named by the model card.
 
-    `weights=False` fetches configs alone from the hub.
-
-    A folder that holds the prior too (saved by WuerstchenCombinedPipeline) is both.
+    `weights=False` fetches configs alone from the hub. A folder that holds the prior too, saved by
+    WuerstchenCombinedPipeline or with both as folders in it, is both. Raises UsageError saying what
+    was looked for, and for a model of another kind.
     """
-    source = find_source(model, revisions[0], variant, flag, weights=weights)
-    if (source.folder / "prior_prior").is_dir():
+    _check_swapped(model, prior, flag)
+    source = find_source(model, revisions[0], variant, flag, "decoder", weights=weights)
+    if prior is None and (source.folder / "prior_prior").is_dir():
         return source, source
+    siblings = subfolders(source.folder.parent, "prior")
+    if prior is None and source.notes and siblings:  # both were in the folder that was given
+        return source, find_source(model, revisions[0], variant, flag, "prior", weights=weights)
     named = prior or source.front_matter.get("prior")
     if not named:
+        such = f", such as {siblings[0]}" if len(siblings) == 1 else ""
         raise UsageError(
-            f"{flag} {model} holds no prior and its model card names none: give --prior"
+            f"{flag} {model} holds no prior and its model card names none: give --prior{such}"
         )
-    return source, find_source(named, revisions[1], variant, "--prior", weights=weights)
+    return source, find_source(named, revisions[1], variant, "--prior", "prior", weights=weights)
 
 
 def find_source(
-    name: str, revision: str | None, variant: str | None, flag: str, *, weights: bool = True
+    name: str,
+    revision: str | None,
+    variant: str | None,
+    flag: str,
+    role: Role,
+    *,
+    weights: bool = True,
 ) -> Source:
-    """The folder of a local path or hub id. Raises UsageError saying what was looked for."""
-    folder = Path(name)
-    if folder.is_dir():
+    """The folder of a local path, hub id or address on the hub that has a role of the pair.
+
+    Raises UsageError saying what was looked for.
+    """
+    path = _on_disk(name)
+    if path is not None and not path.is_dir():
+        raise UsageError(not_a_folder(path, name, flag))
+    if path is not None:
         if revision is not None:
             raise UsageError(f"{flag} {name} is a local folder: revisions are for hub ids")
-        return _local(name, folder.resolve())
-    if folder.exists():
-        raise UsageError(f"{flag} {name} is a file; give a diffusers folder or a hub id")
+        return _local(*locate(path.resolve(), role, flag))
+    name, revision = _address(name, revision, flag)
     if not _HUB_ID.fullmatch(name):
         raise UsageError(f"{flag} {name}: no such folder, and no hub id (owner/name)")
-    return _from_hub(name, revision, variant, flag, weights)
+
+    def check(folder: Path) -> None:
+        locate(folder, role, flag)
+
+    snapshot = fetch(name, revision, variant, flag, check if weights else None)
+    folder, notes = locate(snapshot, role, flag)
+    return Source(name, snapshot.name, folder, notes)
 
 
-def _local(name: str, folder: Path) -> Source:
+def _on_disk(name: str) -> Path | None:
+    """The file or folder of a name, '~' expanded where a shell left it; None for none."""
+    paths = (Path(name), Path(os.path.expanduser(name)))
+    return next((path for path in paths if path.exists()), None)
+
+
+def _check_swapped(model: str, prior: str | None, flag: str) -> None:
+    paths = [_on_disk(name) for name in (model, prior) if name is not None]
+    kinds = [roles(path) for path in paths if path is not None and path.is_dir()]
+    if kinds == [("prior",), ("decoder",)]:
+        raise UsageError(
+            f"{flag} is the prior and --prior the decoder: give {flag} {prior} --prior {model}"
+        )
+
+
+def _address(name: str, revision: str | None, flag: str) -> tuple[str, str | None]:
+    """A hub id and revision; the address of a model's page holds both."""
+    page = hub_id(name)
+    if page is None:
+        return name.rstrip("/"), revision
+    if None not in (page[1], revision) and page[1] != revision:
+        raise UsageError(f"{flag} {name} names revision {page[1]}, another flag {revision}")
+    return page[0], page[1] or revision
+
+
+def _local(folder: Path, notes: tuple[str, ...]) -> Source:
     # A snapshot of a hub cache names its repository and commit in its path.
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
         repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
-        return Source(repository, folder.name, folder)
-    return Source(folder.name, "local", folder)
-
-
-def _from_hub(
-    name: str, revision: str | None, variant: str | None, flag: str, weights: bool
-) -> Source:
-    import huggingface_hub  # slow to import, and needed for hub ids only
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = list(_HUB_PATTERNS)
-    if weights:
-        patterns.append(f"*/*.{variant}*.safetensors" if variant else "*/*.safetensors")
-    # A repository's half-size twins are left out unless asked for.
-    ignored = [] if variant else ["*/*.fp16.safetensors", "*/*.fp16-*.safetensors"]
-    try:
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"{flag} {name} (revision {revision or 'main'}): no such folder here, and the hub has "
-            f"no such model, cannot be reached, or has it not in the local cache ({reason})"
-        ) from None
-    return Source(name, Path(folder).name, Path(folder))
+        return Source(repository, folder.name, folder, notes)
+    return Source(folder.name, "local", folder, notes)

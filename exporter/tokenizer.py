@@ -14,7 +14,7 @@ from tokenizers import (
     processors,
 )
 
-from exporter.components import read_json
+from exporter.json_file import read_json
 from runtimes.errors import UsageError
 from runtimes.manifest import Tokenizer as TokenizerSpec
 

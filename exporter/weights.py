@@ -1,7 +1,8 @@
 """A component's weights: checked against the expected table, then read tensor by tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from exporter.git_lfs import refuse_pointer
 from exporter.modules.layout import Pointwise
 from exporter.shapes import Shapes
 from runtimes.errors import UsageError
@@ -42,11 +44,11 @@ class Weights:
     """Memory-mapped safetensors files, read one tensor at a time as fp32.
 
     Opening checks every name and shape: a missing or unexpected weight is a UsageError naming
-    it, before anything is read. Each read maps its file anew, so that a tensor's pages leave
-    memory with the tensor.
+    it, before anything is read; names that match a pattern of `unused` may be there. Each read
+    maps its file anew, so that a tensor's pages leave memory with the tensor.
     """
 
-    def __init__(self, files: tuple[Path, ...], expected: Shapes, optional: set[str]) -> None:
+    def __init__(self, files: tuple[Path, ...], expected: Shapes, unused: Collection[str]) -> None:
         self._files: dict[str, Path] = {}
         for path in files:
             with _open(path) as handle:
@@ -59,8 +61,9 @@ class Weights:
                 raise UsageError(
                     f"{files[0].parent}: weight '{name}' is missing from the safetensors files"
                 )
-        for name in self._files.keys() - expected.keys() - optional:
-            raise UsageError(f"{self._files[name]}: unexpected weight '{name}' for its config")
+        for name in sorted(self._files.keys() - expected.keys()):
+            if not any(fnmatchcase(name, pattern) for pattern in unused):
+                raise UsageError(f"{self._files[name]}: unexpected weight '{name}' for its config")
 
     def __getitem__(self, name: str) -> Tensor:
         with _open(self._files[name]) as handle:
@@ -113,6 +116,12 @@ class Deferred:
         return self.module
 
 
+def weight_names(path: Path) -> list[str]:
+    """The names of a safetensors file's tensors."""
+    with _open(path) as handle:
+        return list(handle.keys())
+
+
 def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:
     if tuple(found.get_shape()) != shape:
         raise UsageError(
@@ -127,6 +136,7 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
+        refuse_pointer(path)
         raise UsageError(
             f"{path} is truncated or no safetensors file ({error}); fetch it again"
         ) from None

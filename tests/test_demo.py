@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from diffusers.pipelines.deprecated.wuerstchen import (
 from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import (
     DEFAULT_STAGE_C_TIMESTEPS,
 )
+from PIL import Image
 
 from exporter.sources import DEMO, demo_pair
 from quantization.calibration import default_prompts
@@ -89,6 +91,25 @@ def test_the_default_gate_passes(bundles, capsys):
     assert validate([str(bundles("demo").folder)]) == 0
     assert "compared with: diffusers" in capsys.readouterr().out
     assert validate([str(bundles("demo").folder), "--golden"]) == 0
+
+
+def test_the_cards_lines_make_our_picture(tmp_path, bundles, monkeypatch):
+    """The card's code, run as it stands: within 1 of 255 of ours from the same seed."""
+    monkeypatch.setattr(pipelines, "wuerstchen", None, raising=False)
+    monkeypatch.delattr(pipelines, "wuerstchen")
+    for name in ("wuerstchen", "wuerstchen-prior"):
+        (tmp_path / name).symlink_to(DEMO / name)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (DEMO / "README.md").read_text(), re.DOTALL)
+    recipe = Path(__file__).parents[1] / "examples/train_demo/model_card.py"
+    assert code in recipe.read_text()  # which writes the card
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    picture = np.asarray(Image.open("picture.png")).astype(int)
+    with Pipeline.open(bundles("demo")) as pipeline:
+        ours = pipeline(str(names["prompt"]), options=Options(seed=0)).pictures[0]
+    assert np.abs(picture - ours.astype(int)).max() <= SAME_SEED_LEVELS
+    assert picture.std() > 10
 
 
 def test_one_text_encoder_serves_both_stages(bundles):

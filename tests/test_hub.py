@@ -2,33 +2,20 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import checkpoints_found as make
 import pytest
 
-COMMIT = {"wuerstchen": "1" * 40, "wuerstchen-prior": "2" * 40}
+COMMIT = make.COMMITS
 
 
 @pytest.fixture
 def cache(folders, tmp_path) -> Path:
-    """models--owner--name/{blobs,refs,snapshots/<commit>} with links into blobs."""
-    root = tmp_path / "hub"
-    for source in folders("one_level"):
-        repository = root / f"models--owner--{source.name}"
-        commit = COMMIT[source.name]
-        (repository / "refs").mkdir(parents=True)
-        (repository / "refs/main").write_text(commit)
-        (repository / "refs/v1").write_text(commit)
-        (repository / "blobs").mkdir()
-        for path in [p for p in source.rglob("*") if p.is_file()]:
-            link = repository / "snapshots" / commit / path.relative_to(source)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            blob = repository / "blobs" / f"{abs(hash(path)):x}"
-            shutil.copy(path, blob)
-            link.symlink_to(os.path.relpath(blob, link.parent))
+    """Both halves in a hub cache, the decoder's with a model card that names the prior."""
+    root = make.hub_cache(folders("one_level"), tmp_path / "hub")
     card = "---\nlicense: mit\nprior:\n- owner/wuerstchen-prior\n---\n# A model\n"
     snapshot = root / "models--owner--wuerstchen/snapshots" / COMMIT["wuerstchen"]
     (snapshot / "README.md").write_text(card)

@@ -1,8 +1,11 @@
 """The reference: diffusers' modules and scheduler, one module in memory at a time."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from exporter.components import Checkpoint
+from exporter.components import Checkpoint, Component
+from exporter.configs import TextConfig
+from exporter.weight_files import stem_of
+from exporter.weights import weight_names
 from runtimes.manifest import Manifest
 from runtimes.options import Options, timesteps_for
 from runtimes.sizes import sizes
@@ -53,12 +59,10 @@ class _Reference:
         made = sizes(options.height or sampling.height, options.width or sampling.width, sampling)
         guidance = _or(options.guidance, sampling.stage_c.guidance)
         decoder_guidance = _or(options.decoder_guidance, sampling.stage_b.guidance)
-        texts, variant = [prompt, negative], self.manifest.model.variant
+        texts = [prompt, negative]
 
-        hidden = self._text(
-            "text_encoder", checkpoint.text_encoder.folder, checkpoint.tokenizer, texts
-        )
-        prior = _load(WuerstchenPrior, checkpoint.stage_c.folder, variant)
+        hidden = self._text("text_encoder", checkpoint.text_encoder, checkpoint.tokenizer, texts)
+        prior = _load(WuerstchenPrior, checkpoint.stage_c)
         rows = hidden[: 2 if guidance > 1 else 1]
         self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
         latents = self._denoise(
@@ -69,12 +73,12 @@ class _Reference:
         embedding = latents * checkpoint.constants.latent_mean - checkpoint.constants.latent_std
         text_graph = self.manifest.text_graphs["stage_b"]
         if text_graph == "decoder_text_encoder":
-            folder, tokens = checkpoint.decoder_text_encoder.folder, checkpoint.decoder_tokenizer
-            hidden = self._text(text_graph, folder, tokens, texts)
+            encoder, tokens = checkpoint.decoder_text_encoder, checkpoint.decoder_tokenizer
+            hidden = self._text(text_graph, encoder, tokens, texts)
         guided = 2 if decoder_guidance > 1 else 1
         embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
         rows = hidden[:guided]
-        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b.folder, variant)
+        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b)
         if text_graph is None:
             width = checkpoint.stage_b.config.clip_embd
             rows = torch.zeros(guided, hidden.shape[1], width)
@@ -97,11 +101,13 @@ class _Reference:
         )
         del decoder
 
-        vqgan = _load(PaellaVQModel, checkpoint.stage_a.folder, variant)
+        vqgan = _load(PaellaVQModel, checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
 
-    def _text(self, graph: str, folder: Path, tokenizer: Path, texts: list[str]) -> Tensor:
+    def _text(
+        self, graph: str, component: Component[TextConfig], tokenizer: Path, texts: list[str]
+    ) -> Tensor:
         tokens = CLIPTokenizer.from_pretrained(str(tokenizer))(
             texts,
             padding="max_length",
@@ -109,7 +115,7 @@ class _Reference:
             truncation=True,
             return_tensors="pt",
         )
-        encoder = _load(CLIPTextModel, folder, self.manifest.model.variant)
+        encoder = _load(CLIPTextModel, component)
         hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         self._keep(
             graph,
@@ -157,10 +163,26 @@ class _Reference:
             self.tensors[f"{name}.{tensor}"] = values.numpy().copy()
 
 
-def _load(cls: Any, folder: Path, variant: str) -> Any:
-    return cls.from_pretrained(
-        str(folder), torch_dtype=torch.float32, use_safetensors=True, variant=variant or None
-    ).eval()
+def _load(cls: Any, component: Component[Any]) -> Any:
+    """A component by the library's own loader, from the files that were exported.
+
+    Its loaders know some names of variants and indexes only: here all have a plain name.
+    """
+    with TemporaryDirectory() as name:
+        folder, stem = Path(name), stem_of(component.folder.name)
+        shutil.copyfile(component.folder / "config.json", folder / "config.json")
+        if len(component.files) == 1:
+            (folder / f"{stem}.safetensors").symlink_to(component.files[0].resolve())
+        else:
+            weight_map: dict[str, str] = {}
+            for number, file in enumerate(component.files, 1):
+                link = f"{stem}-{number:05}-of-{len(component.files):05}.safetensors"
+                (folder / link).symlink_to(file.resolve())
+                weight_map |= dict.fromkeys(weight_names(file), link)
+            index = json.dumps({"metadata": {}, "weight_map": weight_map})
+            (folder / f"{stem}.safetensors.index.json").write_text(index, encoding="utf-8")
+        module = cls.from_pretrained(name, torch_dtype=torch.float32, use_safetensors=True)
+    return module.eval()
 
 
 def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

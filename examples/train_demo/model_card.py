@@ -36,11 +36,39 @@ It knows six shapes, six colours, two sizes, nine places and four backgrounds, a
 Two diffusers folders in fp16 (`wuerstchen`: Stage B, Stage A, text encoder; `wuerstchen-prior`:
 Stage C, the same text encoder), and the judge as ONNX. {size:.1f} MB in all.
 
-Load it in diffusers as two pipelines, `WuerstchenPriorPipeline` and `WuerstchenDecoderPipeline`:
-they read its latent ratios (21.34 pixels and 5.34 latents a cell, mean 2, std 0.5) from
-`model_index.json`. `WuerstchenCombinedPipeline` takes these folders' components unchanged, but
-builds its two inner pipelines with the ratios of the public checkpoints: set them on
-`prior_pipe` and `decoder_pipe` with `register_to_config`, as `tests/test_demo.py` does.
+Load it in diffusers as two pipelines, which read its latent ratios (21.34 pixels and 5.34 latents
+a cell, mean 2, std 0.5) from `model_index.json`. In this folder, with diffusers 0.39:
+
+```python
+import torch
+from diffusers import WuerstchenDecoderPipeline, WuerstchenPriorPipeline, pipelines
+from diffusers.pipelines.deprecated import wuerstchen
+from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import (
+    DEFAULT_STAGE_C_TIMESTEPS,
+)
+
+# model_index.json names its classes' module as the public checkpoints do: 'wuerstchen'. diffusers
+# has moved it since, and finds it by that name no longer.
+pipelines.wuerstchen = wuerstchen
+
+prior = WuerstchenPriorPipeline.from_pretrained("wuerstchen-prior", torch_dtype=torch.float32)
+decoder = WuerstchenDecoderPipeline.from_pretrained("wuerstchen", torch_dtype=torch.float32)
+prompt = "a large red circle on the left"
+generator = torch.Generator().manual_seed(0)
+found = prior(
+    prompt,
+    height=128,
+    width=128,
+    timesteps=DEFAULT_STAGE_C_TIMESTEPS,
+    guidance_scale=4.0,
+    generator=generator,
+)
+decoder(found.image_embeddings, prompt, generator=generator).images[0].save("picture.png")
+```
+
+`WuerstchenCombinedPipeline` takes these folders' components unchanged, but builds its two inner
+pipelines with the ratios of the public checkpoints: set them on `prior_pipe` and `decoder_pipe`
+with `register_to_config`, as `tests/test_demo.py` does.
 
 ## Figures
 
