@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.backends import BACKENDS
+from exporter.embeddings import EmbeddingFile
 from exporter.lora import LoraFile
 from exporter.openvino_tokenizer import check_openvino_tokenizers
 from runtimes.errors import UsageError
@@ -35,6 +36,7 @@ class ExportOptions:
     openvino_tokenizer: bool = False
     fused_attention: bool = False
     loras: tuple[LoraFile, ...] = ()
+    embeddings: tuple[EmbeddingFile, ...] = ()
     resume: bool = False
 
 

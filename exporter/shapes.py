@@ -10,6 +10,7 @@ from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfi
 from exporter.modules.stage_b import plan
 
 Shapes = dict[str, tuple[int, ...]]
+TEXT_PREFIX = "text_model."  # transformers 5 leaves it out
 _Item = tuple[str, tuple[int, ...]]
 
 
@@ -105,7 +106,7 @@ def text_shapes(config: TextConfig) -> Shapes:
 
 
 # Buffers that older checkpoints carry and nothing reads.
-OPTIONAL_TEXT_NAMES = {"text_model.embeddings.position_ids"}
+OPTIONAL_TEXT_NAMES = {f"{TEXT_PREFIX}embeddings.position_ids", "embeddings.position_ids"}
 
 
 def _conv(name: str, c_out: int, c_in: int, kernel: int) -> Iterator[_Item]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from exporter.modules.layout import Pointwise
-from exporter.shapes import Shapes
+from exporter.shapes import TEXT_PREFIX, Shapes
 from runtimes.errors import UsageError
 
 # What makes one weight of an export-form module, when it is called.
@@ -47,6 +47,8 @@ class Weights:
     """
 
     def __init__(self, files: tuple[Path, ...], expected: Shapes, optional: set[str]) -> None:
+        self._prefix = left_out_prefix(files, expected)
+        expected = {name.removeprefix(self._prefix): shape for name, shape in expected.items()}
         self._files: dict[str, Path] = {}
         for path in files:
             with _open(path) as handle:
@@ -63,6 +65,7 @@ class Weights:
             raise UsageError(f"{self._files[name]}: unexpected weight '{name}' for its config")
 
     def __getitem__(self, name: str) -> Tensor:
+        name = name.removeprefix(self._prefix)
         with _open(self._files[name]) as handle:
             tensor: Tensor = handle.get_tensor(name)
         # Each tensor keeps its whole file mapped: too much address space for the many small ones.
@@ -111,6 +114,17 @@ class Deferred:
         """The module with all of its weights."""
         fill(self.module, {name: self.value(name) for name in self.module.state_dict()})
         return self.module
+
+
+def left_out_prefix(files: tuple[Path, ...], expected: Shapes) -> str:
+    """What all names in the files lack: transformers 5 saves text encoders without a prefix."""
+    names = []
+    for path in files:
+        with _open(path) as handle:
+            names += handle.keys()
+    prefixed = any(name.startswith(TEXT_PREFIX) for name in expected)
+    bare = not any(name.startswith(TEXT_PREFIX) for name in names)
+    return TEXT_PREFIX if prefixed and bare else ""
 
 
 def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:

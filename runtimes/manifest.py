@@ -44,7 +44,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter fused into the prior: its name, its file's SHA-256 and the weight it got."""
+    """What was fused in: a LoRA adapter, or an embedding, named 'file:token', of weight 1.
+
+    Its name, its file's SHA-256 and the weight it got.
+    """
 
     id: str
     sha256: str
@@ -193,7 +196,7 @@ class Manifest:
 
     `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
     are the only picture sizes (height, width) its graphs take, none if sizes are open;
-    `quantization` has the graphs that were quantised, `adapters` what was fused into the prior.
+    `quantization` has the graphs that were quantised, `adapters` what was fused in.
     """
 
     format: str

@@ -1,5 +1,7 @@
 """The reference: diffusers' modules and scheduler, one module in memory at a time."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,10 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext impo
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from exporter.components import Checkpoint
+from exporter.shapes import TEXT_PREFIX
 from runtimes.manifest import Manifest
 from runtimes.options import Options, timesteps_for
 from runtimes.sizes import sizes
@@ -102,14 +105,14 @@ class _Reference:
         self._keep("stage_a", latents=latents, image=image)
 
     def _text(self, graph: str, folder: Path, tokenizer: Path, texts: list[str]) -> Tensor:
-        tokens = CLIPTokenizer.from_pretrained(str(tokenizer))(
+        tokens = load_tokenizer(tokenizer)(
             texts,
             padding="max_length",
             max_length=self.manifest.tokenizers[graph].max_length,
             truncation=True,
             return_tensors="pt",
         )
-        encoder = _load(CLIPTextModel, folder, self.manifest.model.variant)
+        encoder = load_text_encoder(folder, self.manifest.model.variant)
         hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         self._keep(
             graph,
@@ -157,9 +160,32 @@ class _Reference:
             self.tensors[f"{name}.{tensor}"] = values.numpy().copy()
 
 
-def _load(cls: Any, folder: Path, variant: str) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """transformers' fast tokenizer: transformers 5 writes no files for the slow one.
+
+    Nor does transformers 4 read the list in which 5 keeps special tokens of a user's own.
+    """
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    extra = config.get("extra_special_tokens")
+    listed = {"extra_special_tokens": {}, "additional_special_tokens": extra}
+    return CLIPTokenizerFast.from_pretrained(
+        str(folder), **(listed if isinstance(extra, list) else {})
+    )
+
+
+def load_text_encoder(folder: Path, variant: str) -> Any:
+    """CLIPTextModel, whether or not its weights are named with the prefix that it expects."""
+    names = {rf"^(?!{re.escape(TEXT_PREFIX)})": TEXT_PREFIX}
+    return _load(CLIPTextModel, folder, variant, key_mapping=names)
+
+
+def _load(cls: Any, folder: Path, variant: str, **options: Any) -> Any:
     return cls.from_pretrained(
-        str(folder), torch_dtype=torch.float32, use_safetensors=True, variant=variant or None
+        str(folder),
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+        variant=variant or None,
+        **options,
     ).eval()
 
 
