@@ -214,16 +214,13 @@ def _check_older_files(
 def _added_tokens(
     folder: Path, config: dict[str, Any], serialized: dict[str, Any] | None
 ) -> dict[str, Added]:
-    """Every added token by its content; where two files have one, the later's flags hold."""
+    """Every added token by its content; two files may have one."""
     added: dict[str, Added] = {}
     named = {_content(token): token for token in _special_tokens(config)}
     for file, value, number in _declared(folder, config, serialized, set(named)):
         token = _added(value, number, f"{folder}/{file}")
-        before = added.get(token.content)
-        if before is not None and before.id != number:
-            raise UsageError(
-                f"{folder}/{file}: added token {token.content!r} has ids {before.id} and {number}"
-            )
+        if token.content in added:
+            token = _merged(added[token.content], token, f"{folder}/{file}")
         added[token.content] = replace(token, special=token.special or token.content in named)
     _check_left_out(folder, added)
     framing = {_content(config[key]) for key in ("bos_token", "eos_token", "unk_token")}
@@ -235,6 +232,20 @@ def _added_tokens(
             token = _added(value if isinstance(value, dict) else plain, None, str(folder))
             added[content] = replace(token, special=True)
     return added
+
+
+def _merged(first: Added, second: Added, where: str) -> Added:
+    """One token of two files. transformers then looks for both: in the text, and in lower case."""
+    if first.id != second.id:
+        raise UsageError(
+            f"{where}: added token {first.content!r} has ids {first.id} and {second.id}"
+        )
+    found = replace(second, normalized=first.normalized or second.normalized)
+    if replace(first, normalized=found.normalized, special=found.special) != found:
+        raise UsageError(
+            f"{where}: added token {first.content!r} has other flags than in tokenizer.json"
+        )
+    return found
 
 
 def _special_tokens(config: dict[str, Any]) -> Iterator[Any]:

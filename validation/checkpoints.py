@@ -34,8 +34,8 @@ def check_no_adapters(bundle: Bundle) -> None:
     if bundle.manifest.adapters:
         names = ", ".join(adapter.id for adapter in bundle.manifest.adapters)
         raise UsageError(
-            f"{bundle.folder} was exported with adapters or embeddings ({names}), and the reference here is "
-            "the checkpoint without them: compare with --golden, which has them"
+            f"{bundle.folder} was exported with adapters or embeddings ({names}), and the "
+            "reference here is the checkpoint without them: compare with --golden, which has them"
         )
 
 
