@@ -56,6 +56,9 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     serialized = read_json(path) if path.is_file() else None
     if serialized is None:
         vocab, merges = _vocab(folder), _merges(folder)
+        for symbol in (symbol for a, b in merges for symbol in (a, b, a + b)):
+            if symbol not in vocab:
+                raise UsageError(f"{folder}/merges.txt: {symbol!r} is not in vocab.json")
         unk = _content(config["unk_token"])
     else:
         model = _clip_model(path)

@@ -264,8 +264,10 @@ def test_a_token_past_the_embedding_is_named(tmp_path):
         check_tokenizer(source, 77, 616)
 
 
-@pytest.mark.parametrize(("length", "right"), [(77, True), (None, True), (int(1e30), True),
-                                               (1e30, True), (64, False), ("77", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("length", "right"),
+    [(77, True), (None, True), (int(1e30), True), (1e30, True), (64, False), ("77", False)],
+)
 def test_lengths_that_say_nothing_are_the_text_encoders(tmp_path, length, right):
     source = found.saved_by_5(tmp_path / "source", model_max_length=length)
     if right:
