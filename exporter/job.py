@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of
-from exporter.clip_bpe import Vocabulary
+from exporter.clip_bpe import Vocabulary, build, state
 from exporter.components import Checkpoint, Component
 from exporter.configs import TextConfig
 from exporter.embeddings import Embedding, Rows, extended, open_embedding
@@ -13,6 +13,7 @@ from exporter.fixed_sizes import close, named_sizes
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
+from exporter.openvino_tokenizer import check_openvino_tokens
 from exporter.options import ExportOptions, Settings
 from exporter.sampling import sampling
 from exporter.shapes import stage_c_shapes
@@ -92,6 +93,9 @@ def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
     fixed = [default, *(sizes(*size, constants) for size in given.sizes)] if settings.static else []
     embeddings = _embeddings(checkpoint, given)
     vocabularies, rows = _vocabularies(checkpoint, embeddings)
+    if given.openvino_tokenizer:
+        for vocabulary in vocabularies.values():
+            check_openvino_tokens(state(build(vocabulary)), vocabulary.folder)
     shapes = stage_c_shapes(checkpoint.stage_c.config)
     loras = tuple(open_lora(lora, shapes) for lora in given.loras)
     plans = _plans(checkpoint, settings, loras, vocabularies)

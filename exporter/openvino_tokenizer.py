@@ -95,7 +95,7 @@ def _pipeline(folder: Path, spec: Tokenizer) -> Any:
     pipeline = steps.TokenizerPipeline()
     pipeline.add_steps(
         [
-            *([steps.SpecialTokensSplit.from_string_iter(raw)] if raw else []),
+            _raw_tokens_split(raw),
             steps.CharsmapStep(_charsmap(_changes(normalizer())), remove_extra_whitespaces=False),
             *expansions,
             steps.RegexSplitStep(_words_and(normalized), invert=True, behaviour="remove"),
@@ -117,11 +117,26 @@ def _pipeline(folder: Path, spec: Tokenizer) -> Any:
     return pipeline
 
 
+def _raw_tokens_split(tokens: Collection[str]) -> Any:
+    """Splits text as it is written, at no place if there are no tokens; later steps need it."""
+    from openvino_tokenizers import tokenizer_pipeline as steps
+    from openvino_tokenizers.utils import create_string_constant_node
+
+    class Split(steps.SpecialTokensSplit):  # type: ignore[misc]
+        def get_ov_subgraph(self, input_nodes: list[Any]) -> list[Any]:
+            pattern = "|".join(map(re.escape, sorted(tokens, reverse=True))) or "(?!)"
+            nodes = [*input_nodes, *create_string_constant_node(f"({pattern})")]
+            found: list[Any] = steps._get_factory().create("SpecialTokensSplit", nodes).outputs()
+            return found
+
+    return Split()
+
+
 def check_openvino_tokens(source: dict[str, Any], folder: Path) -> None:
     """UsageError for a tokenizer.json, as an object, whose ids OpenVINO's would not all give."""
     model = source["model"]
     suffix, vocab = model["end_of_word_suffix"], model["vocab"]
-    wrong = "OpenVINO's tokenizer would give other ids: leave it out"
+    wrong = "OpenVINO's tokenizer would give other ids: leave out --openvino-tokenizer"
     for byte in ByteLevel.alphabet():
         if byte not in vocab or byte + suffix not in vocab:
             raise UsageError(
