@@ -43,9 +43,8 @@ class Added:
 class Vocabulary:
     """All that decides a prompt's ids.
 
-    `vocab` are the words and pieces, `added` the tokens found before them. `expanded` tokens
-    stand for several: (token, n) for itself and token_1 to token_(n-1), as diffusers names the
-    vectors of one embedding.
+    `vocab` are the words and pieces, `added` the tokens found before them. `expanded` are words
+    that stand for several of these: (word, n) for word_0 to word_(n-1).
     """
 
     folder: Path = field(compare=False)
@@ -65,20 +64,22 @@ class Vocabulary:
 
 
 def normalizer(expanded: tuple[tuple[str, int], ...] = ()) -> Any:
-    """CLIP's: NFC, one space, lower case; then each expanded token becomes all of its tokens."""
+    """CLIP's: NFC, one space, lower case; then each expanded word becomes all of its tokens."""
     steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     plain = normalizers.Sequence(steps)
-    for token, count in expanded:
-        pattern, text = expansion(plain.normalize_str(token), count)
-        steps.append(normalizers.Replace(Regex(pattern), text))
+    for word, count in expanded:
+        found = plain.normalize_str(word)
+        # The tokens themselves stay: their own spelling goes through this normalizer too, which
+        # is why the word must not be one of them.
+        own = "|".join(map(str, range(count)))
+        pattern = rf"{re.escape(found)}(?!_(?:{own})(?![0-9]))"
+        steps.append(normalizers.Replace(Regex(pattern), " ".join(numbered(found, count))))
     return normalizers.Sequence(steps)
 
 
-def expansion(token: str, count: int) -> tuple[str, str]:
-    """What an expanded token is found by, and replaced with: one vector's own token stays."""
-    numbers = "|".join(map(str, range(1, count)))
-    pattern = rf"{re.escape(token)}(?!_(?:{numbers})(?![0-9]))"
-    return pattern, " ".join([token, *(f"{token}_{i}" for i in range(1, count))])
+def numbered(word: str, count: int) -> list[str]:
+    """The tokens of an expanded word."""
+    return [f"{word}_{i}" for i in range(count)]
 
 
 def build(vocabulary: Vocabulary) -> Tokenizer:

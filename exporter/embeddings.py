@@ -2,8 +2,8 @@
 
 Safetensors files of one tensor (n, width), or (width), as diffusers' training scripts save them
 ({token: vectors}), Automatic1111 and kohya ({"emb_params": vectors}) and OneTrainer ({"clip_g":
-vectors}). n vectors are n tokens: the token itself and token_1 to token_(n-1), diffusers' names;
-the tokenizer puts all of them where a prompt has the first.
+vectors}). Several vectors are tokens of their own, token_0, token_1 ...; the tokenizer puts all of
+them where a prompt has the token, as diffusers' maybe_convert_prompt does, so that no host has to.
 """
 
 import math
@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exporter.clip_bpe import Added, Vocabulary, normalizer
-from exporter.vocabulary import numbered
+from exporter.clip_bpe import Added, Vocabulary, normalizer, numbered
+from exporter.vocabulary import with_ids
 from exporter.weights import WeightSource
 from runtimes.bundle import sha256
 from runtimes.errors import UsageError
@@ -51,7 +51,7 @@ class Embedding:
     @property
     def tokens(self) -> list[str]:
         """The name of each vector."""
-        return [self.token, *(f"{self.token}_{i}" for i in range(1, self.count))]
+        return [self.token] if self.count == 1 else numbered(self.token, self.count)
 
     def vectors(self) -> Tensor:
         """(count, width) in fp32."""
@@ -162,7 +162,7 @@ def extended(
         first = 1 + max(vocabulary.tokens.values())
         added = [Added(token, first + i) for i, token in enumerate(embedding.tokens)]
         expanded = ((embedding.token, embedding.count),) if embedding.count > 1 else ()
-        vocabulary = numbered(
+        vocabulary = with_ids(
             replace(
                 vocabulary,
                 added=(*vocabulary.added, *added),
@@ -177,7 +177,8 @@ def extended(
 def _check_token(vocabulary: Vocabulary, embedding: Embedding) -> None:
     spelling, advice = normalizer().normalize_str, "name another with FILE:TOKEN"
     there = {spelling(token.content): token.content for token in vocabulary.added}
-    for token in embedding.tokens:
+    there |= {spelling(word): word for word, _ in vocabulary.expanded}
+    for token in dict.fromkeys([embedding.token, *embedding.tokens]):
         if not token or token != token.strip():
             raise UsageError(
                 f"--embedding {embedding.file}: {token!r} begins or ends with white space, or is "
@@ -195,12 +196,12 @@ def _check_token(vocabulary: Vocabulary, embedding: Embedding) -> None:
 def _check_expanded(vocabulary: Vocabulary) -> None:
     """UsageError where putting in a token's other vectors would break up another token."""
     spelling = normalizer().normalize_str
-    for token, count in vocabulary.expanded:
-        own = {token, *(f"{token}_{i}" for i in range(1, count))}
+    for word, count in vocabulary.expanded:
+        own = numbered(word, count)
         for other in vocabulary.added:
-            if other.content not in own and spelling(token) in spelling(other.content):
+            if other.content not in own and spelling(word) in spelling(other.content):
                 raise UsageError(
-                    f"--embedding: {token!r}, a token of {count} vectors, is part of the token "
+                    f"--embedding: {word!r}, a token of {count} vectors, is part of the token "
                     f"{other.content!r}: name it otherwise with FILE:TOKEN"
                 )
 

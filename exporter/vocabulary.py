@@ -78,13 +78,13 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         unk if unk is not None else special["unk_token"],
         *(special[key] for key in ("bos_token", "eos_token", "pad_token")),
     )
-    vocabulary = numbered(vocabulary)
+    vocabulary = with_ids(vocabulary)
     if serialized is not None:
         _check_frame(path, vocabulary)
     return vocabulary
 
 
-def numbered(vocabulary: Vocabulary) -> Vocabulary:
+def with_ids(vocabulary: Vocabulary) -> Vocabulary:
     """The added tokens with the ids that the tokenizers library gives them, in their order.
 
     Raises UsageError naming a token whose file says another id.

@@ -31,7 +31,8 @@ WIDTHS = {"text_encoder": 32, "decoder_text_encoder": 48}
 LIMIT = LIMITS["fp32"].graph_error / 10
 STYLE = "<my-style>"
 PROMPTS = [
-    STYLE, f"{STYLE} a red circle", f"a red {STYLE} circle", f"a{STYLE}circle", f"({STYLE}), {STYLE}!",
+    STYLE, f"{STYLE} a red circle", f"a red {STYLE} circle", f"a{STYLE}circle",
+    f"({STYLE}), {STYLE}!",
     f"{STYLE}{STYLE}", f"a red\n{STYLE}\t in {STYLE}", "a red circle", "", f"{STYLE}_9 {STYLE}-1",
     f"{STYLE} " * 40,
 ]  # fmt: skip
@@ -145,7 +146,6 @@ def test_a_checkpoint_with_added_tokens_and_rows_to_spare(job, tmp_path):
     found = job(EmbeddingFile(tmp_path / "a.safetensors"), pair=pair)
     prompts = [f"an <old> circle {STYLE}", "<OLD>"]
     ids, hidden = encode(found, "text_encoder", prompts, tmp_path)
-    assert ids[0, :8].tolist()[-4:] != [615] * 4
     assert {616, 617, 618} <= set(ids.flat)
     # diffusers cuts the rows to spare off; the others are the same.
     asked = EmbeddingFile(tmp_path / "a.safetensors", STYLE)
@@ -161,7 +161,7 @@ def test_capitals_and_single_vectors(job, tmp_path):
     """As CLIPTokenizerFast reads added tokens; a vector's own token is left as it is."""
     save_file({"<My-Style>": vectors(3, 32)}, tmp_path / "a.safetensors")
     found = job(EmbeddingFile(tmp_path / "a.safetensors"))
-    ids, _ = encode(found, "text_encoder", ["<MY-STYLE>", "<my-style>_1 <my-style>_2"], tmp_path)
+    ids, _ = encode(found, "text_encoder", ["<MY-STYLE>", "<my-style>_1 <My-Style>_2"], tmp_path)
     assert ids[0, 1:4].tolist() == [616, 617, 618]
     assert ids[1, 1:4].tolist() == [617, 618, 615]
 
@@ -220,18 +220,18 @@ def test_the_bundle_has_it_and_resume_sees_a_change(folders, tmp_path, capsys):
     specs = bundle.manifest.tokenizers
     assert specs["text_encoder"].folder != specs["decoder_text_encoder"].folder
     vocab = json.loads((tmp_path / "b/tokenizer/vocab.json").read_text(encoding="utf-8"))
-    assert (vocab["style"], vocab["style_1"]) == (616, 617)
+    assert (vocab["style_0"], vocab["style_1"]) == (616, 617)
     config = json.loads((tmp_path / "b/text_encoder/config.json").read_text(encoding="utf-8"))
     assert config["vocab_size"] == 618
-    with pytest.raises(UsageError, match="style.safetensors:style"):
+    with pytest.raises(UsageError, match=r"style\.safetensors:style"):
         check_no_adapters(bundle)
     again = ["--resume", "--overwrite"]
     capsys.readouterr()
     assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
-    assert capsys.readouterr().err.count("kept") == 2
+    assert capsys.readouterr().out.count("kept") == 2
     save_file({"emb_params": vectors(2, 32, seed=9)}, file)
     assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
-    assert " text_encoder: kept" not in capsys.readouterr().err
+    assert "kept" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
