@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 import tiny
 import tokenizers_found as found
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
+from exporter.cli import main as export_main
+from exporter.components import open_checkpoint, read_json
+from exporter.configs import TextConfig, parse_config
+from exporter.graphs import plan_graphs
+from exporter.shapes import text_shapes
+from exporter.sources import find_pair
 from exporter.tokenizer import check_tokenizer, write_tokenizer
 from exporter.vocabulary import read_vocabulary
+from exporter.weights import Weights
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
-from validation.reference import load_tokenizer
+from validation.cli import main as validation_main
+from validation.metrics import difference
+from validation.reference import load_text_encoder, load_tokenizer
+from validation.tolerances import LIMITS
 
 STYLE = found.STYLE
 FLAGS = {
@@ -176,53 +188,70 @@ def test_which_folders_tokenize_alike(tmp_path):
     assert read_vocabulary(found.listed(tmp_path / "e", found.token(STYLE, rstrip=True))) != styled
 
 
+LISTED = {
+    "one id": {"616": found.token(STYLE), "0616": found.token("<b>")},
+    "two ids": {"616": found.token(STYLE), "617": found.token(STYLE)},
+    "in vocab": {"5": found.token(STYLE)},
+    "gap": {"700": found.token(STYLE)},
+    "other id": {"616": found.token("circle</w>")},
+    "no token": {"616": {"content": ""}},
+    "flag": {"616": found.token(STYLE) | {"lstrip": 1}},
+}
+WORD_LEVEL = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+# Changes to tokenizer.json.
+SERIALIZED = {
+    "suffix": {"model.end_of_word_suffix": "@@"},
+    "normalizer": {"normalizer": {"type": "NFC"}},
+    "words": {"pre_tokenizer": {"type": "Whitespace"}},
+    "kind": {"model": WORD_LEVEL, "added_tokens": [], "post_processor": None},
+    "json": {"model": None},
+}
+
+
+def swapped(source):
+    vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
+    vocab |= {"circle</w>": vocab["red</w>"], "red</w>": vocab["circle</w>"]}
+    (source / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+
+
+def reversed_merges(source):
+    lines = (source / "merges.txt").read_text(encoding="utf-8").split("\n")
+    (source / "merges.txt").write_text("\n".join([lines[0], *lines[:0:-1]]), encoding="utf-8")
+
+
+def other_flags(source):
+    decoder = found.DECODER | {"616": found.token(STYLE, single_word=True)}
+    found.edit(source / "tokenizer_config.json", added_tokens_decoder=decoder)
+
+
+# Files that contradict tokenizer.json.
+BESIDE = {
+    "vocab beside": swapped,
+    "merges beside": reversed_merges,
+    "flags beside": other_flags,
+}
+OTHERS = {
+    "added_tokens.json twice": lambda path: found.folder(
+        path, found.OLD_CONFIG, added={STYLE: 616, "<b>": 616}
+    ),
+    "left out": lambda path: found.folder(path, found.CONFIG, added={STYLE: 616}),
+    "split": lambda path: found.folder(path, found.CONFIG | {"split_special_tokens": True}),
+    "framed otherwise": lambda path: found.saved_by_5(path, bos_token="!"),
+    "unnamed": lambda path: found.saved_by_5(path, pad_token="<pad>"),
+}
+
+
 def broken(path, case):
-    decoder = {
-        "one id": {"616": found.token(STYLE), "0616": found.token("<b>")},
-        "two ids": {"616": found.token(STYLE), "617": found.token(STYLE)},
-        "in vocab": {"5": found.token(STYLE)},
-        "gap": {"700": found.token(STYLE)},
-        "other id": {"616": found.token("circle</w>")},
-        "no token": {"616": {"content": ""}},
-        "flag": {"616": found.token(STYLE) | {"lstrip": 1}},
-    }
-    if case in decoder:
-        config = found.CONFIG | {"added_tokens_decoder": found.DECODER | decoder[case]}
-        return found.folder(path, config)
-    if case == "added_tokens.json twice":
-        return found.folder(path, found.OLD_CONFIG, added={STYLE: 616, "<b>": 616})
-    if case == "left out":
-        return found.folder(path, found.CONFIG, added={STYLE: 616})
-    if case == "split":
-        return found.folder(path, found.CONFIG | {"split_special_tokens": True})
-    if case == "framed otherwise":
-        return found.saved_by_5(path, bos_token="!")
-    source = found.saved_fast(path, STYLE) if "beside" in case else found.saved_by_5(path, STYLE)
-    file = source / "tokenizer.json"
-    if case == "vocab beside":
-        vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
-        swapped = vocab | {"circle</w>": vocab["red</w>"], "red</w>": vocab["circle</w>"]}
-        (source / "vocab.json").write_text(json.dumps(swapped), encoding="utf-8")
-    elif case == "merges beside":
-        lines = (source / "merges.txt").read_text(encoding="utf-8").split("\n")
-        (source / "merges.txt").write_text("\n".join([lines[0], *lines[:0:-1]]), encoding="utf-8")
-    elif case == "flags beside":
-        decoder = found.DECODER | {"616": found.token(STYLE, single_word=True)}
-        found.edit(source / "tokenizer_config.json", added_tokens_decoder=decoder)
-    elif case == "suffix":
-        found.edit(file, **{"model.end_of_word_suffix": "@@"})
-    elif case == "normalizer":
-        found.edit(file, normalizer={"type": "NFC"})
-    elif case == "words":
-        found.edit(file, pre_tokenizer={"type": "Whitespace"})
-    elif case == "kind":
-        model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
-        found.edit(file, model=model, added_tokens=[], post_processor=None)
-    elif case == "json":
-        file.write_text('{"version": "1.0"}')
-    elif case == "unnamed":
-        found.edit(source / "tokenizer_config.json", pad_token="<pad>")
-    return source
+    if case in LISTED:
+        decoder = found.DECODER | LISTED[case]
+        return found.folder(path, found.CONFIG | {"added_tokens_decoder": decoder})
+    if case in SERIALIZED:
+        found.edit(found.saved_by_5(path, STYLE) / "tokenizer.json", **SERIALIZED[case])
+        return path
+    if case in BESIDE:
+        BESIDE[case](found.saved_fast(path, STYLE))
+        return path
+    return OTHERS[case](path)
 
 
 @pytest.mark.parametrize(
@@ -275,3 +304,62 @@ def test_lengths_that_say_nothing_are_the_text_encoders(tmp_path, length, right)
     else:
         with pytest.raises(UsageError, match=f"model_max_length {length}"):
             check_tokenizer(source, 77, 616)
+
+
+@pytest.fixture(scope="module")
+def saved_by_5(tmp_path_factory):
+    """A checkpoint of transformers 5: no vocab.json, no 'text_model.', with an added token."""
+    root = tmp_path_factory.mktemp("saved-by-5")
+    made = tiny.reference("one_level")
+    for encoder in (made.text_encoder, made.decoder_text_encoder):
+        encoder.resize_token_embeddings(617, mean_resizing=False)
+        encoder.get_input_embeddings().weight[616] = torch.linspace(-1, 1, 32)
+    tokenizer = found.saved_by_5(root / "tokenizer", STYLE, extra_special_tokens=[STYLE])
+    pair = tiny.save(made, root / "checkpoint", tokenizer=tokenizer)
+    for folder in pair:
+        found.without_prefix(folder / "text_encoder")
+    return made, pair
+
+
+def test_text_encoders_without_prefix(saved_by_5):
+    """transformers 4 would fill all weights at random, with a warning."""
+    made, pair = saved_by_5
+    checkpoint = open_checkpoint(*find_pair(*map(str, pair)), None)
+    ids = torch.arange(540, 617).view(1, 77)
+    mask = torch.ones_like(ids)
+    expected = made.text_encoder(ids, attention_mask=mask).last_hidden_state
+    plan = plan_graphs(checkpoint, "nchw", text=True)[0]
+    with plan.module() as module:
+        result = difference(module(ids, mask).numpy(), expected.numpy())
+    assert result.relative < LIMITS["fp32"].graph_error / 10
+    loaded = load_text_encoder(checkpoint.text_encoder.folder, "")
+    assert torch.equal(loaded(ids, attention_mask=mask).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("name", ["encoder.layers.0.mlp.fc1.bias", "text_model.other"])
+def test_half_a_prefix_is_refused(saved_by_5, tmp_path, name):
+    """All weights are named one way or the other; each of them is there, and nothing else."""
+    folder = tmp_path / "text_encoder"
+    shutil.copytree(saved_by_5[1][0] / "text_encoder", folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["other"] = weights.pop("encoder.layers.0.mlp.fc1.bias")
+    if name.startswith("text_model."):
+        weights[name] = torch.ones(1)
+    save_file(weights, folder / "model.safetensors")
+    config = parse_config(TextConfig, read_json(folder / "config.json"), str(folder))
+    with pytest.raises(UsageError, match=r"weight '.*' is missing"):
+        Weights((folder / "model.safetensors",), text_shapes(config), set())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_saved_by_5_is_exported_and_compared_with(saved_by_5, tmp_path, capsys):
+    """One text encoder for both stages, the added token in the prompt."""
+    decoder, prior = map(str, saved_by_5[1])
+    bundle = str(tmp_path / "b")
+    assert export_main([bundle, "-m", decoder, "--prior", prior, "--no-golden", "--quiet"]) == 0
+    vocab = json.loads((tmp_path / "b/tokenizer/vocab.json").read_text(encoding="utf-8"))
+    assert vocab[STYLE] == 616
+    words = ["--reference", decoder, "--prior", prior, "--steps", "3", "--decoder-steps", "2"]
+    assert validation_main([bundle, *words, "--prompt", f"a {STYLE} circle"]) == 0
+    out = capsys.readouterr().out
+    assert "compared with: diffusers" in out and "FAILED" not in out
