@@ -8,6 +8,7 @@ from pathlib import Path
 from exporter.graphs import GraphPlan
 from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
+from exporter.tokenizer import plain_files
 from runtimes.atomic import check_space
 from runtimes.errors import UsageError
 from runtimes.free_memory import available_memory, in_bytes, process_memory
@@ -101,9 +102,8 @@ def _weights(plan: GraphPlan) -> int:
 
 
 def _tokenizers(job: Job) -> int:
-    folders = {job.checkpoint.tokenizer, job.checkpoint.decoder_tokenizer}
-    files = [folder / name for folder in folders for name in ("vocab.json", "merges.txt")]
-    return int(TOKENIZER * sum(file.stat().st_size for file in files))
+    texts = [t for v in job.vocabularies.values() for t in plain_files(v).values()]
+    return int(TOKENIZER * sum(len(text.encode()) for text in texts))
 
 
 def _recorded(job: Job, pictures: list[GraphPlan]) -> int:

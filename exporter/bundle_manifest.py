@@ -43,7 +43,7 @@ def new_manifest(job: "Job", tokenizers: dict[str, Tokenizer]) -> Manifest:
         sizes=tuple(size.picture for size in job.sizes),
         files={},
         tools=tools(BACKENDS[job.settings.backend].packages),
-        adapters=tuple(lora.adapter for lora in job.loras),
+        adapters=(*(x.adapter for x in job.loras), *(x.adapter for x in job.embeddings)),
     )
 
 

@@ -57,6 +57,15 @@ def add_arguments(found: argparse.ArgumentParser) -> None:
         help="LoRA adapter to fuse into the prior: a safetensors file or its folder, and its "
         "weight (default: 1); may be given several times",
     )
+    found.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        metavar="FILE[:TOKEN]",
+        help="textual-inversion embedding to add to the text encoders that are as wide: a "
+        "safetensors file, and the word for it (default: the file's own); may be given several "
+        "times",
+    )
     found.add_argument("--no-golden", action="store_true", help="record no golden run")
     found.add_argument(
         "--golden-steps",
@@ -207,6 +216,7 @@ def _export(args: argparse.Namespace) -> None:
         raise UsageError("write 'inspect' first: python -m exporter inspect ...")
     _require_export_packages()
     _require_backend_packages(args.backend)
+    from exporter.embeddings import parse_embedding
     from exporter.export import export
     from exporter.lora import parse_lora
     from exporter.options import ExportOptions, resolve
@@ -231,6 +241,7 @@ def _export(args: argparse.Namespace) -> None:
         deployment_target=args.deployment_target,
         openvino_tokenizer=args.openvino_tokenizer,
         loras=tuple(map(parse_lora, args.lora)),
+        embeddings=tuple(map(parse_embedding, args.embedding)),
         resume=args.resume,
     )
     resolve(options)  # before a hub download

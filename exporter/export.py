@@ -10,7 +10,7 @@ from exporter.activations import activations
 from exporter.backends import BACKENDS
 from exporter.budget import check_budget, estimate
 from exporter.bundle_manifest import new_manifest, package_metadata
-from exporter.components import Checkpoint, open_checkpoint
+from exporter.components import open_checkpoint
 from exporter.configs import TextConfig
 from exporter.golden import record_golden
 from exporter.graphs import GraphPlan
@@ -22,7 +22,7 @@ from exporter.progress import Progress
 from exporter.resume import Kept, finished
 from exporter.sources import Source
 from exporter.text_config import write_text_config
-from exporter.tokenizer import same_tokenizer, write_tokenizer
+from exporter.tokenizer import write_tokenizer
 from exporter.unfinished import Unfinished
 from exporter.weights import Deferred, Recipe
 from runtimes.atomic import atomic_folder, check_output, seal
@@ -70,7 +70,7 @@ def export(
 def _write(
     job: Job, folder: Path, work: Unfinished, kept: Kept, origins: Origins, progress: Progress
 ) -> Manifest:
-    tokenizers = _write_tokenizers(job.checkpoint, {plan.name for plan in job.plans}, folder)
+    tokenizers = _write_tokenizers(job, folder)
     manifest = new_manifest(job, tokenizers)
     plans = job.chosen(set(kept.names))
     records = []
@@ -137,23 +137,18 @@ def _counted(make: Recipe, on_bytes: Callable[[int], None], size: int) -> Recipe
     return made
 
 
-def _write_tokenizers(
-    checkpoint: Checkpoint, names: set[str], folder: Path
-) -> dict[str, Tokenizer]:
+def _write_tokenizers(job: Job, folder: Path) -> dict[str, Tokenizer]:
     """One folder when both stages tokenize alike."""
-    length = checkpoint.text_encoder.config.max_position_embeddings
-    found = {
-        "text_encoder": write_tokenizer(
-            checkpoint.tokenizer, folder / "tokenizer", "tokenizer", length
-        )
-    }
-    if "decoder_text_encoder" in names:
-        length = checkpoint.decoder_text_encoder.config.max_position_embeddings
-        name, source = "decoder_tokenizer", checkpoint.decoder_tokenizer
-        same = same_tokenizer(checkpoint.tokenizer, source) and (
-            length == found["text_encoder"].max_length
-        )
-        found["decoder_text_encoder"] = (
-            found["text_encoder"] if same else write_tokenizer(source, folder / name, name, length)
-        )
+    found: dict[str, Tokenizer] = {}
+    folders = {"text_encoder": "tokenizer", "decoder_text_encoder": "decoder_tokenizer"}
+    for plan in (plan for plan in job.plans if plan.name in folders):
+        vocabulary = job.vocabularies[plan.name]
+        length = int(plan.inputs[0].shape[1])
+        for other, spec in found.items():
+            if spec.max_length == length and job.vocabularies[other] == vocabulary:
+                found[plan.name] = spec
+                break
+        else:
+            name = folders[plan.name]
+            found[plan.name] = write_tokenizer(vocabulary, folder / name, name, length)
     return found

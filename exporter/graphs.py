@@ -9,6 +9,7 @@ from torch import nn
 from exporter import loading
 from exporter.components import Checkpoint, Component
 from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.embeddings import Rows, WithRows, table_rows
 from exporter.harmless import UNUSED_TEXT_WEIGHTS
 from exporter.lora import Fused, Lora
 from exporter.modules.layout import Layout
@@ -39,7 +40,7 @@ class GraphPlan:
     Dimensions that are strings may change from run to run: 'batch', and sides such as 'height'
     or 'height/4'. `multiple` is what 'height' and 'width' are multiples of. `defer` gives the
     export-form module and recipes for its weights, `build` the module with its weights, which
-    `loras` are added to.
+    `loras` are added to and a text encoder's `rows` put into.
     """
 
     name: str
@@ -51,13 +52,23 @@ class GraphPlan:
     defer: Callable[[WeightSource], Deferred]
     build: Callable[[WeightSource], nn.Module]
     loras: tuple[Lora, ...] = ()
+    rows: tuple[Rows, ...] = ()
 
     @contextmanager
     def weights(self) -> Iterator[WeightSource]:
         """The checkpoint's weights, every name and shape checked; read, and fused, on demand."""
         unused = UNUSED_TEXT_WEIGHTS if isinstance(self.component.config, TextConfig) else ()
         with Weights(self.component.files, self.shapes, unused) as weights:
-            yield Fused(weights, self.loras) if self.loras else weights
+            source = Fused(weights, self.loras) if self.loras else weights
+            yield WithRows(source, self.rows) if self.rows else source
+
+    def with_rows(self, rows: tuple[Rows, ...]) -> "GraphPlan":
+        """A text encoder's plan with embeddings in its table, which may grow."""
+        config = self.component.config
+        assert isinstance(config, TextConfig)
+        grown = replace(config, vocab_size=table_rows(config.vocab_size, rows))
+        plan = _text(self.name, Component(self.component.folder, grown, self.component.files))
+        return replace(plan, shapes=self.shapes, loras=self.loras, rows=rows)
 
     @contextmanager
     def module(self) -> Iterator[nn.Module]:

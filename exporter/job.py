@@ -1,20 +1,25 @@
 """What is exported from what: a checkpoint and settings, everything checked, nothing written."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of
-from exporter.components import Checkpoint
+from exporter.clip_bpe import Vocabulary, build, state
+from exporter.components import Checkpoint, Component
+from exporter.configs import TextConfig
+from exporter.embeddings import Embedding, Rows, extended, open_embedding
 from exporter.fixed_sizes import close, named_sizes
 from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.harmless import note_weights
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
-from exporter.options import Settings
+from exporter.openvino_tokenizer import check_openvino_tokens
+from exporter.options import ExportOptions, Settings
 from exporter.sampling import sampling
 from exporter.shapes import stage_c_shapes
-from exporter.tokenizer import check_tokenizer, same_tokenizer
+from exporter.tokenizer import check_tokenizer
 from exporter.weights import weight_names
 from runtimes.bundle import sha256
 from runtimes.errors import UsageError
@@ -36,6 +41,8 @@ class Job:
     plans: list[GraphPlan]
     loras: tuple[Lora, ...]
     notes: tuple[str, ...]
+    embeddings: tuple[Embedding, ...]
+    vocabularies: dict[str, Vocabulary]
 
     def chosen(self, also: set[str]) -> list[GraphPlan]:
         """The graphs that were asked for, and those `also` there."""
@@ -96,20 +103,31 @@ def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
     )
     default = sizes(constants.height, constants.width, constants)
     fixed = [default, *(sizes(*size, constants) for size in given.sizes)] if settings.static else []
-    for folder, text in (
-        (checkpoint.tokenizer, checkpoint.text_encoder),
-        (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
-    ):
-        check_tokenizer(folder, text.config.max_position_embeddings)
+    embeddings = _embeddings(checkpoint, given)
+    vocabularies, rows = _vocabularies(checkpoint, embeddings)
+    if given.openvino_tokenizer:
+        for vocabulary in vocabularies.values():
+            check_openvino_tokens(state(build(vocabulary)), vocabulary.folder)
     shapes = stage_c_shapes(checkpoint.stage_c.config)
     loras = tuple(open_lora(lora, shapes) for lora in given.loras)
-    plans = _plans(checkpoint, settings, loras)
+    plans = _plans(checkpoint, settings, loras, vocabularies)
+    plans = [plan.with_rows(rows[plan.name]) if rows.get(plan.name) else plan for plan in plans]
     for plan in plans:
         with plan.weights():
             pass  # opening checks names and shapes
     fixed_once = tuple(dict.fromkeys(fixed))
-    notes = (*checkpoint.notes, *_unused_weights(checkpoint))
-    return Job(checkpoint, settings, constants, default, fixed_once, plans, loras, notes)
+    return Job(
+        checkpoint,
+        settings,
+        constants,
+        default,
+        fixed_once,
+        plans,
+        loras,
+        (*checkpoint.notes, *_unused_weights(checkpoint)),
+        embeddings,
+        vocabularies,
+    )
 
 
 def _unused_weights(checkpoint: Checkpoint) -> list[str]:
@@ -124,11 +142,43 @@ def _unused_weights(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _plans(checkpoint: Checkpoint, settings: Settings, loras: tuple[Lora, ...]) -> list[GraphPlan]:
+def _embeddings(checkpoint: Checkpoint, given: ExportOptions) -> tuple[Embedding, ...]:
+    widths = {name: t.config.hidden_size for name, (_, t) in _text_encoders(checkpoint).items()}
+    if not given.text:
+        del widths["decoder_text_encoder"]
+    return tuple(open_embedding(asked, widths) for asked in given.embeddings)
+
+
+def _vocabularies(
+    checkpoint: Checkpoint, embeddings: tuple[Embedding, ...]
+) -> tuple[dict[str, Vocabulary], dict[str, tuple[Rows, ...]]]:
+    """Each text encoder's vocabulary, and the rows of the embeddings that are as wide."""
+    vocabularies, rows = {}, {}
+    for name, (folder, text) in _text_encoders(checkpoint).items():
+        config = text.config
+        vocabulary = check_tokenizer(folder, config.max_position_embeddings, config.vocab_size)
+        fitting = tuple(each for each in embeddings if each.width == config.hidden_size)
+        vocabularies[name], rows[name] = extended(vocabulary, fitting)
+    return vocabularies, rows
+
+
+def _text_encoders(checkpoint: Checkpoint) -> dict[str, tuple[Path, Component[TextConfig]]]:
+    return {
+        "text_encoder": (checkpoint.tokenizer, checkpoint.text_encoder),
+        "decoder_text_encoder": (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
+    }
+
+
+def _plans(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    loras: tuple[Lora, ...],
+    vocabularies: dict[str, Vocabulary],
+) -> list[GraphPlan]:
     given = settings.given
     layout = BACKENDS[settings.backend].layout
     plans = plan_graphs(checkpoint, layout, text=given.text, loras=loras)
-    if given.text and _shared_text(checkpoint):
+    if given.text and _shared_text(checkpoint, vocabularies):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
     if not {plan.name for plan in plans} & set(given.modules):
         raise UsageError(
@@ -138,13 +188,13 @@ def _plans(checkpoint: Checkpoint, settings: Settings, loras: tuple[Lora, ...]) 
     return plans
 
 
-def _shared_text(checkpoint: Checkpoint) -> bool:
+def _shared_text(checkpoint: Checkpoint, vocabularies: dict[str, Vocabulary]) -> bool:
     """Whether both stages use one text encoder, as in the paper: same config, weights, tokens."""
     first, second = checkpoint.text_encoder, checkpoint.decoder_text_encoder
     if first.config != second.config or len(first.files) != len(second.files):
         return False
     if [p.stat().st_size for p in first.files] != [p.stat().st_size for p in second.files]:
         return False
-    if not same_tokenizer(checkpoint.tokenizer, checkpoint.decoder_tokenizer):
+    if vocabularies["text_encoder"] != vocabularies["decoder_text_encoder"]:
         return False
     return all(sha256(a) == sha256(b) for a, b in zip(first.files, second.files, strict=True))

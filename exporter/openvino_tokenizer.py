@@ -2,7 +2,8 @@
 
 For hosts without Python: they read it with openvino_tokenizers' library and need no tokenizer of
 their own. openvino_tokenizers' own conversion differs from CLIP's tokenizer in three places, which
-are built here instead: lower case, composed accents, and special tokens inside a prompt.
+are built here instead: lower case, composed accents, and added tokens inside a prompt, which are
+looked for before the text is normalized or after it, as each one's flag says.
 
 The ids are exact for text in NFC, and for every single character in parts. They may differ where
 several marks on one letter make no single character and do not come in NFC, and next to letters
@@ -10,16 +11,17 @@ of Unicode 17, which `tokenizers` does not know yet and takes for signs.
 """
 
 import itertools
+import re
 import struct
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
+from exporter.clip_bpe import normalizer
 from exporter.json_file import read_json
 from runtimes.errors import UsageError
 from runtimes.manifest import Tokenizer
@@ -84,19 +86,21 @@ def _pipeline(folder: Path, spec: Tokenizer) -> Any:
     from openvino_tokenizers import tokenizer_pipeline as steps
 
     source = read_json(folder / "tokenizer.json")
-    special = [token["content"] for token in source["added_tokens"]]
-    words = source["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    vocabulary = _with_suffix(source, special, folder)
-    normalizer = FastTokenizer.from_file(str(folder / "tokenizer.json")).normalizer
+    check_openvino_tokens(source, folder)
+    raw, normalized = _contents(source)
+    expansions = [
+        steps.RegexNormalizationStep(step["pattern"]["Regex"], step["content"])
+        for step in _expansions(source)
+    ]
     pipeline = steps.TokenizerPipeline()
     pipeline.add_steps(
         [
-            steps.SpecialTokensSplit.from_string_iter(special),
-            steps.CharsmapStep(_charsmap(_changes(normalizer)), remove_extra_whitespaces=False),
-            # The normalizer leaves no white space but ' '; the engines' \s differ (U+180E).
-            steps.RegexSplitStep(words.replace(r"\s", " "), invert=True, behaviour="remove"),
+            _raw_tokens_split(raw),
+            steps.CharsmapStep(_charsmap(_changes(normalizer())), remove_extra_whitespaces=False),
+            *expansions,
+            steps.RegexSplitStep(_words_and(normalized), invert=True, behaviour="remove"),
             steps.BytesToCharsStep(),
-            steps.BPETokenizationStep.from_hf_json(vocabulary),
+            steps.BPETokenizationStep.from_hf_json(_with_suffix(source, raw | normalized)),
             steps.TruncationStep(spec.max_length - 2, truncation=True),
             steps.CombineSegmentsStep(
                 [
@@ -113,26 +117,106 @@ def _pipeline(folder: Path, spec: Tokenizer) -> Any:
     return pipeline
 
 
-def _with_suffix(source: dict[str, Any], special: list[str], folder: Path) -> dict[str, Any]:
-    """tokenizer.json with the end-of-word mark at its special tokens.
+def _raw_tokens_split(tokens: Collection[str]) -> Any:
+    """Splits text as it is written, at no place if there are no tokens; later steps need it."""
+    from openvino_tokenizers import tokenizer_pipeline as steps
+    from openvino_tokenizers.utils import create_string_constant_node
 
-    OpenVINO's BPE adds the mark to every piece of text, special tokens too, and would take the
-    mark after them for letters. What was named so before gets the plain name: its piece is
-    always a special token ('!' of Stable Diffusion 2's padding).
-    """
+    class Split(steps.SpecialTokensSplit):  # type: ignore[misc]
+        def get_ov_subgraph(self, input_nodes: list[Any]) -> list[Any]:
+            pattern = "|".join(map(re.escape, sorted(tokens, reverse=True))) or "(?!)"
+            nodes = [*input_nodes, *create_string_constant_node(f"({pattern})")]
+            found: list[Any] = steps._get_factory().create("SpecialTokensSplit", nodes).outputs()
+            return found
+
+    return Split()
+
+
+def check_openvino_tokens(source: dict[str, Any], folder: Path) -> None:
+    """UsageError for a tokenizer.json, as an object, whose ids OpenVINO's would not all give."""
     model = source["model"]
-    suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
+    suffix, vocab = model["end_of_word_suffix"], model["vocab"]
+    wrong = "OpenVINO's tokenizer would give other ids: leave out --openvino-tokenizer"
     for byte in ByteLevel.alphabet():
         if byte not in vocab or byte + suffix not in vocab:
             raise UsageError(
                 f"{folder}/vocab.json: byte {byte!r} is no token, alone and as a word's end; "
-                "OpenVINO's tokenizer would give other ids: leave it out"
+                f"{wrong}"
             )
-    for token in special:
-        plain, marked = vocab.pop(token), vocab.pop(token + suffix, None)
-        vocab[token + suffix] = plain
+    ids = sorted({*vocab.values(), *(token["id"] for token in source["added_tokens"])})
+    if ids != list(range(len(ids))):
+        raise UsageError(f"{folder}: no token has id {_first_gap(ids)}; {wrong}")
+    raw, normalized = _contents(source)
+    if len(raw) + len(normalized) < len(source["added_tokens"]):
+        raise UsageError(f"{folder}: two added tokens are the same in lower case; {wrong}")
+    for token in source["added_tokens"]:
+        content = token["content"]
+        if token["single_word"] or content != content.strip() or _is_misread(token):
+            raise UsageError(f"{folder}: added token {content!r} cannot be a graph's; {wrong}")
+    for step in _expansions(source):
+        if set(step["content"]) & set("$\\"):
+            raise UsageError(f"{folder}: '$' and '\\' in {step['content']!r}; {wrong}")
+
+
+def _first_gap(ids: list[int]) -> int:
+    return next(i for i, number in enumerate(ids) if i != number)
+
+
+def _is_misread(token: dict[str, Any]) -> bool:
+    """Whether a token that is looked for as it is written is a word of other texts too."""
+    words = re.findall(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+", token["content"])
+    if token["normalized"] or words != [token["content"]]:
+        return False
+    made = "".join(_changes(normalizer()).values())
+    return all(character in made for character in token["content"])
+
+
+def _contents(source: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
+    """Added tokens by what is looked for, before the text is normalized and after it."""
+    raw, normalized = {}, {}
+    for token in source["added_tokens"]:
+        if token["normalized"]:
+            normalized[normalizer().normalize_str(token["content"])] = token["id"]
+        else:
+            raw[token["content"]] = token["id"]
+    return raw, normalized
+
+
+def _expansions(source: dict[str, Any]) -> list[dict[str, Any]]:
+    """The normalizer's steps after CLIP's own three."""
+    steps: list[dict[str, Any]] = source["normalizer"]["normalizers"]
+    return steps[3:]
+
+
+def _words_and(tokens: Collection[str]) -> str:
+    """CLIP's words, and tokens before them: no word goes on where a token begins."""
+    longest_first = "|".join(map(re.escape, sorted(tokens, reverse=True)))
+    go = f"(?!{longest_first})"
+    endings = [["s"], ["t"], ["r", "e"], ["v", "e"], ["m"], ["l", "l"], ["d"]]
+    contractions = ["'" + "".join(go + letter for letter in ending) for ending in endings]
+    # The normalizer leaves no white space but ' '; the engines' \s differ (U+180E).
+    runs = [rf"(?:{go}\p{{L}})+", r"\p{N}", rf"(?:{go}[^ \p{{L}}\p{{N}}])+"]
+    return "|".join([longest_first, *contractions, *runs])
+
+
+def _with_suffix(source: dict[str, Any], added: dict[str, int]) -> dict[str, Any]:
+    """tokenizer.json with the end-of-word mark at its added tokens.
+
+    OpenVINO's BPE adds the mark to every piece of text, added tokens too, and would take the
+    mark after them for letters. What was named so before gets the plain name, or one that no
+    text has: its piece is always an added token ('!' of Stable Diffusion 2's padding).
+    """
+    model = source["model"]
+    suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
+    for token in source["added_tokens"]:
+        vocab.pop(token["content"], None)
+    level = ByteLevel(add_prefix_space=False, use_regex=False)
+    for token, number in added.items():
+        name = "".join(text for text, _ in level.pre_tokenize_str(token))
+        marked = vocab.pop(name + suffix, None)
+        vocab[name + suffix] = number
         if marked is not None:
-            vocab[token] = marked
+            vocab[name if name not in vocab else f"{name}{suffix}{suffix}"] = marked
     return {"model": model | {"vocab": vocab}, "added_tokens": []}
 
 

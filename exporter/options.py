@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.backends import BACKENDS
+from exporter.embeddings import EmbeddingFile
 from exporter.golden import GoldenSteps
 from exporter.lora import LoraFile
 from exporter.openvino_tokenizer import check_openvino_tokenizers
@@ -37,6 +38,7 @@ class ExportOptions:
     openvino_tokenizer: bool = False
     fused_attention: bool = False
     loras: tuple[LoraFile, ...] = ()
+    embeddings: tuple[EmbeddingFile, ...] = ()
     resume: bool = False
 
 

@@ -11,9 +11,8 @@ from exporter.bundle_manifest import license_of, tools
 from exporter.configs import TextConfig
 from exporter.graphs import GraphPlan
 from exporter.job import Job
+from exporter.vocabulary import FILES
 from runtimes.bundle import sha256
-
-_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 class Origins:
@@ -41,6 +40,7 @@ class Origins:
         }
         if isinstance(plan.component.config, TextConfig) or settings.backend == "coreml":
             made_from["tokenizers"] = self._tokenizers()
+            made_from["embeddings"] = [vars(each.adapter) for each in self._job.embeddings]
         if settings.backend == "coreml":  # its packages carry what their host needs
             made_from["sampling"] = dataclasses.asdict(self._job.constants)
             made_from["license"] = license_of(self._job.checkpoint)
@@ -49,7 +49,7 @@ class Origins:
 
     def _tokenizers(self) -> list[str]:
         folders = (self._job.checkpoint.tokenizer, self._job.checkpoint.decoder_tokenizer)
-        files = [folder / name for folder in folders for name in _TOKENIZER_FILES]
+        files = [folder / name for folder in folders for name in FILES]
         return [self._hash(file) if file.is_file() else "" for file in files]
 
     def _hash(self, file: Path) -> str:

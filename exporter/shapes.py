@@ -10,6 +10,7 @@ from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfi
 from exporter.modules.stage_b import plan
 
 Shapes = dict[str, tuple[int, ...]]
+TEXT_PREFIX = "text_model."  # transformers 5 leaves it out
 _Item = tuple[str, tuple[int, ...]]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exporter.git_lfs import refuse_pointer
 from exporter.modules.layout import Pointwise
-from exporter.shapes import Shapes
+from exporter.shapes import TEXT_PREFIX, Shapes
 from runtimes.errors import UsageError
 
 # What makes one weight of an export-form module, when it is called.
@@ -49,6 +49,8 @@ class Weights:
     """
 
     def __init__(self, files: tuple[Path, ...], expected: Shapes, unused: Collection[str]) -> None:
+        self._prefix = left_out_prefix(files, expected)
+        expected = {name.removeprefix(self._prefix): shape for name, shape in expected.items()}
         self._files: dict[str, Path] = {}
         for path in files:
             with _open(path) as handle:
@@ -66,6 +68,7 @@ class Weights:
                 raise UsageError(f"{self._files[name]}: unexpected weight '{name}' for its config")
 
     def __getitem__(self, name: str) -> Tensor:
+        name = name.removeprefix(self._prefix)
         with _open(self._files[name]) as handle:
             tensor: Tensor = handle.get_tensor(name)
         # Each tensor keeps its whole file mapped: too much address space for the many small ones.
@@ -120,6 +123,17 @@ def weight_names(path: Path) -> list[str]:
     """The names of a safetensors file's tensors."""
     with _open(path) as handle:
         return list(handle.keys())
+
+
+def left_out_prefix(files: tuple[Path, ...], expected: Shapes) -> str:
+    """What all names in the files lack: transformers 5 saves text encoders without a prefix."""
+    names = []
+    for path in files:
+        with _open(path) as handle:
+            names += handle.keys()
+    prefixed = any(name.startswith(TEXT_PREFIX) for name in expected)
+    bare = not any(name.startswith(TEXT_PREFIX) for name in names)
+    return TEXT_PREFIX if prefixed and bare else ""
 
 
 def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:

@@ -56,7 +56,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter fused into the prior: its name, its file's SHA-256 and the weight it got."""
+    """What was fused in: a LoRA adapter, or an embedding, named 'file:token', of weight 1.
+
+    Its name, its file's SHA-256 and the weight it got.
+    """
 
     id: str
     sha256: str

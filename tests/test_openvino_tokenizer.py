@@ -9,10 +9,12 @@ import unicodedata
 import numpy as np
 import pytest
 import tiny
+import tokenizers_found
 
 from exporter import openvino_tokenizer
 from exporter.openvino_tokenizer import check_openvino_tokenizers, write_openvino_tokenizer
 from exporter.tokenizer import write_tokenizer
+from exporter.vocabulary import read_vocabulary
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
 
@@ -42,10 +44,7 @@ def pair(request, tmp_path_factory):
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         value = json.loads((source / name).read_text())
         (source / name).write_text(json.dumps(value | {"pad_token": request.param}))
-    spec = write_tokenizer(source, root / "t", "t", 77)
-    write_openvino_tokenizer(root / "t", spec, root / "t")
-    model = ov.Core().compile_model(root / "t/openvino_tokenizer.xml", "CPU")
-    return model, PromptTokenizer(root / "t", spec)
+    return made(source, root)
 
 
 def differing(pair, prompts: list[str]) -> list[str]:
@@ -54,6 +53,55 @@ def differing(pair, prompts: list[str]) -> list[str]:
     different = (found["input_ids"] != expected.input_ids).any(axis=1)
     different |= (found["attention_mask"] != expected.attention_mask).any(axis=1)
     return [prompt for prompt, bad in zip(prompts, different, strict=True) if bad]
+
+
+STYLE = tokenizers_found.STYLE
+ADDED = {
+    "normalized": lambda path: tokenizers_found.saved_slow(path, STYLE, "Zorblax", "<é ß>", "s?"),
+    "raw": lambda path: tokenizers_found.listed(
+        path,
+        *(tokenizers_found.token(t, normalized=False, rstrip=True) for t in (STYLE, "<Zorblax É>")),
+        tokenizers_found.token("\U0001f680"),
+    ),
+    "saved by 5": lambda path: tokenizers_found.saved_by_5(path, STYLE, "Zorblax"),
+}
+
+
+def made(source, root):
+    """The graph and our tokenizer of a folder."""
+    spec = write_tokenizer(read_vocabulary(source), root / "t", "t", 77)
+    write_openvino_tokenizer(root / "t", spec, root / "t")
+    model = ov.Core().compile_model(root / "t/openvino_tokenizer.xml", "CPU")
+    return model, PromptTokenizer(root / "t", spec)
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_added_tokens(tmp_path, name):
+    """In the middle of words, of signs and of each other, in capitals, in 5,000 drawn prompts."""
+    pieces = [STYLE, STYLE.upper(), "Zorblax", "zorblax", "<zorblax É>", "<Zorblax É>", "<é ß>",
+              "<É SS>", "\U0001f680", "s?", "'", "'s", "S", "ll", "?", "(", "<my", "-style>", " ",
+              "\n", "a", "é", "1", "<|endoftext|>", "<|EndOfText|>", "!", "red "]  # fmt: skip
+    pair = made(ADDED[name](tmp_path / "source"), tmp_path)
+    draw = np.random.default_rng(0)
+    picked = draw.integers(len(pieces), size=(5000, 12))
+    drawn = ["".join(pieces[i] for i in row[: draw.integers(1, 13)]) for row in picked]
+    assert differing(pair, drawn) == []
+    assert 616 in pair[1](drawn).input_ids
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ([tokenizers_found.token(STYLE, single_word=True)], "added token '<my-style>' cannot"),
+        ([tokenizers_found.token("zorblax", normalized=False)], "added token 'zorblax' cannot"),
+        ([tokenizers_found.token(" x")], "added token ' x' cannot"),
+        ([tokenizers_found.token("<A>"), tokenizers_found.token("<a>")], "same in lower case"),
+    ],
+)
+def test_added_tokens_that_a_graph_cannot_have_are_named(tmp_path, tokens, message):
+    source = tokenizers_found.listed(tmp_path / "source", *tokens)
+    with pytest.raises(UsageError, match=rf"{message}.*: leave out --openvino-tokenizer"):
+        made(source, tmp_path)
 
 
 def characters() -> list[str]:
@@ -125,7 +173,7 @@ def test_the_known_limits(pair):
 
 
 def test_files_are_the_same_each_time(tmp_path):
-    spec = write_tokenizer(tiny.TOKENIZER, tmp_path / "t", "t", 77)
+    spec = write_tokenizer(read_vocabulary(tiny.TOKENIZER), tmp_path / "t", "t", 77)
     for name in ("first", "second"):
         write_openvino_tokenizer(tmp_path / "t", spec, tmp_path / name)
     for file in ("openvino_tokenizer.xml", "openvino_tokenizer.bin"):
@@ -133,12 +181,12 @@ def test_files_are_the_same_each_time(tmp_path):
 
 
 def test_a_vocabulary_without_every_byte_is_refused(tmp_path):
-    spec = write_tokenizer(tiny.TOKENIZER, tmp_path / "t", "t", 77)
+    spec = write_tokenizer(read_vocabulary(tiny.TOKENIZER), tmp_path / "t", "t", 77)
     path = tmp_path / "t/tokenizer.json"
     value = json.loads(path.read_text(encoding="utf-8"))
     value["model"]["vocab"]["unused"] = value["model"]["vocab"].pop("Ń</w>")
     path.write_text(json.dumps(value), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"byte 'Ń' is no token.*: leave it out"):
+    with pytest.raises(UsageError, match=r"byte 'Ń' is no token.*: leave out --openvino-tokenizer"):
         write_openvino_tokenizer(tmp_path / "t", spec, tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
@@ -163,7 +211,7 @@ def test_other_versions_are_named(monkeypatch):
 
 def test_transformers_is_not_needed(tmp_path):
     """openvino_tokenizers' own conversion needs it."""
-    spec = write_tokenizer(tiny.TOKENIZER, tmp_path / "t", "t", 77)
+    spec = write_tokenizer(read_vocabulary(tiny.TOKENIZER), tmp_path / "t", "t", 77)
     script = (
         "import sys; sys.modules['transformers'] = sys.modules['torch'] = None\n"
         "from pathlib import Path; from runtimes.manifest import Tokenizer\n"

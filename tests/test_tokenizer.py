@@ -8,7 +8,8 @@ import pytest
 import tiny
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
-from exporter.tokenizer import same_tokenizer, write_tokenizer
+from exporter.tokenizer import check_tokenizer, write_tokenizer
+from exporter.vocabulary import read_vocabulary
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
 
@@ -23,7 +24,7 @@ PROMPTS = [
     "日本語のテキスト 中文 한국어 العربية עברית",
     "it's they're we've i'll don't 'quoted' a'b",
     "#hash @at $5.00 50% C++ foo_bar x=1;y=2",
-    "<|startoftext|>inside<|endoftext|> the text",
+    "<|startoftext|>inside<|endoftext|> the text <|ENDOFTEXT|>",
     "word " * 200,
     "🙂" * 100,
     "a" * 300,
@@ -33,7 +34,9 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> PromptTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer") / "t"
-    return PromptTokenizer(folder, write_tokenizer(tiny.TOKENIZER, folder, "t", 77))
+    return PromptTokenizer(
+        folder, write_tokenizer(read_vocabulary(tiny.TOKENIZER), folder, "t", 77)
+    )
 
 
 @pytest.mark.parametrize("cls", [CLIPTokenizer, CLIPTokenizerFast])
@@ -63,7 +66,7 @@ def test_padding_token_is_the_checkpoints(tmp_path):
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         value = json.loads((source / name).read_text())
         (source / name).write_text(json.dumps(value | {"pad_token": "!"}))
-    spec = write_tokenizer(source, tmp_path / "t", "t", 77)
+    spec = write_tokenizer(read_vocabulary(source), tmp_path / "t", "t", 77)
     tokenizer = PromptTokenizer(tmp_path / "t", spec)
     found = tokenizer(["red"]).input_ids
     for prompt in ("a ring! red", "!!", "red!"):
@@ -72,7 +75,7 @@ def test_padding_token_is_the_checkpoints(tmp_path):
         assert tokenizer([prompt]).input_ids.tolist() == expected["input_ids"]
     vocab = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
     assert found[0, -1] == vocab["!"]
-    assert not same_tokenizer(source, tiny.TOKENIZER)
+    assert read_vocabulary(source) != read_vocabulary(tiny.TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +94,4 @@ def test_broken_tokenizers_are_refused(tmp_path: Path, file, text, message):
         (source / each.name).write_bytes(each.read_bytes())
     (source / file).write_text(text)
     with pytest.raises(UsageError, match=message):
-        write_tokenizer(source, tmp_path / "t", "t", 77)
+        check_tokenizer(source, 77, 616)

@@ -30,12 +30,12 @@ def reference_pair(model: Model, reference: str | None, prior: str | None) -> tu
 
 
 def check_no_adapters(bundle: Bundle) -> None:
-    """UsageError for a bundle with LoRA adapters, which the reference would have to load too."""
+    """UsageError for a bundle with adapters or embeddings, which the reference does not have."""
     if bundle.manifest.adapters:
         names = ", ".join(adapter.id for adapter in bundle.manifest.adapters)
         raise UsageError(
-            f"{bundle.folder} was exported with LoRA adapters ({names}), and the reference here is "
-            "the checkpoint without them: compare with --golden, which has them"
+            f"{bundle.folder} was exported with adapters or embeddings ({names}), and the "
+            "reference here is the checkpoint without them: compare with --golden, which has them"
         )
 
 

@@ -1,6 +1,7 @@
 """The reference: diffusers' modules and scheduler, one module in memory at a time."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,11 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext impo
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from exporter.components import Checkpoint, Component
 from exporter.configs import TextConfig
+from exporter.shapes import TEXT_PREFIX
 from exporter.weight_files import stem_of
 from exporter.weights import weight_names
 from runtimes.manifest import Manifest
@@ -108,14 +110,14 @@ class _Reference:
     def _text(
         self, graph: str, component: Component[TextConfig], tokenizer: Path, texts: list[str]
     ) -> Tensor:
-        tokens = CLIPTokenizer.from_pretrained(str(tokenizer))(
+        tokens = load_tokenizer(tokenizer)(
             texts,
             padding="max_length",
             max_length=self.manifest.tokenizers[graph].max_length,
             truncation=True,
             return_tensors="pt",
         )
-        encoder = _load(CLIPTextModel, component)
+        encoder = load_text_encoder(component)
         hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         self._keep(
             graph,
@@ -163,7 +165,7 @@ class _Reference:
             self.tensors[f"{name}.{tensor}"] = values.numpy().copy()
 
 
-def _load(cls: Any, component: Component[Any]) -> Any:
+def _load(cls: Any, component: Component[Any], **options: Any) -> Any:
     """A component by the library's own loader, from the files that were exported.
 
     Its loaders know some names of variants and indexes only: here all have a plain name.
@@ -181,8 +183,29 @@ def _load(cls: Any, component: Component[Any]) -> Any:
                 weight_map |= dict.fromkeys(weight_names(file), link)
             index = json.dumps({"metadata": {}, "weight_map": weight_map})
             (folder / f"{stem}.safetensors.index.json").write_text(index, encoding="utf-8")
-        module = cls.from_pretrained(name, torch_dtype=torch.float32, use_safetensors=True)
+        module = cls.from_pretrained(
+            name, torch_dtype=torch.float32, use_safetensors=True, **options
+        )
     return module.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """transformers' fast tokenizer: transformers 5 writes no files for the slow one.
+
+    Nor does transformers 4 read the list in which 5 keeps special tokens of a user's own.
+    """
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    extra = config.get("extra_special_tokens")
+    listed = {"extra_special_tokens": {}, "additional_special_tokens": extra}
+    return CLIPTokenizerFast.from_pretrained(
+        str(folder), **(listed if isinstance(extra, list) else {})
+    )
+
+
+def load_text_encoder(component: Component[TextConfig]) -> Any:
+    """CLIPTextModel, whether or not its weights are named with the prefix that it expects."""
+    names = {rf"^(?!{re.escape(TEXT_PREFIX)})": TEXT_PREFIX}
+    return _load(CLIPTextModel, component, key_mapping=names)
 
 
 def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

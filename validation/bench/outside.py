@@ -13,6 +13,7 @@ from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
 from exporter.sources import demo_pair
 from exporter.tokenizer import write_tokenizer
+from exporter.vocabulary import read_vocabulary
 from runtimes.engine import Engine, Feeds, Placement, Tensors
 from runtimes.manifest import FORMAT, FORMAT_VERSION, Manifest, Model
 from runtimes.pipeline import Pipeline
@@ -65,7 +66,7 @@ def outside_seconds(checkpoint: Checkpoint, side: int, folder: Path) -> float:
             tensor.name: np.zeros(numbers(tensor, named), np.float32) for tensor in plan.outputs
         }
     source = demo_pair()[0].folder / "tokenizer"
-    spec = write_tokenizer(source, folder / "tokenizer", "tokenizer", 77)
+    spec = write_tokenizer(read_vocabulary(source), folder / "tokenizer", "tokenizer", 77)
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
