@@ -19,7 +19,6 @@ from exporter.job import BYTES, Job, checked
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
-from exporter.progress import Progress
 from exporter.resume import Kept, finished
 from exporter.sources import Source
 from exporter.text_config import write_text_config
@@ -32,6 +31,7 @@ from runtimes.bundle_readme import bundle_readme
 from runtimes.free_memory import in_bytes
 from runtimes.manifest import Graph, Manifest, Tokenizer
 from runtimes.memory import give_back
+from runtimes.progress import Progress
 from runtimes.tokenizer import PromptTokenizer
 
 

@@ -19,6 +19,7 @@ from runtimes.manifest import Calibration, Model
 from runtimes.memory import give_back
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.prompts import read_prompts
 
 DENOISERS = ("stage_c", "stage_b")
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
@@ -39,22 +40,8 @@ class Samples:
 
 def default_prompts(model: Model) -> list[str]:
     """The list for a bundle's model."""
-    return read_prompts(DEMO_PROMPTS_FILE if model.id.startswith("demo/") else PROMPTS_FILE)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line; UsageError when there are none, or one twice."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--calibration {path} cannot be read: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UsageError(f"--calibration {path} holds no prompts; give one a line")
-    twice = next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
-    if twice is not None:
-        raise UsageError(f"--calibration {path}: {twice!r} is there twice")
-    return prompts
+    path = DEMO_PROMPTS_FILE if model.id.startswith("demo/") else PROMPTS_FILE
+    return read_prompts(path, "the shipped list", distinct=True)
 
 
 def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> Samples:

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantization.calibration import default_prompts, read_prompts
+from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
+from runtimes.arguments import Parser, integer, number
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import cpu_flags, guarded, installed, subcommand
+from runtimes.command import command, cpu_flags, guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest
+from runtimes.prompts import read_prompts
 
 SAMPLES = 64
 COMMANDS = {
@@ -25,7 +27,7 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m quantization",
         description="Make a quantised bundle of an exported one. What was quantised, and what "
         "was not and why, is printed and kept in the new bundle's manifest. "
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("output", type=Path, help="bundle folder to write")
     add(
         "--precision",
+        type=str.lower,
         choices=list(PRESETS),
         help="fp16; int8-weights and int4-weights store weights in 8 or 4 bits; int8 also computes "
         "the denoisers' products in 8 bits, with ranges from calibration, or with int8-dynamic "
@@ -56,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--target-db",
-        type=float,
+        type=number,
         metavar="DB",
         help="ONNX: keep few weights from the precision, so that every step of each denoiser stays "
         "above this SQNR (default: "
@@ -87,12 +90,12 @@ def add_calibration_options(found: argparse.ArgumentParser) -> None:
     )
     add(
         "--samples",
-        type=int,
+        type=integer,
         default=SAMPLES,
         help=f"int8: steps of each denoiser to calibrate on, spread over all timesteps "
         f"(default: {SAMPLES})",
     )
-    add("--seed", type=int, default=0, help="int8: seed of the calibration runs (default: 0)")
+    add("--seed", type=integer, default=0, help="int8: seed of the calibration runs (default: 0)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,8 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = guarded(require_onnx, debug=False, interrupted="nothing was measured")
         other = None if code else subcommand(words, COMMANDS)
         return code if other is None else other(words[1:])
-    args = parser().parse_args(words)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+    return command(parser(), _run, words, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -184,7 +186,7 @@ def _warn_without_vnni() -> None:
 def prompts_of(args: argparse.Namespace, bundle: Bundle) -> list[str]:
     """The prompts of --calibration, or the list for this bundle's model."""
     if args.calibration is not None:
-        return read_prompts(args.calibration)
+        return read_prompts(args.calibration, "--calibration", distinct=True)
     return default_prompts(bundle.manifest.model)
 
 

@@ -17,9 +17,10 @@ from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
+from runtimes.arguments import Parser, integer, number
 from runtimes.atomic import atomic_folder
 from runtimes.bundle import Bundle
-from runtimes.command import guarded, installed
+from runtimes.command import command, installed
 from runtimes.errors import UsageError
 
 PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("stage_b"))]
@@ -27,7 +28,7 @@ PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("sta
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization sensitivity`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m quantization sensitivity",
         description="Quantise one group of a denoiser's weights at a time, rank the groups by the "
         "damage to epsilon over all timesteps, and with --target-db pick a mixed plan.",
@@ -44,24 +45,26 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
+        type=str.lower,
         choices=PRECISIONS,
         default="int8",
         help="what the weights are quantised to (default: int8)",
     )
     add(
         "--target-db",
-        type=float,
+        type=number,
         help="pick a plan that keeps every timestep above this SQNR and keeps few weights from the "
         "precision: those get int8 weights and float activations",
     )
     add(
         "--group",
+        type=str.lower,
         choices=list(GROUPS),
         default="weight",
         help="what is quantised at a time: single weights, or whole blocks, which is faster for "
         "large models (default: weight)",
     )
-    add("--runs", type=int, default=RUNS, help=f"full runs to judge on (default: {RUNS})")
+    add("--runs", type=integer, default=RUNS, help=f"full runs to judge on (default: {RUNS})")
     add_calibration_options(found)
     add("--verbose", action="store_true", help="print each group as it is measured")
     add("--quiet", action="store_true", help="print errors only")
@@ -71,8 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+    return command(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Whether a run fits into memory, before it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtimes.engine import Footprint
 from runtimes.errors import UsageError
@@ -49,6 +49,28 @@ class Need:
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
         return rows * (constant + grown)
+
+
+SHARE = 0.8  # of the free memory for a batch that nobody asked for: others need some too
+
+
+def largest_count(need: Need, most: int, *, low_memory: bool, held: int = 0) -> int | None:
+    """How many pictures at once, 1 to `most`, fit into what is free; None where nobody says.
+
+    `held` as in `check_memory`.
+    """
+    free = available_memory()
+    if free is None:
+        return None
+    sizes = range(most, 1, -1)
+    return next(
+        (
+            count
+            for count in sizes
+            if replace(need, count=count).memory(low_memory=low_memory) <= SHARE * (free + held)
+        ),
+        1,
+    )
 
 
 def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:

@@ -26,8 +26,9 @@ from exporter.shapes import (
     text_shapes,
 )
 from exporter.sources import DEMO
+from runtimes.arguments import Parser, integer
 from runtimes.atomic import check_space
-from runtimes.command import guarded
+from runtimes.command import command
 from runtimes.errors import UsageError
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
 
@@ -182,16 +183,22 @@ def _write_json(path: Path, value: object) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation public-checkpoint`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation public-checkpoint",
         description="Write a checkpoint of the public Wuerstchen architecture with seeded random "
         "weights: 3.1 billion parameters, to try sizes, memory and speed without a download.",
     )
     add = found.add_argument
     add("output", type=Path, help="folder to write wuerstchen and wuerstchen-prior under")
-    add("--variant", choices=["fp16"], default="", help="write half-size files of that variant")
+    add(
+        "--variant",
+        type=str.lower,
+        choices=["fp16"],
+        default="",
+        help="write half-size files of that variant",
+    )
     add("--hub-cache", action="store_true", help="lay the folders out as a hub cache does")
-    add("--shard-bytes", type=int, default=2 << 30, help="largest weight file (default: 2 GiB)")
+    add("--shard-bytes", type=integer, default=2 << 30, help="largest weight file (default: 2 GiB)")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="show the traceback of an error")
     return found
@@ -199,8 +206,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="the folder is incomplete")
+    return command(parser(), _run, argv, interrupted="the folder is incomplete")
 
 
 def _run(args: argparse.Namespace) -> None:

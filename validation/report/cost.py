@@ -75,6 +75,7 @@ def _execution_words(execution: Execution) -> list[str]:
         "--engine": execution.engine,
         "--execution-precision": execution.precision,
         "--cache-dir": execution.cache,
+        "--threads": execution.threads,
     }
     return [f"{flag}={value}" for flag, value in given.items() if value is not None]
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtimes.arguments import Parser, add_execution_options, execution_of, integer
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.command import command
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -29,7 +30,7 @@ PRESETS = ("text-free",)
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation sweep`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation sweep",
         description="Measure quality and time of every combination of guidance and steps, and "
         "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--preset",
+        type=str.lower,
         choices=PRESETS,
         help="text-free: export the bundle whose Stage B gets no text (the paper's Appendix J) "
         "into the output folder, and sweep it beside this one (as --against does)",
@@ -58,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--reference", metavar="DIR_OR_ID", help="checkpoint for --preset (default: the bundle's)")
     add("--prior", metavar="DIR_OR_ID", help="prior of --reference, as in the exporter")
     add(
-        "--count", type=int,
+        "--count", type=integer,
         help=f"pictures per cell (default: {COUNT}, or all the file's prompts if fewer)",
     )  # fmt: skip
     add_measure_options(found)
@@ -72,9 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    kept = "finished pictures are kept: run it again"
-    return guarded(lambda: _run(args), debug=args.debug, interrupted=kept)
+    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
 
 
 def _run(args: argparse.Namespace) -> None:
