@@ -20,7 +20,7 @@ from runtimes.memory import Usage, measured
 from runtimes.noise import NoiseSource
 from runtimes.options import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
-from runtimes.sampler import Denoise, check_finite, sample
+from runtimes.sampler import Denoise, advice_for, check_finite, sample
 from runtimes.schedule import schedule
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -250,9 +250,9 @@ class _Run:
         guidance = plan.guidance if is_c else plan.decoder_guidance
         self._on_tensors(f"{graph}/start", {"latents": latents})
 
-        def steps(denoise: Denoise) -> Array:
+        def steps(denoise: Denoise, advice: str) -> Array:
             found = latents
-            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph):
+            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph, advice):
                 found = step.latents
                 self._on_step(graph, step.index + 1, len(rows))
                 tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": found}
@@ -260,7 +260,7 @@ class _Run:
             return found
 
         with self._running(graph) as engine:
-            return steps(_bound(engine, conditions))
+            return steps(_bound(engine, conditions), self._advice(graph, engine))
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.
@@ -269,11 +269,21 @@ class _Run:
         """
         with self._running(graph) as engine:
             outputs = _joined([engine.run(part) for part in parts])
+            advice = self._advice(graph, engine)
         for name, values in outputs.items():
-            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
+            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
         self._on_step(graph, 1, 1)
         self._on_tensors(graph, {**_joined(parts), **outputs})
         return outputs
+
+    def _advice(self, graph: str, engine: Engine) -> str:
+        """What to do where this graph's values are not finite."""
+        spec, computed = self._graphs.get(graph), engine.placement.precision
+        scales = {"--guidance": self._plan.guidance}
+        if graph in ("stage_b", "stage_a"):
+            scales["--decoder-guidance"] = self._plan.decoder_guidance
+        reached = {} if "text_encoder" in graph or graph == "stage_c_condition" else scales
+        return advice_for(spec.precision if spec else "fp32", computed, reached)
 
     @contextmanager
     def _running(self, graph: str) -> Iterator[Engine]:

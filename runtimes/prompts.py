@@ -70,19 +70,18 @@ def _text(path: Path, option: str) -> str:
     for mark, encoding in _OTHER_MARKS.items():
         if data.startswith(mark):
             raise UsageError(f"{option} {path} is in {encoding}; save it as UTF-8")
+    if b"\0" in data:  # UTF-16 without a mark
+        line = _line_at(data, data.index(b"\0"))
+        raise UsageError(f"{option} {path}, line {line} holds a NUL: save it as UTF-8 text")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # With a mark the decoder counts from behind it, in bytes of `error.object`.
-        before = error.object[: error.start]
-        line = len(_BYTE_LINE_END.findall(before)) + 1
+        line = _line_at(error.object, error.start)  # without a mark: both count from behind it
         raise UsageError(
             f"{option} {path}, line {line}: byte 0x{error.object[error.start]:02X} is no UTF-8; "
             "save the file as UTF-8"
         ) from None
-    if "\0" in text:
-        line = len(_LINE_END.findall(text[: text.index("\0")])) + 1
-        raise UsageError(
-            f"{option} {path}, line {line} holds a NUL: it is no text in UTF-8; save it as UTF-8"
-        )
-    return text
+
+
+def _line_at(data: bytes, position: int) -> int:
+    return len(_BYTE_LINE_END.findall(data[:position])) + 1
