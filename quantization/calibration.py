@@ -19,6 +19,7 @@ from runtimes.manifest import Calibration, Model
 from runtimes.memory import give_back
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 
 DENOISERS = ("stage_c", "stage_b")
@@ -44,7 +45,14 @@ def default_prompts(model: Model) -> list[str]:
     return read_prompts(path, "the shipped list", distinct=True)
 
 
-def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> Samples:
+def record(
+    bundle: Bundle,
+    prompts: Sequence[str],
+    samples: int,
+    seed: int,
+    progress: Progress = SILENT,
+    what: str = "recording",
+) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
     steps = {name: len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS}
     check_samples(bundle, samples)
@@ -54,10 +62,11 @@ def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> S
     with Pipeline(
         bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
     ) as pipeline:
-        for index, prompt in enumerate(prompts):
-            graphs.wanted = {name: chosen.get(index, set()) for name, chosen in keep.items()}
-            if any(graphs.wanted.values()):
-                pipeline([prompt], "", Options(seed=seed + index))
+        chosen = [index for index in range(len(prompts)) if any(index in k for k in keep.values())]
+        for number, index in enumerate(chosen):
+            graphs.wanted = {name: own.get(index, set()) for name, own in keep.items()}
+            on_step = progress.runs(what, number, len(chosen))
+            pipeline([prompts[index]], "", Options(seed=seed + index), on_step=on_step)
     give_back(weights)
     return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
 

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from quantization.calibration import default_prompts
@@ -16,6 +16,7 @@ from runtimes.bundle import Bundle, open_bundle
 from runtimes.command import command, cpu_flags, guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest
+from runtimes.progress import Progress
 from runtimes.prompts import read_prompts
 
 SAMPLES = 64
@@ -133,7 +134,7 @@ def _run(args: argparse.Namespace) -> None:
         source="--precision" if args.plan is None else f"--plan {args.plan}",
         overwrite=args.overwrite,
     )
-    manifest = quantize(bundle, args.output, request, reporter(args))
+    manifest = quantize(bundle, args.output, request, progress_of(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(manifest)["quantization"], indent=1))
     elif not args.quiet:
@@ -161,11 +162,9 @@ def fp32_onnx_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def reporter(args: argparse.Namespace) -> Callable[[str], None]:
-    """Where lines of progress go: nowhere under --quiet and --json."""
-    if args.quiet or getattr(args, "json", False):
-        return lambda line: None
-    return lambda line: print(line, flush=True)
+def progress_of(args: argparse.Namespace) -> Progress:
+    """Nothing under --quiet and --json."""
+    return Progress(quiet=args.quiet or getattr(args, "json", False))
 
 
 def _warn_without_vnni() -> None:

@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantization.cli import fp32_onnx_bundle, prompts_of, reporter
+from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, add_size_options, integer, settle_size
 from runtimes.command import command
 from runtimes.errors import UsageError
 from runtimes.options import Options
 from runtimes.outputs import check_writable
+
+Report = Callable[[str], None]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,10 +70,10 @@ def _run(args: argparse.Namespace) -> int:
         width=args.width,
     )
     if args.normal_inputs:
-        found = normal_ranges(bundle, options)
+        found = normal_ranges(bundle, options, progress_of(args))
     else:
-        found = ranges(bundle, prompts[: args.runs], options)
-    report = reporter(args)
+        found = ranges(bundle, prompts[: args.runs], options, progress_of(args))
+    report: Report = (lambda line: None) if args.quiet else print
     for graph in bundle.manifest.graphs:
         _report(graph, [r for r in found if r.graph == graph], args.top, report)
     if args.output is not None:
@@ -89,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if over else 0
 
 
-def _report(graph: str, found: list[Range], top: int, report: Callable[[str], None]) -> None:
+def _report(graph: str, found: list[Range], top: int, report: Report) -> None:
     for precision in ("fp16", "fp32"):
         own = sorted((r for r in found if r.precision == precision), key=lambda r: -r.largest)
         if not own:

@@ -12,7 +12,8 @@ from runtimes.engine import Placement
 from runtimes.errors import UsageError
 from runtimes.memory import Usage
 from runtimes.options import Options, fixed_batch, negatives_for
-from runtimes.pipeline import OnStep, Pipeline, Result
+from runtimes.pipeline import Pipeline, Result
+from runtimes.progress import Progress
 
 MOST = 8  # pictures at a time by default: more made none of them faster (docs/performance.md)
 UNKNOWN = 4  # where nobody says how much memory is free, as on a GPU
@@ -82,15 +83,15 @@ def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
 
 
 def run_batches(
-    pipeline: Pipeline, jobs: Sequence[Job], size: int, options: Options, on_step: OnStep
+    pipeline: Pipeline, jobs: Sequence[Job], size: int, options: Options, progress: Progress
 ) -> Iterator[tuple[Sequence[Job], Result]]:
     """Make the pictures, `size` at a time; each batch and its result as it is finished.
 
-    `on_step` hears of every stage's steps, or of pictures where there are several batches.
+    `progress` shows every stage's steps, or pictures where there are several batches.
     """
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     for number, batch in enumerate(batches):
-        steps = on_step if len(batches) == 1 else _pictures(on_step, number * size, batch, jobs)
+        several = progress.runs("pictures", number * size, len(jobs), len(batch))
         # Graphs of fixed shape take whole batches: the last job fills up, and is made once.
         spare = [batch[-1]] * (size - len(batch) if fixed_batch(pipeline.manifest) else 0)
         full = [*batch, *spare]
@@ -98,22 +99,9 @@ def run_batches(
             [job.prompt for job in full],
             [job.negative for job in full],
             replace(options, seed=[job.seed for job in full]),
-            on_step=steps,
+            on_step=progress.step if len(batches) == 1 else several,
         )
         yield batch, result
-
-
-def _pictures(on_step: OnStep, before: int, batch: Sequence[Job], jobs: Sequence[Job]) -> OnStep:
-    """Steps of one of several batches, as pictures of all: the denoisers share its time."""
-    shares = {"stage_c": (0.0, 0.5), "stage_b": (0.5, 0.5), "stage_a": (1.0, 0.0)}
-
-    def step(stage: str, done: int, total: int) -> None:
-        if stage in shares:
-            start, share = shares[stage]
-            part = (start + share * done / total) * len(batch)
-            on_step("pictures", before + int(part), len(jobs))
-
-    return step
 
 
 @dataclass

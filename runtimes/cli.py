@@ -162,7 +162,7 @@ def _run(args: argparse.Namespace) -> None:
         memory_check=not args.no_memory_check,
     ) as pipeline:
         size = batch_size(pipeline, options, args.batch_size)
-        for batch, result in run_batches(pipeline, made, size, options, progress.step):
+        for batch, result in run_batches(pipeline, made, size, options, progress):
             used = {name: str(place) for name, place in result.placements.items()}
             for job, picture in zip(batch, result.pictures, strict=False):  # without the spare ones
                 save_png(picture, job.path, about[job] | {"index": job.index, "placements": used})

@@ -35,6 +35,22 @@ class Progress:
         """`done` of `total` steps of `what` are finished; it began when the last thing ended."""
         self._show(what, done, total, f"{done} of {total}", last=True)
 
+    def runs(
+        self, what: str, before: int, total: int, count: int = 1
+    ) -> Callable[[str, int, int], None]:
+        """For `on_step` of a pipeline's run that makes `count` of `total`, after `before` of them.
+
+        The denoisers' steps share a run's time, half of it each.
+        """
+
+        def step(stage: str, done: int, of: int) -> None:
+            if stage in _HALVES:
+                start, share = _HALVES[stage]
+                part = before + count * (start + share * done / of)
+                self._show(what, part, total, f"{int(part)} of {total}", last=True)
+
+        return step
+
     def line(self, text: str) -> None:
         """One line of news."""
         self._last = self._clock()
@@ -92,6 +108,8 @@ class Progress:
         self._stream.flush()
 
 
+# Where in a run a graph's steps begin, and their share of it.
+_HALVES = {"stage_c": (0.0, 0.5), "stage_b": (0.5, 0.5)}
 SILENT = Progress(quiet=True)
 
 

@@ -168,7 +168,7 @@ def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
     evaluation = evaluation_of(graph, judged.feeds["stage_b"][::4])
     trial = Trial(graph, RECIPES["int4-weights"], [], evaluation)
     uniform = decibels(trial.noise().max())
-    found = damages(trial, lambda line: None)
+    found = damages(trial)
     keep, noise = pick(trial, found, floor_of(trial, uniform + 4), uniform + 4)
     assert decibels(noise.max()) >= uniform + 4
     assert 0 < len(keep) < len(trial.values) / 2
