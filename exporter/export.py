@@ -95,12 +95,13 @@ def _write(
         progress.line("recording the golden run with PyTorch")
         full = sum(graph_parameters(plan) for plan in job.plans) <= FULL_RUN_PARAMETERS
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
-        record_golden(job.plans, manifest, loaded, folder, full=full)
+        steps = progress.runs("golden run", 0, 1)
+        record_golden(job.plans, manifest, loaded, folder, full=full, on_step=steps)
     for record in records:
         work.place(record, folder)
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
-    progress.line("hashing")
-    seal(folder, manifest)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    seal(folder, manifest, progress.graph("hashing", size))
     return manifest
 
 

@@ -11,7 +11,7 @@ from runtimes.bundle_readme import PROMPT
 from runtimes.engine import Tensors
 from runtimes.manifest import GOLDEN_FILE, Manifest
 from runtimes.options import Options
-from runtimes.pipeline import Pipeline
+from runtimes.pipeline import OnStep, Pipeline
 from runtimes.tokenizer import PromptTokenizer
 
 # A real-size step takes seconds to a minute: beyond this size a few steps must do.
@@ -26,6 +26,7 @@ def record_golden(
     folder: Path,
     *,
     full: bool,
+    on_step: OnStep | None = None,
 ) -> None:
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
 
@@ -41,7 +42,7 @@ def record_golden(
     steps, decoder_steps = (None, None) if full else SHORT_STEPS
     options = Options(seed=0, steps=steps, decoder_steps=decoder_steps)
     with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
-        result = pipeline([PROMPT], "", options, on_tensors=keep)
+        result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
     (folder / GOLDEN_FILE).parent.mkdir(parents=True)
     metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": "0"}
     metadata |= {"steps": str(steps or "default"), "decoder_steps": str(decoder_steps or "default")}

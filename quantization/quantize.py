@@ -111,7 +111,7 @@ def _write(
         calibration=samples.about if samples else None,
     )
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
-    seal(folder, manifest)
+    seal(folder, manifest, progress.graph("hashing", _bytes(folder)))
     return manifest
 
 

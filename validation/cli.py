@@ -22,6 +22,8 @@ from runtimes.command import command, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
+from runtimes.progress import Progress
+from runtimes.prompts import check_text
 from validation.gate import run_gate
 from validation.graphs import graphs_for
 from validation.quality.prompts import prompts_for
@@ -137,7 +139,7 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name} is for a comparison: give --report, or several bundles")
     bundle = open_bundle(args.bundles[0], verify_hashes=True)
     graphs = graphs_for(bundle, execution_of(args))
-    gate = run_gate(bundle, graphs, _recording(args, [bundle]))
+    gate = run_gate(bundle, graphs, _recording(args, [bundle]), progress=_progress(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(gate) | {"failures": gate.failures}, indent=1))
     elif not args.quiet:
@@ -223,4 +225,11 @@ def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
     checkpoint = open_checkpoint(source, prior, manifest.model.variant or None)
     check_architecture(checkpoint, manifest)
     prompt = PROMPT if args.prompt is None else args.prompt
-    return record_reference(checkpoint, manifest, prompt, args.negative_prompt or "", options)
+    negative = args.negative_prompt or ""
+    for what, text in (("--prompt", prompt), ("--negative-prompt", negative)):
+        check_text(text, what)
+    return record_reference(checkpoint, manifest, prompt, negative, options, _progress(args))
+
+
+def _progress(args: argparse.Namespace) -> Progress:
+    return Progress(quiet=args.quiet or args.json)

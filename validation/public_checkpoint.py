@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from runtimes.arguments import Parser, integer
 from runtimes.atomic import check_space
 from runtimes.command import command
 from runtimes.errors import UsageError
+from runtimes.progress import SILENT, Progress
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
 
 DECODER, PRIOR = "warp-ai/wuerstchen", "warp-ai/wuerstchen-prior"
@@ -91,7 +92,12 @@ def networks(checkpoint: Checkpoint) -> Iterator[Network]:
 
 
 def write_folders(
-    root: Path, checkpoint: Checkpoint, *, variant: str = "", shard_bytes: int = 2 << 30
+    root: Path,
+    checkpoint: Checkpoint,
+    *,
+    variant: str = "",
+    shard_bytes: int = 2 << 30,
+    progress: Progress = SILENT,
 ) -> tuple[Path, Path]:
     """Write decoder and prior folders under `root`; returns them. One shard is in memory at a time.
 
@@ -103,11 +109,14 @@ def write_folders(
             if taken.exists():
                 raise UsageError(f"{taken} exists; choose another folder")
         _write_pipeline(folder, name)
-    for network in networks(checkpoint):
+    parts = list(networks(checkpoint))
+    values = sum(_size(shape) for network in parts for shape in network.shapes.values())
+    on_bytes = progress.graph("weights", values * _DTYPES[variant].itemsize)
+    for network in parts:
         folder = folders[network.repository] / network.folder
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", network.config)
-        _write_weights(folder, network, variant, shard_bytes)
+        _write_weights(folder, network, variant, shard_bytes, on_bytes)
     return folders[DECODER], folders[PRIOR]
 
 
@@ -145,7 +154,13 @@ def _write_pipeline(folder: Path, repository: str) -> None:
         shutil.copytree(demo / part, folder / part)
 
 
-def _write_weights(folder: Path, network: Network, variant: str, shard_bytes: int) -> None:
+def _write_weights(
+    folder: Path,
+    network: Network,
+    variant: str,
+    shard_bytes: int,
+    on_bytes: Callable[[int], None],
+) -> None:
     weights, dtype = RandomWeights(network.shapes), _DTYPES[variant]
     middle = f".{variant}" if variant else ""
     shards = list(_shards(network.shapes, dtype.itemsize, shard_bytes))
@@ -155,6 +170,7 @@ def _write_weights(folder: Path, network: Network, variant: str, shard_bytes: in
         file = f"{network.stem}{middle}{count}.safetensors"
         save_file({name: weights[name].to(dtype) for name in names}, folder / file)
         where |= dict.fromkeys(names, file)
+        on_bytes(dtype.itemsize * sum(_size(network.shapes[name]) for name in names))
     if len(shards) > 1:
         total = dtype.itemsize * sum(map(_size, network.shapes.values()))
         index = {"metadata": {"total_size": total}, "weight_map": where}
@@ -216,7 +232,11 @@ def _run(args: argparse.Namespace) -> None:
     values = sum(_size(s) for network in networks(checkpoint) for s in network.shapes.values())
     check_space(args.output / "wuerstchen", values * _DTYPES[args.variant].itemsize)
     folders: tuple[Path, ...] = write_folders(
-        args.output, checkpoint, variant=args.variant, shard_bytes=args.shard_bytes
+        args.output,
+        checkpoint,
+        variant=args.variant,
+        shard_bytes=args.shard_bytes,
+        progress=Progress(quiet=args.quiet),
     )
     if args.hub_cache:
         pairs = zip(folders, (DECODER, PRIOR), strict=True)

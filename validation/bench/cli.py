@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from runtimes.bundle import Bundle, open_bundle
 from runtimes.command import command, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
+from runtimes.progress import Progress
 from validation.machine import machine
 from validation.recording import read_golden
 
@@ -203,14 +203,16 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
     from validation.bench.settings import Settings
 
     check_device(args.device)
+    progress = Progress(quiet=args.json)
     default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
     settings = Settings(
         graphs=tuple(args.graphs or default),
         repeats=args.repeats,
         memory=args.memory * GIGABYTE,
         without=tuple(args.without),
-        report=lambda line: print(line, file=sys.stderr),
+        report=progress.line,
         device=args.device,
+        progress=progress,
     )
     if args.forms:
         return bench_forms(settings, folder)

@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     claim(args.output, _identity(args, bundle, request))
     if args.preset:
-        made = text_free.text_free(bundle, folder, pair, progress.line)
+        made = text_free.text_free(bundle, folder, pair, progress)
         check_against(bundle, made)
         request = dataclasses.replace(request, against=made)
     found = [_one(cell, bundle, request, progress, len(cells), i) for i, cell in enumerate(cells)]
@@ -98,8 +98,11 @@ def _run(args: argparse.Namespace) -> None:
 def _one(
     cell: Cell, bundle: Bundle, request: Request, progress: Progress, cells: int, index: int
 ) -> Finished:
-    found, there = run_cell(cell, bundle, request, progress.step)
-    progress.line(f"cell {index + 1} of {cells}, {cell.name}{': there already' if there else ''}")
+    prefix = f"cell {index + 1} of {cells}, "
+    found, there = run_cell(
+        cell, bundle, request, lambda what, done, of: progress.step(prefix + what, done, of)
+    )
+    progress.line(f"{prefix}{cell.name}{': there already' if there else ''}")
     return found
 
 
