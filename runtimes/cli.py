@@ -30,7 +30,7 @@ from runtimes.options import Options, Plan, make_plan
 from runtimes.outputs import is_there, picture_paths
 from runtimes.pipeline import Pipeline
 from runtimes.progress import Progress
-from runtimes.prompts import RULE, check_text, read_prompts
+from runtimes.prompts import RULE, argument_text, read_prompts
 
 # What people write for the options of other tools.
 MEANT = {
@@ -178,22 +178,27 @@ def _run(args: argparse.Namespace) -> None:
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
     """The pictures that a command line asks for; UsageError before any work."""
-    prompts = prompts_from(args)
-    for what, texts in (("PROMPT", args.prompts), ("--negative-prompt", args.negative_prompt)):
-        for index, text in enumerate(texts, 1):
-            check_text(text, what if len(texts) == 1 else f"{what} {index}")
+    prompts, negatives = prompts_from(args), _texts(args.negative_prompt, "--negative-prompt")
     paths = picture_paths(args.output, len(prompts) * args.num_images)
-    return jobs_for(prompts, args.negative_prompt, args.seed, args.num_images, paths)
+    return jobs_for(prompts, negatives, args.seed, args.num_images, paths)
 
 
 def prompts_from(args: argparse.Namespace) -> list[str]:
     """The prompts of the command line, then those of its file."""
-    prompts = list(args.prompts)
+    prompts = _texts(args.prompts, "PROMPT")
     if args.prompts_file is not None:
         prompts += read_prompts(args.prompts_file, "--prompts-file")
     if not prompts:
         raise UsageError('there is no prompt; give at least one (it may be empty: "")')
     return prompts
+
+
+def _texts(words: Sequence[str], what: str) -> list[str]:
+    several = len(words) > 1
+    return [
+        argument_text(word, f"{what} {index}" if several else what)
+        for index, word in enumerate(words, 1)
+    ]
 
 
 def _options(args: argparse.Namespace) -> Options:

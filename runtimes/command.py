@@ -1,21 +1,24 @@
 """What becomes of a command: its exit code, its streams, and one line for every error."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from runtimes.errors import RunError, UsageError
 
 # What a shell reports of a program that SIGPIPE ended: whoever reads no further, as `| head -1`
 # does, expects it and no message.
 BROKEN_PIPE = 141
+_OUTPUT = "standard output"
 
 
 def command(
@@ -46,26 +49,54 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     not be written; 2: bad usage; 141: the reader of the output went away.
     """
     settle_streams()
+    output = sys.stdout
     try:
-        code = _code_of(action)
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(cast(TextIO, _Output(output))):
+            code = _code_of(action)
+            sys.stdout.flush()
         return code
     except (UsageError, RunError) as error:
         code, line = error.exit_code, str(error)
     except KeyboardInterrupt:
         code, line, debug = 1, f"interrupted; {interrupted}", False
-    except BrokenPipeError:
-        _discard_output()
-        return BROKEN_PIPE
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == _OUTPUT:
+            _finish(output)
+            return BROKEN_PIPE
         code, line = 1, _what_failed(error)
     with suppress(OSError):  # standard error may be full or gone too
         if debug:
             traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
-    if _output_error() is not None:
-        _discard_output()
+    _finish(output)
     return code
+
+
+class _Output:
+    """Standard output, whose errors name it as those of files name theirs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _named():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _OUTPUT
+        raise
 
 
 def settle_streams() -> None:
@@ -94,26 +125,22 @@ def _code_of(action: Callable[[], int | None]) -> int:
 
 
 def _what_failed(error: OSError) -> str:
-    output = _output_error()
-    if output is not None:
-        return f"cannot write to standard output: {output.strerror or output}"
     reason = error.strerror or str(error)
+    if error.filename == _OUTPUT:
+        return f"cannot write to {_OUTPUT}: {reason}"
     return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
-def _output_error() -> OSError | None:
-    """Why what is left in standard output cannot be written: it fails again each time."""
+def _finish(output: TextIO) -> None:
+    """Write what is left; where that fails, see to it that the interpreter does not try again.
+
+    It would at its end, with a traceback and an exit code of its own.
+    """
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        return error
-    return None
-
-
-def _discard_output() -> None:
-    """Let the interpreter's own last flush, which would print a traceback, go nowhere."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def subcommand(

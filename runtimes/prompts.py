@@ -1,7 +1,9 @@
 """Prompts as text: the one rule for files of them, and what no tokenizer could read."""
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from runtimes.errors import UsageError
@@ -41,6 +43,17 @@ def read_prompts(path: Path, option: str, *, distinct: bool = False) -> list[str
     if not prompts:
         raise UsageError(f"{option} {path} holds no prompts; give one a line")
     return prompts
+
+
+def argument_text(text: str, what: str) -> str:
+    """An argument of the command line as the text it is; UsageError where its bytes are no UTF-8.
+
+    Where the terminal's locale is not UTF-8 but its bytes are, they are read all the same.
+    """
+    with suppress(UnicodeError):
+        return os.fsencode(text).decode("utf-8")
+    check_text(text, what)
+    return text
 
 
 def check_text(text: str, what: str) -> None:

@@ -227,5 +227,5 @@ def test_progress_of_many_runs_says_what_is_left():
                 now[0] += 2.0 if stage in ("stage_c", "stage_b") else 0.0
                 step(stage, done, 2)
     lines = page.getvalue().splitlines()
-    assert lines[0] == "pictures: 2 of 10, 28 s left"  # after 12 s of 40
+    assert lines[0] == "pictures: 2 of 10, 30 s left"  # after 10 s of 40
     assert lines[-1] == "pictures: 10 of 10" and len(lines) <= 5

@@ -23,7 +23,7 @@ from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
 from runtimes.progress import Progress
-from runtimes.prompts import check_text
+from runtimes.prompts import argument_text
 from validation.gate import run_gate
 from validation.graphs import graphs_for
 from validation.quality.prompts import prompts_for
@@ -224,10 +224,8 @@ def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
     source, prior = reference_pair(manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(source, prior, manifest.model.variant or None)
     check_architecture(checkpoint, manifest)
-    prompt = PROMPT if args.prompt is None else args.prompt
-    negative = args.negative_prompt or ""
-    for what, text in (("--prompt", prompt), ("--negative-prompt", negative)):
-        check_text(text, what)
+    prompt = PROMPT if args.prompt is None else argument_text(args.prompt, "--prompt")
+    negative = argument_text(args.negative_prompt or "", "--negative-prompt")
     return record_reference(checkpoint, manifest, prompt, negative, options, _progress(args))
 
 
