@@ -90,7 +90,9 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
     elif weights > free + held:
         advice = "take a bundle of smaller weights (python -m quantization --precision int8)"
     else:
-        advice = "ask for " + ("fewer prompts at a time" if count > 1 else "a smaller picture")
+        advice = "ask for " + (
+            "fewer prompts at a time (--batch-size)" if count > 1 else "a smaller picture"
+        )
     raise UsageError(
         f"{count} x {height} x {width} pixels need about {in_bytes(needed)} of memory and "
         f"{in_bytes(free + held)} are free: {advice}"
