@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.golden import SHORT_STEPS, GoldenSteps
-from runtimes.command import guarded, installed
+from runtimes.arguments import Parser, add_size_options, integer, settle_size, size
+from runtimes.command import command, guarded, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 
@@ -22,7 +23,7 @@ _INTERRUPTED = "no bundle was written; --resume goes on from the graphs that are
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m exporter`; `inspect` has the same checkpoint options."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m exporter",
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
         "'python -m exporter inspect' prints its costs instead.",
@@ -93,12 +94,14 @@ def _format_options(found: argparse.ArgumentParser) -> None:
     add = found.add_argument
     add(
         "--backend",
+        type=str.lower,
         choices=["onnx", "openvino", "coreml"],
         default="onnx",
         help="graph format (default: onnx, which OpenVINO runs too)",
     )
     add(
         "--precision",
+        type=str.lower,
         choices=["fp32", "fp16"],
         help="type the graphs compute in, OpenVINO: of its stored weights; norms and reductions "
         "stay fp32 (default: fp32, for coreml fp16)",
@@ -114,11 +117,11 @@ def _format_options(found: argparse.ArgumentParser) -> None:
         help="onnx: one Attention operator (opset 23) where the denoisers attend, for CUDA's flash "
         "attention",
     )
-    add("--batch-size", type=int, default=1, help="pictures at a time, with --static")
+    add("--batch-size", type=integer, default=1, help="pictures at a time, with --static")
     add(
         "--sizes",
         nargs="+",
-        type=_size,
+        type=size,
         default=[],
         metavar="HEIGHTxWIDTH",
         help="coreml: further picture sizes in pixels, such as 512x768, as functions of the same "
@@ -136,13 +139,6 @@ def _format_options(found: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 512x768, height x width")
-    return int(height), int(width)
-
-
 def _golden_steps(text: str) -> GoldenSteps:
     if text.lower() == "full":
         return "full"
@@ -154,7 +150,7 @@ def _golden_steps(text: str) -> GoldenSteps:
 
 def inspect_parser() -> argparse.ArgumentParser:
     """The command line of `python -m exporter inspect`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m exporter inspect",
         description="Print parameters, FLOPs, memory and disk of a checkpoint from its configs; "
         "no weights are read, nothing is written.",
@@ -183,12 +179,12 @@ def _checkpoint_options(found: argparse.ArgumentParser) -> None:
     found.add_argument("--variant", help="weight files of a variant, such as fp16")
     found.add_argument(
         "--stage-b-text",
+        type=str.lower,
         choices=["keep", "drop"],
         default="keep",
         help="drop: Stage B without text, and without its text encoder (not exact; see README)",
     )
-    found.add_argument("--height", type=int, help="default picture height in pixels")
-    found.add_argument("--width", type=int, help="default picture width in pixels")  # fmt: skip
+    add_size_options(found, "default: the checkpoint's", "default picture")  # fmt: skip
 
 
 def _output_options(found: argparse.ArgumentParser) -> None:
@@ -201,9 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     is_inspect = words[:1] == ["inspect"]
-    args = (inspect_parser if is_inspect else parser)().parse_intermixed_args(words[is_inspect:])
-    action = _inspect if is_inspect else _export
-    return guarded(lambda: action(args), debug=args.debug, interrupted=_INTERRUPTED)
+    made, action = (inspect_parser(), _inspect) if is_inspect else (parser(), _export)
+    words = words[is_inspect:]
+    return command(made, action, words, interrupted=_INTERRUPTED, intermixed=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -214,14 +210,15 @@ def run(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> None:
     if args.output == Path("inspect"):
         raise UsageError("write 'inspect' first: python -m exporter inspect ...")
+    settle_size(args)
     _require_export_packages()
     _require_backend_packages(args.backend)
     from exporter.embeddings import parse_embedding
     from exporter.export import export
     from exporter.lora import parse_lora
     from exporter.options import ExportOptions, resolve
-    from exporter.progress import Progress
     from runtimes.atomic import check_output
+    from runtimes.progress import Progress
 
     options = ExportOptions(
         backend=args.backend,
@@ -249,14 +246,16 @@ def _export(args: argparse.Namespace) -> None:
     source, prior = _sources(args)
     progress = Progress(quiet=args.quiet or args.json)
     manifest = export(source, prior, args.output, options, progress)
-    size = sum(file.size for file in manifest.files.values())
+    written = sum(file.size for file in manifest.files.values())
     if args.json:
-        found = {"output": str(args.output), "graphs": list(manifest.graphs), "bytes": size}
+        found = {"output": str(args.output), "graphs": list(manifest.graphs), "bytes": written}
         print(json.dumps(found))
-    progress.line(f"wrote {args.output}: {len(manifest.graphs)} graphs, {size / 1e6:.1f} MB")
+    elif not args.quiet:
+        print(f"wrote {args.output}: {len(manifest.graphs)} graphs, {written / 1e6:.1f} MB")
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    settle_size(args)
     _require_export_packages()
     from exporter.components import open_checkpoint
     from exporter.inspection import inspect

@@ -18,7 +18,6 @@ from exporter.job import BYTES, Job, checked
 from exporter.openvino_tokenizer import write_openvino_tokenizer
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
-from exporter.progress import Progress
 from exporter.resume import Kept, finished
 from exporter.sources import Source
 from exporter.text_config import write_text_config
@@ -31,6 +30,7 @@ from runtimes.bundle_readme import bundle_readme
 from runtimes.free_memory import in_bytes
 from runtimes.manifest import Graph, Manifest, Tokenizer
 from runtimes.memory import give_back
+from runtimes.progress import Progress
 from runtimes.tokenizer import PromptTokenizer
 
 
@@ -95,13 +95,14 @@ def _write(
     if job.records_golden(plans):
         progress.line("recording the golden run with PyTorch")
         loaded = {name: PromptTokenizer(folder / t.folder, t) for name, t in tokenizers.items()}
-        golden = record_golden(job.plans, manifest, loaded, folder, job.golden_steps)
+        on_step = progress.runs("golden run", 0, 1)
+        golden = record_golden(job.plans, manifest, loaded, folder, job.golden_steps, on_step)
         manifest = replace(manifest, golden=golden)
     for record in records:
         work.place(record, folder)
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
-    progress.line("hashing")
-    seal(folder, manifest)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    seal(folder, manifest, progress.graph("hashing", size))
     return manifest
 
 

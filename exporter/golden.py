@@ -9,7 +9,7 @@ from runtimes.bundle_readme import PROMPT
 from runtimes.engine import Tensors
 from runtimes.manifest import GOLDEN_FILE, Golden, Manifest
 from runtimes.options import Options
-from runtimes.pipeline import Pipeline
+from runtimes.pipeline import OnStep, Pipeline
 from runtimes.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def record_golden(
     tokenizers: dict[str, PromptTokenizer],
     folder: Path,
     steps: tuple[int, int] | None,
+    on_step: OnStep | None = None,
 ) -> Golden:
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
 
@@ -49,7 +50,7 @@ def record_golden(
     first, second = steps or (None, None)
     options = Options(seed=SEED, steps=first, decoder_steps=second)
     with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
-        result = pipeline([PROMPT], "", options, on_tensors=keep)
+        result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
     (folder / GOLDEN_FILE).parent.mkdir(parents=True)
     metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": str(SEED)}
     metadata |= {"steps": str(first or "default"), "decoder_steps": str(second or "default")}

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from exporter.job import Job
 from exporter.origin import Origins
-from exporter.progress import Progress
 from exporter.unfinished import Record, Unfinished, is_whole
 from runtimes.bundle import Bundle
 from runtimes.errors import UsageError
 from runtimes.manifest import MANIFEST_NAME, read_manifest
+from runtimes.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from runtimes.manifest import Calibration, Model
 from runtimes.memory import give_back
 from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.progress import SILENT, Progress
+from runtimes.prompts import read_prompts
 
 DENOISERS = ("stage_c", "stage_b")
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
@@ -39,25 +41,18 @@ class Samples:
 
 def default_prompts(model: Model) -> list[str]:
     """The list for a bundle's model."""
-    return read_prompts(DEMO_PROMPTS_FILE if model.is_demo else PROMPTS_FILE)
+    path = DEMO_PROMPTS_FILE if model.is_demo else PROMPTS_FILE
+    return read_prompts(path, "the shipped list", distinct=True)
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line; UsageError when there are none, or one twice."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--calibration {path} cannot be read: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UsageError(f"--calibration {path} holds no prompts; give one a line")
-    twice = next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
-    if twice is not None:
-        raise UsageError(f"--calibration {path}: {twice!r} is there twice")
-    return prompts
-
-
-def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> Samples:
+def record(
+    bundle: Bundle,
+    prompts: Sequence[str],
+    samples: int,
+    seed: int,
+    progress: Progress = SILENT,
+    what: str = "recording",
+) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
     steps = {name: len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS}
     check_samples(bundle, samples)
@@ -67,10 +62,11 @@ def record(bundle: Bundle, prompts: Sequence[str], samples: int, seed: int) -> S
     with Pipeline(
         bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
     ) as pipeline:
-        for index, prompt in enumerate(prompts):
-            graphs.wanted = {name: chosen.get(index, set()) for name, chosen in keep.items()}
-            if any(graphs.wanted.values()):
-                pipeline([prompt], "", Options(seed=seed + index))
+        chosen = [index for index in range(len(prompts)) if any(index in k for k in keep.values())]
+        for number, index in enumerate(chosen):
+            graphs.wanted = {name: own.get(index, set()) for name, own in keep.items()}
+            on_step = progress.runs(what, number, len(chosen))
+            pipeline([prompts[index]], "", Options(seed=seed + index), on_step=on_step)
     give_back(weights)
     return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
 

@@ -4,18 +4,21 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from quantization.calibration import default_prompts, read_prompts
+from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
+from runtimes.arguments import Parser, integer, number
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import guarded, installed, subcommand
+from runtimes.command import command, guarded, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import Manifest
 from runtimes.processor import cpu_flags
+from runtimes.progress import Progress
+from runtimes.prompts import read_prompts
 
 SAMPLES = 64
 COMMANDS = {
@@ -26,7 +29,7 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m quantization",
         description="Make a quantised bundle of an exported one. What was quantised, and what "
         "was not and why, is printed and kept in the new bundle's manifest. "
@@ -42,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("output", type=Path, help="bundle folder to write")
     add(
         "--precision",
+        type=str.lower,
         choices=list(PRESETS),
         help="fp16; int8-weights and int4-weights store weights in 8 or 4 bits; int8 also computes "
         "the denoisers' products in 8 bits, with ranges from calibration, or with int8-dynamic "
@@ -57,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--target-db",
-        type=float,
+        type=number,
         metavar="DB",
         help="ONNX: keep few weights from the precision, so that every step of each denoiser stays "
         "above this SQNR (default: "
@@ -88,12 +92,12 @@ def add_calibration_options(found: argparse.ArgumentParser) -> None:
     )
     add(
         "--samples",
-        type=int,
+        type=integer,
         default=SAMPLES,
         help=f"int8: steps of each denoiser to calibrate on, spread over all timesteps "
         f"(default: {SAMPLES})",
     )
-    add("--seed", type=int, default=0, help="int8: seed of the calibration runs (default: 0)")
+    add("--seed", type=integer, default=0, help="int8: seed of the calibration runs (default: 0)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = guarded(require_onnx, debug=False, interrupted="nothing was measured")
         other = None if code else subcommand(words, COMMANDS)
         return code if other is None else other(words[1:])
-    args = parser().parse_args(words)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+    return command(parser(), _run, words, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -132,7 +135,7 @@ def _run(args: argparse.Namespace) -> None:
         source="--precision" if args.plan is None else f"--plan {args.plan}",
         overwrite=args.overwrite,
     )
-    manifest = quantize(bundle, args.output, request, reporter(args))
+    manifest = quantize(bundle, args.output, request, progress_of(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(manifest)["quantization"], indent=1))
     elif not args.quiet:
@@ -160,11 +163,9 @@ def fp32_onnx_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def reporter(args: argparse.Namespace) -> Callable[[str], None]:
-    """Where lines of progress go: nowhere under --quiet and --json."""
-    if args.quiet or getattr(args, "json", False):
-        return lambda line: None
-    return lambda line: print(line, flush=True)
+def progress_of(args: argparse.Namespace) -> Progress:
+    """Nothing under --quiet and --json."""
+    return Progress(quiet=args.quiet or getattr(args, "json", False))
 
 
 def _warn_without_vnni() -> None:
@@ -185,7 +186,7 @@ def _warn_without_vnni() -> None:
 def prompts_of(args: argparse.Namespace, bundle: Bundle) -> list[str]:
     """The prompts of --calibration, or the list for this bundle's model."""
     if args.calibration is not None:
-        return read_prompts(args.calibration)
+        return read_prompts(args.calibration, "--calibration", distinct=True)
     return default_prompts(bundle.manifest.model)
 
 

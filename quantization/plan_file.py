@@ -43,7 +43,7 @@ RECIPES: dict[str, Recipe] = {
 def read_plan(path: Path) -> tuple[str, Plan]:
     """The precision a plan names and its recipes; UsageError names what is wrong in it."""
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
+        value = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--plan {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,8 +18,7 @@ from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
 from runtimes.memory import give_back
-
-Report = Callable[[str], None]
+from runtimes.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Request:
 
 
 def quantize(
-    bundle: Bundle, output: Path, request: Request, report: Report = lambda line: None
+    bundle: Bundle, output: Path, request: Request, progress: Progress = SILENT
 ) -> Manifest:
     """Write the quantised bundle to `output`, all or nothing, and return its manifest.
 
@@ -63,19 +62,19 @@ def quantize(
     calibrated, judged = held_out(request.prompts) if request.target_db else (request.prompts, ())
     samples = None
     if calibrates:
-        report(f"recording {request.samples} steps of each denoiser over full runs")
-        samples = record(bundle, calibrated, request.samples, request.seed)
+        samples = record(
+            bundle, calibrated, request.samples, request.seed, progress, "runs to calibrate on"
+        )
     worst: dict[str, float] = {}
     if request.target_db:
         from quantization.search import judged_runs, search  # looks into ONNX graphs
 
-        report(f"recording {len(judged)} runs to judge on")
-        runs = judged_runs(bundle, judged)
-        found = search(bundle, plan, samples, runs, report, target_db=request.target_db)
+        runs = judged_runs(bundle, judged, progress)
+        found = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
         plan |= {name: own.recipe for name, own in found.items()}
         worst = {name: own.worst_db for name, own in found.items()}
     with atomic_folder(output) as folder:
-        manifest = _write(bundle, folder, plan, request, samples, worst, report)
+        manifest = _write(bundle, folder, plan, request, samples, worst, progress)
     open_bundle(output)
     return manifest
 
@@ -87,12 +86,12 @@ def _write(
     request: Request,
     samples: Samples | None,
     worst_db: dict[str, float],
-    report: Report,
+    progress: Progress,
 ) -> Manifest:
     _copy_rest(bundle, folder, plan)
     graphs, records = dict(bundle.manifest.graphs), {}
     for number, (name, recipe) in enumerate(plan.items(), 1):
-        report(f"[{number}/{len(plan)}] {name}: {recipe.name}")
+        progress.line(f"[{number}/{len(plan)}] {name}: {recipe.name}")
         feeds = samples.feeds.get(name, []) if samples else []
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
@@ -112,7 +111,7 @@ def _write(
         calibration=samples.about if samples else None,
     )
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
-    seal(folder, manifest)
+    seal(folder, manifest, progress.graph("hashing", _bytes(folder)))
     return manifest
 
 

@@ -13,6 +13,7 @@ from runtimes.engine import Engine, Feeds, Placement, Tensors
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.options import Options, make_plan
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.progress import SILENT, Progress
 
 LARGEST_FP16 = 65504.0
 
@@ -33,7 +34,9 @@ class Range:
         return LARGEST_FP16 / self.largest if self.largest > 0 else float("inf")
 
 
-def ranges(bundle: Bundle, prompts: Sequence[str], options: Options) -> list[Range]:
+def ranges(
+    bundle: Bundle, prompts: Sequence[str], options: Options, progress: Progress = SILENT
+) -> list[Range]:
     """Run an fp32 ONNX bundle's own pipeline on every prompt, and list every node of every graph.
 
     `options` are those of the first prompt; each later one has the next seed.
@@ -43,11 +46,12 @@ def ranges(bundle: Bundle, prompts: Sequence[str], options: Options) -> list[Ran
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         for index, prompt in enumerate(prompts):
             own = {**vars(options), "seed": seed + index}
-            pipeline([prompt], "", Options(**own))
+            on_step = progress.runs("runs", index, len(prompts))
+            pipeline([prompt], "", Options(**own), on_step=on_step)
     return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
 
 
-def normal_ranges(bundle: Bundle, options: Options) -> list[Range]:
+def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT) -> list[Range]:
     """The same with standard normal inputs to each graph by itself, batch 1.
 
     For random weights, whose runs leave the range that trained latents stay in: nothing they
@@ -56,7 +60,7 @@ def normal_ranges(bundle: Bundle, options: Options) -> list[Range]:
     graphs, rng = _Measured(bundle), np.random.default_rng(options.seed)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     cells = {"stage_c": plan.sizes.stage_c}
-    for name, graph in bundle.manifest.graphs.items():
+    for number, (name, graph) in enumerate(bundle.manifest.graphs.items(), 1):
         height, width = cells.get(name, plan.sizes.stage_b)
         sides = {"batch": 1, "height": height, "width": width}
         sides |= dict(zip(("embedding_height", "embedding_width"), plan.sizes.stage_c, strict=True))
@@ -71,6 +75,7 @@ def normal_ranges(bundle: Bundle, options: Options) -> list[Range]:
         engine = graphs.open(name)
         engine.run(feeds)
         engine.close()
+        progress.step("graphs", number, len(bundle.manifest.graphs))
     return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
 
 

@@ -7,16 +7,20 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from quantization.cli import fp32_onnx_bundle, prompts_of, reporter
+from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
-from runtimes.command import guarded
+from runtimes.arguments import Parser, add_size_options, integer, settle_size
+from runtimes.command import command
 from runtimes.errors import UsageError
 from runtimes.options import Options
+from runtimes.outputs import check_writable
+
+Report = Callable[[str], None]
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization ranges`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m quantization ranges",
         description="Run every graph on full runs and record the largest absolute value of every "
         "node. The fp16 recipe keeps in fp32 what comes near 65504; exit code 1 says that a node "
@@ -31,14 +35,13 @@ def parser() -> argparse.ArgumentParser:
         help="feed each graph standard normal inputs instead of running prompts: for graphs with "
         "random weights, whose runs leave every range",
     )
-    add("--runs", type=int, default=2, help="prompts to run (default: 2)")
-    add("--seed", type=int, default=0, help="seed of the first run (default: 0)")
-    add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
-    add("--decoder-steps", type=int, help="even Stage B steps (default: the bundle's schedule)")
-    add("--height", type=int, help="picture height in pixels (default: the bundle's)")
-    add("--width", type=int, help="picture width in pixels (default: the bundle's)")
+    add("--runs", type=integer, default=2, help="prompts to run (default: 2)")
+    add("--seed", type=integer, default=0, help="seed of the first run (default: 0)")
+    add("--steps", type=integer, help="even Stage C steps (default: the bundle's schedule)")
+    add("--decoder-steps", type=integer, help="even Stage B steps (default: the bundle's schedule)")
+    add_size_options(found)
     add("-o", "--output", type=Path, metavar="FILE", help="JSON file to write with every node")
-    add("--top", type=int, default=3, help="nodes to print per graph and type (default: 3)")
+    add("--top", type=integer, default=3, help="nodes to print per graph and type (default: 3)")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="show the traceback of an error")
     return found
@@ -46,13 +49,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; 1 when an fp16 node would overflow."""
-    args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+    return command(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.output is not None and args.output.exists():
-        raise UsageError(f"--output {args.output} exists; choose another file")
+    settle_size(args)
+    if args.output is not None:
+        if args.output.exists():
+            raise UsageError(f"--output {args.output} exists; choose another file")
+        check_writable(args.output, "--output")
     bundle = fp32_onnx_bundle(args.bundle)
     prompts = prompts_of(args, bundle)
     if not 1 <= args.runs <= len(prompts):
@@ -65,10 +70,10 @@ def _run(args: argparse.Namespace) -> int:
         width=args.width,
     )
     if args.normal_inputs:
-        found = normal_ranges(bundle, options)
+        found = normal_ranges(bundle, options, progress_of(args))
     else:
-        found = ranges(bundle, prompts[: args.runs], options)
-    report = reporter(args)
+        found = ranges(bundle, prompts[: args.runs], options, progress_of(args))
+    report: Report = (lambda line: None) if args.quiet else print
     for graph in bundle.manifest.graphs:
         _report(graph, [r for r in found if r.graph == graph], args.top, report)
     if args.output is not None:
@@ -86,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if over else 0
 
 
-def _report(graph: str, found: list[Range], top: int, report: Callable[[str], None]) -> None:
+def _report(graph: str, found: list[Range], top: int, report: Report) -> None:
     for precision in ("fp16", "fp32"):
         own = sorted((r for r in found if r.precision == precision), key=lambda r: -r.largest)
         if not own:

@@ -10,7 +10,6 @@ from quantization.sensitivity import (
     AnyRecipe,
     Damage,
     Point,
-    Report,
     Trial,
     damages,
     decibels,
@@ -20,6 +19,7 @@ from quantization.sensitivity import (
     plane,
 )
 from runtimes.bundle import Bundle
+from runtimes.progress import SILENT, Progress
 
 EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
 
@@ -38,10 +38,11 @@ class Found:
     plane: Sequence[Point]
 
 
-def judged_runs(bundle: Bundle, prompts: Sequence[str]) -> Samples:
+def judged_runs(bundle: Bundle, prompts: Sequence[str], progress: Progress = SILENT) -> Samples:
     """Every step of a full run of each prompt: what plans are judged by."""
     steps = [len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS]
-    return record(bundle, prompts, len(prompts) * max(steps), EVALUATION_SEED)
+    samples = len(prompts) * max(steps)
+    return record(bundle, prompts, samples, EVALUATION_SEED, progress, "runs to judge on")
 
 
 def search(
@@ -49,16 +50,17 @@ def search(
     plan: Mapping[str, Recipe],
     calibration: Samples | None,
     judged: Samples,
-    report: Report,
+    progress: Progress = SILENT,
     *,
     target_db: float | None,
     group: str = "weight",
     rank: bool = False,
+    verbose: bool = False,
 ) -> dict[str, Found]:
     """For each denoiser in `plan`: the recipe that reaches `target_db` with few exceptions.
 
     `rank` measures every group and the size/quality plane also where the uniform recipe does.
-    Raises RunError when the target is out of reach.
+    A line on every group where `verbose`. Raises RunError when the target is out of reach.
     """
     found = {}
     for name in DENOISERS:
@@ -69,39 +71,45 @@ def search(
         feeds = calibration.feeds[name] if calibration else []
         trial = Trial(graph, recipe, feeds, evaluation_of(graph, judged.feeds[name]), group)
         try:
-            found[name] = _search(name, trial, target_db, report, rank=rank)
+            found[name] = _search(name, trial, target_db, progress, rank=rank, verbose=verbose)
         finally:
             trial.close()
     return found
 
 
 def _search(
-    name: str, trial: Trial, target_db: float | None, report: Report, *, rank: bool
+    name: str,
+    trial: Trial,
+    target_db: float | None,
+    progress: Progress,
+    *,
+    rank: bool,
+    verbose: bool,
 ) -> Found:
     uniform = decibels(trial.noise(keep=trial.recipe.keep, skip=trial.recipe.skip).max())
-    report(f"{name}, uniform {trial.recipe.name}: worst step {uniform:.1f} dB")
+    progress.line(f"{name}, uniform {trial.recipe.name}: worst step {uniform:.1f} dB")
     if target_db is None or uniform >= target_db:
         if not rank:
             return Found(uniform, (), trial.recipe, uniform, ())
-        ranked = _ranked(name, trial, report)
-        points = plane(trial, ranked, _alternatives(trial.recipe))
+        ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
+        points = _plane(name, trial, ranked, progress)
         return Found(uniform, ranked, trial.recipe, uniform, points)
     floor = floor_of(trial, target_db)
-    ranked = _ranked(name, trial, report)
-    points = plane(trial, ranked, _alternatives(trial.recipe)) if rank else []
-    keep, noise = pick(trial, ranked, floor, target_db)
+    ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
+    points = _plane(name, trial, ranked, progress) if rank else []
+    keep, noise = pick(trial, ranked, floor, target_db, progress, f"{name}, picking")
     worst = decibels(noise.max())
     kept = sum(trial.values[weight] for weight in keep) / sum(trial.values.values())
-    report(
+    progress.line(
         f"{name}, picked: worst step {worst:.1f} dB with {len(keep)} of {len(trial.values)} "
         f"weights kept ({100 * kept:.0f} % of the values)"
     )
     return Found(uniform, ranked, dataclasses.replace(trial.recipe, keep=keep), worst, points)
 
 
-def _ranked(name: str, trial: Trial, report: Report) -> list[Damage]:
-    report(f"{name}: measuring {len(trial.groups)} groups of weights one at a time")
-    return damages(trial, report)
+def _plane(name: str, trial: Trial, ranked: Sequence[Damage], progress: Progress) -> list[Point]:
+    others = _alternatives(trial.recipe)
+    return plane(trial, ranked, others, progress=progress, what=f"{name}, comparing plans")
 
 
 def _alternatives(recipe: AnyRecipe) -> dict[str, AnyRecipe]:

@@ -8,7 +8,6 @@ import dataclasses
 import math
 import re
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.weights import uses
 from runtimes.engine import Tensors
 from runtimes.errors import RunError
+from runtimes.progress import SILENT, Progress
 
 Noise = NDArray[np.float64]  # error power over signal power, per evaluated step
 AnyRecipe = Int8 | Int8Dynamic | IntegerWeights
-Report = Callable[[str], None]
 ROUNDS = 12
 # What `--group` takes: how a weight's name becomes the name of what is quantised together.
 GROUPS: dict[str, Callable[[str], str]] = {
@@ -129,19 +128,19 @@ def noise_of(graph: Path, evaluation: Evaluation) -> Noise:
     return np.array([_power(run(feeds) - expected) / _power(expected) for feeds, expected in pairs])
 
 
-def damages(trial: Trial, report: Report) -> list[Damage]:
-    """Every group by itself, the most harmful first."""
+def damages(
+    trial: Trial, progress: Progress = SILENT, what: str = "groups", *, verbose: bool = False
+) -> list[Damage]:
+    """Every group by itself, the most harmful first; a line on each where `verbose`."""
     names, found = list(trial.values), []
     trial.noise()  # fills the calibration's cache for all weights
     for number, (group, own) in enumerate(trial.groups.items(), 1):
-        start = time.perf_counter()
         noise = trial.noise(skip=[other for other in names if other not in own])
         values = sum(trial.values[name] for name in own)
         found.append(Damage(group, tuple(own), values, decibels(noise.max()), tuple(noise)))
-        report(f"[{number}/{len(trial.groups)}] {group}: {found[-1].worst_db:.1f} dB")
-        seconds = (time.perf_counter() - start) * (len(trial.groups) - 1)
-        if number == 1 and seconds > 600:
-            report(f"{len(trial.groups)} groups will take some {seconds / 60:.0f} minutes")
+        if verbose:
+            progress.line(f"{group}: {found[-1].worst_db:.1f} dB")
+        progress.step(what, number, len(trial.groups))
     return sorted(found, key=lambda damage: damage.worst_db)
 
 
@@ -156,7 +155,12 @@ def floor_of(trial: Trial, target_db: float) -> Noise:
 
 
 def pick(
-    trial: Trial, found: Sequence[Damage], floor: Noise, target_db: float
+    trial: Trial,
+    found: Sequence[Damage],
+    floor: Noise,
+    target_db: float,
+    progress: Progress = SILENT,
+    what: str = "picking",
 ) -> tuple[tuple[str, ...], Noise]:
     """The fewest weights to keep in int8 weights so that every step is above `target_db`.
 
@@ -164,17 +168,24 @@ def pick(
     """
     budget = 10 ** (-target_db / 10)
     allowed = budget - floor
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
         keep = _greedy(found, allowed)
         noise = trial.noise(keep=keep)
         if noise.max() <= budget or len(keep) == len(trial.values):
             return keep, noise
+        progress.step(what, number, ROUNDS)
         allowed = allowed * min(0.9, float(budget / noise.max()))
     return tuple(trial.values), floor
 
 
-def plane(trial: Trial, found: Sequence[Damage], alternatives: Mapping[str, AnyRecipe],
-          steps: int = 6) -> list[Point]:  # fmt: skip
+def plane(
+    trial: Trial,
+    found: Sequence[Damage],
+    alternatives: Mapping[str, AnyRecipe],
+    steps: int = 6,
+    progress: Progress = SILENT,
+    what: str = "comparing plans",
+) -> list[Point]:
     """Plans of growing size beside uniform ones: what keeping weights buys, and what else would.
 
     The plans are prefixes of the greedy order; `alternatives` are recipes for every weight alike.
@@ -187,9 +198,11 @@ def plane(trial: Trial, found: Sequence[Damage], alternatives: Mapping[str, AnyR
         kept = sum(trial.values[name] for name in keep) / total
         label = f"plan, {len(keep)} kept" if keep else "uniform"
         points.append(Point(label, kept, size, decibels(noise.max())))
+        progress.step(what, len(points), steps + 1 + len(alternatives))
     for label, recipe in alternatives.items():
         noise, size = trial.measure(recipe=recipe)
         points.append(Point(label, 0.0, size, decibels(noise.max())))
+        progress.step(what, len(points), steps + 1 + len(alternatives))
     return points
 
 

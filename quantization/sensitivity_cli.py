@@ -10,16 +10,17 @@ from quantization.calibration import RUNS, check_samples, held_out, record
 from quantization.cli import (
     add_calibration_options,
     fp32_onnx_bundle,
+    progress_of,
     prompts_of,
-    reporter,
 )
 from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
+from runtimes.arguments import Parser, integer, number
 from runtimes.atomic import atomic_folder
 from runtimes.bundle import Bundle
-from runtimes.command import guarded, installed
+from runtimes.command import command, installed
 from runtimes.errors import UsageError
 
 PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("stage_b"))]
@@ -27,7 +28,7 @@ PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("sta
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization sensitivity`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m quantization sensitivity",
         description="Quantise one group of a denoiser's weights at a time, rank the groups by the "
         "damage to epsilon over all timesteps, and with --target-db pick a mixed plan.",
@@ -44,24 +45,26 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--precision",
+        type=str.lower,
         choices=PRECISIONS,
         default="int8",
         help="what the weights are quantised to (default: int8)",
     )
     add(
         "--target-db",
-        type=float,
+        type=number,
         help="pick a plan that keeps every timestep above this SQNR and keeps few weights from the "
         "precision: those get int8 weights and float activations",
     )
     add(
         "--group",
+        type=str.lower,
         choices=list(GROUPS),
         default="weight",
         help="what is quantised at a time: single weights, or whole blocks, which is faster for "
         "large models (default: weight)",
     )
-    add("--runs", type=int, default=RUNS, help=f"full runs to judge on (default: {RUNS})")
+    add("--runs", type=integer, default=RUNS, help=f"full runs to judge on (default: {RUNS})")
     add_calibration_options(found)
     add("--verbose", action="store_true", help="print each group as it is measured")
     add("--quiet", action="store_true", help="print errors only")
@@ -71,36 +74,45 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was written")
+    return command(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:
     _check(args)
     bundle = fp32_onnx_bundle(args.bundle)
     prompts, judged = held_out(prompts_of(args, bundle), args.runs)
-    report = reporter(args)
+    if args.precision == "int8":
+        check_samples(bundle, args.samples)
+    with atomic_folder(args.output) as folder:  # a place that cannot be written is found out first
+        plan, found = _search(args, bundle, prompts, judged)
+        _write(args, bundle, found, plan, folder)
+    if not args.quiet:
+        for name, own in found.items():
+            _print(name, own)
+        print(f"wrote {', '.join(_files(args))} to {args.output}")
+
+
+def _search(
+    args: argparse.Namespace, bundle: Bundle, prompts: Sequence[str], judged: Sequence[str]
+) -> tuple[Plan, dict[str, Found]]:
+    progress = progress_of(args)
     calibration = None
     if args.precision == "int8":  # nothing else is calibrated
-        check_samples(bundle, args.samples)
-        report(f"recording {args.samples} steps of each denoiser")
-        calibration = record(bundle, prompts, args.samples, args.seed)
-    report(f"recording {len(judged)} runs to judge on")
+        what = "runs to calibrate on"
+        calibration = record(bundle, prompts, args.samples, args.seed, progress, what)
     plan = {name: recipe for name, recipe in PRESETS[args.precision].items() if recipe is not None}
     found = search(
         bundle,
         plan,
         calibration,
-        judged_runs(bundle, judged),
-        report if args.verbose else lambda line: None if line.startswith("[") else report(line),
+        judged_runs(bundle, judged, progress),
+        progress,
         target_db=args.target_db,
         group=args.group,
         rank=True,
+        verbose=args.verbose,
     )
-    if not args.quiet:
-        for name, own in found.items():
-            _print(name, own)
-    _write(args, bundle, found, plan | {name: own.recipe for name, own in found.items()})
+    return plan | {name: own.recipe for name, own in found.items()}, found
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -122,8 +134,17 @@ def _print(name: str, found: Found) -> None:
         )
 
 
+def _files(args: argparse.Namespace) -> list[str]:
+    plan = ["plan.toml"] if args.target_db is not None else []
+    return ["sensitivity.json", "sensitivity.png", *plan]
+
+
 def _write(
-    args: argparse.Namespace, bundle: Bundle, found: Mapping[str, Found], plan: Plan
+    args: argparse.Namespace,
+    bundle: Bundle,
+    found: Mapping[str, Found],
+    plan: Plan,
+    folder: Path,
 ) -> None:
     from quantization.plot import plot
 
@@ -133,12 +154,9 @@ def _write(
         "target_db": args.target_db,
         "graphs": {name: dataclasses.asdict(own) for name, own in found.items()},
     }
-    names = ["sensitivity.json", "sensitivity.png", *["plan.toml"] * (args.target_db is not None)]
-    with atomic_folder(args.output) as folder:
-        text = json.dumps(value, indent=1) + "\n"
-        (folder / names[0]).write_text(text, encoding="utf-8")
-        title = f"{bundle.manifest.model.id}: {args.precision}"
-        plot(folder / names[1], found, title, args.target_db)
-        if args.target_db is not None:
-            write_plan(folder / names[2], args.precision, plan)
-    reporter(args)(f"wrote {', '.join(names)} to {args.output}")
+    names = _files(args)
+    (folder / names[0]).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    title = f"{bundle.manifest.model.id}: {args.precision}"
+    plot(folder / names[1], found, title, args.target_db)
+    if args.target_db is not None:
+        write_plan(folder / names[2], args.precision, plan)

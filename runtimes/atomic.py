@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,12 +65,19 @@ def atomic_folder(output: Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
-    """Enter every file of a new bundle into its manifest and write that, last."""
+def seal(
+    folder: Path, manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None
+) -> None:
+    """Enter every file of a new bundle into its manifest and write that, last.
+
+    `on_bytes` hears of each file that is hashed.
+    """
     manifest.files.clear()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        manifest.files[name] = File(path.stat().st_size, sha256(path))
+        size = path.stat().st_size
+        manifest.files[name] = File(size, sha256(path))
+        on_bytes(size)
     (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
 
 

@@ -8,52 +8,69 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle import open_bundle
-from runtimes.command import add_execution_options, guarded
+from runtimes.arguments import (
+    Parser,
+    add_execution_options,
+    add_size_options,
+    execution_of,
+    integer,
+    number,
+    numbers,
+    positive,
+    seeds,
+    settle_size,
+)
+from runtimes.batches import MOST, UNKNOWN, Job, Summary, batch_size, jobs_for, run_batches
+from runtimes.bundle import Bundle, open_bundle, sha256
+from runtimes.command import command
 from runtimes.errors import UsageError
 from runtimes.images import save_png
-from runtimes.options import Options
-from runtimes.pipeline import Pipeline, Result
+from runtimes.manifest import MANIFEST_NAME
+from runtimes.options import Options, Plan, make_plan
+from runtimes.outputs import is_there, picture_paths
+from runtimes.pipeline import Pipeline
 from runtimes.progress import Progress
+from runtimes.prompts import RULE, argument_text, read_prompts
+
+# What people write for the options of other tools.
+MEANT = {
+    "--prompt": "write the prompt without a flag, or a file of prompts after --prompts-file",
+    "--num-inference-steps": "did you mean --steps?",
+    "--num-images-per-prompt": "did you mean --num-images?",
+    "--cfg": "did you mean --guidance?",
+    "--cfg-scale": "did you mean --guidance?",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m runtimes`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m runtimes",
         description="Make pictures from prompts with a bundle; needs NumPy and one engine only.",
+        meant=MEANT,
     )
     add = found.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
-    add("prompts", nargs="*", metavar="PROMPT", help="one picture is made per prompt")
-    add("--prompts-file", type=Path, help="text file with one prompt a line, after PROMPT")
+    add("prompts", nargs="*", metavar="PROMPT", help="pictures are made of each prompt")
+    add("--prompts-file", type=Path, metavar="FILE", help=f"text file, after PROMPT: {RULE}")
     add(
         "-o",
         "--output",
         type=Path,
         default=Path("out.png"),
-        help="PNG file; several pictures get -0, -1, ... before the suffix (default: out.png)",
+        metavar="FILE",
+        help="PNG file; several pictures get -000, -001, ... before the suffix, in as many digits "
+        "as the last one needs (default: out.png)",
     )
-    add("--negative-prompt", default="", help="what the pictures should not show")
     add(
-        "--seed",
-        type=_integers,
-        default=(0,),
-        help="one seed draws the whole batch, as in diffusers; comma-separated, one a prompt, each "
-        "draws its own picture (default: 0)",
+        "--negative-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what the pictures should not show; once for all prompts, or once per prompt in order",
     )
-    add("--steps", type=int, help="even Stage C steps (default: the bundle's schedule)")
-    add(
-        "--timesteps",
-        type=_floats,
-        help="Stage C timesteps, comma-separated, descending from 1 to 0",
-    )
-    add("--guidance", type=float, help="Stage C guidance scale; up to 1 is off (default: 4)")
-    add("--decoder-steps", type=int, help="even Stage B steps (default: 12)")
-    add("--decoder-timesteps", type=_floats, help="Stage B timesteps, comma-separated")
-    add("--decoder-guidance", type=float, help="Stage B guidance scale (default: 0, off)")
-    add("--height", type=int, help="picture height in pixels (default: the bundle's)")
-    add("--width", type=int, help="picture width in pixels (default: the bundle's)")
+    _picture_options(found)
+    _batch_options(found)
     add_execution_options(found)
     add("--low-memory", action="store_true", help="hold one graph in memory at a time")
     add(
@@ -65,62 +82,128 @@ def parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found  # fmt: skip
+    return found
+
+
+def _picture_options(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument
+    add(
+        "--seed",
+        type=seeds,
+        default=(0,),
+        metavar="SEED",
+        help="whole number; of several pictures number i, from 0, has SEED + i, whatever the batch "
+        "size. Or comma-separated, one a prompt (its pictures count on from it) or one a picture. "
+        "Or 'random': one is drawn and printed. Each PNG holds its own (default: 0)",
+    )
+    add("--steps", type=integer, help="even Stage C steps (default: the bundle's schedule)")
+    add(
+        "--timesteps",
+        type=numbers,
+        help="Stage C timesteps, comma-separated, descending from 1 to 0",
+    )
+    add("--guidance", type=number, help="Stage C guidance scale; up to 1 is off (default: 4)")
+    add("--decoder-steps", type=integer, help="even Stage B steps (default: 12)")
+    add("--decoder-timesteps", type=numbers, help="Stage B timesteps, comma-separated")
+    add("--decoder-guidance", type=number, help="Stage B guidance scale (default: 0, off)")
+    add_size_options(found)
+
+
+def _batch_options(found: argparse.ArgumentParser) -> None:
+    add = found.add_argument
+    add(
+        "--num-images",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="pictures of each prompt, one after the other (default: 1)",
+    )
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help="pictures at a time; those of a finished batch are on disk (default: what fits into "
+        f"the memory that is free, up to {MOST}; {UNKNOWN} on a GPU or where that is not known; a "
+        "--static bundle's own)",
+    )
+    add(
+        "--skip-existing",
+        action="store_true",
+        help="make only the pictures that are not there yet: goes on with a run that was stopped. "
+        "A file there that other options made is an error",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_intermixed_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="no picture was written")
+    kept = "pictures of finished batches are kept: --skip-existing makes the rest"
+    return command(parser(), _run, argv, interrupted=kept, intermixed=True)
 
 
 def _run(args: argparse.Namespace) -> None:
-    prompts = args.prompts + _prompts_from(args.prompts_file)
-    if not prompts:
-        raise UsageError('there is no prompt; give at least one (it may be empty: "")')
-    paths = _paths(args.output, len(prompts))
+    settle_size(args)
+    jobs = jobs_of(args)
     options = _options(args)
-    progress = Progress(quiet=args.quiet or args.json)
     bundle = open_bundle(args.bundle, verify_hashes=args.verify)
+    plan = make_plan(bundle.manifest.sampling, options, 1, None)
+    common = _parameters(bundle, plan)
+    about = {job: _own_parameters(job) | common for job in jobs}
+    made = [job for job in jobs if not (args.skip_existing and is_there(job.path, about[job]))]
+    execution = execution_of(args)
+    summary, progress = Summary(), Progress(quiet=args.quiet or args.json)
     with Pipeline.open(
         bundle,
-        device=args.device,
-        engine=args.engine,
-        precision=args.execution_precision,
-        cache_dir=args.cache_dir,
+        device=execution.device,
+        engine=execution.engine,
+        precision=execution.precision,
+        cache_dir=execution.cache,
+        threads=execution.threads,
         low_memory=args.low_memory,
         memory_check=not args.no_memory_check,
     ) as pipeline:
-        result = pipeline(prompts, args.negative_prompt, options, on_step=progress.step)
-    for prompt, lost in result.truncated:
-        print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
-    model = bundle.manifest.model
-    common = {
-        "negative_prompt": args.negative_prompt,
-        "seed": list(args.seed),
-        "model": f"{model.id}@{model.revision}",
-        "prior": f"{model.prior_id}@{model.prior_revision}",
-        "precision": bundle.manifest.precision,
-        "placements": {name: str(used) for name, used in result.placements.items()},
-        "guidance": result.plan.guidance,
-        "decoder_guidance": result.plan.decoder_guidance,
-        "timesteps": result.plan.timesteps,
-        "decoder_timesteps": result.plan.decoder_timesteps,
-        "height": result.sizes.picture[0],
-        "width": result.sizes.picture[1],
-    }
-    for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
-        parameters = {"prompt": prompt, "index": index, "prompts": len(prompts), **common}
-        save_png(result.pictures[index], path, parameters)
+        size = batch_size(pipeline, options, args.batch_size)
+        for batch, result in run_batches(pipeline, made, size, options, progress):
+            used = {name: str(place) for name, place in result.placements.items()}
+            for job, picture in zip(batch, result.pictures, strict=False):  # without the spare ones
+                save_png(picture, job.path, about[job] | {"index": job.index, "placements": used})
+            summary.add(result, _warn)
+    skipped = sorted({*jobs} - {*made}, key=lambda job: job.index)
     if args.json:
-        print(json.dumps(_summary(result, paths), indent=1))
+        print(json.dumps(_as_json(summary, made, skipped, plan), indent=1))
     elif not args.quiet:
-        _print_summary(result, paths, (options.height, options.width))
+        _print_summary(summary, made, plan, (options.height, options.width))
+        if skipped:
+            print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+
+
+def jobs_of(args: argparse.Namespace) -> list[Job]:
+    """The pictures that a command line asks for; UsageError before any work."""
+    prompts, negatives = prompts_from(args), _texts(args.negative_prompt, "--negative-prompt")
+    paths = picture_paths(args.output, len(prompts) * args.num_images)
+    return jobs_for(prompts, negatives, args.seed, args.num_images, paths)
+
+
+def prompts_from(args: argparse.Namespace) -> list[str]:
+    """The prompts of the command line, then those of its file."""
+    prompts = _texts(args.prompts, "PROMPT")
+    if args.prompts_file is not None:
+        prompts += read_prompts(args.prompts_file, "--prompts-file")
+    if not prompts:
+        raise UsageError('there is no prompt; give at least one (it may be empty: "")')
+    return prompts
+
+
+def _texts(words: Sequence[str], what: str) -> list[str]:
+    several = len(words) > 1
+    return [
+        argument_text(word, f"{what} {index}" if several else what)
+        for index, word in enumerate(words, 1)
+    ]
 
 
 def _options(args: argparse.Namespace) -> Options:
+    """Those that all pictures share: all but the seed."""
     return Options(
-        seed=args.seed[0] if len(args.seed) == 1 else args.seed,
         steps=args.steps,
         timesteps=args.timesteps,
         guidance=args.guidance,
@@ -132,64 +215,68 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _prompts_from(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts-file {path} cannot be read: {error}") from None
-    return [line for line in lines if line.strip()]
+def _own_parameters(job: Job) -> dict[str, Any]:
+    return {"prompt": job.prompt, "negative_prompt": job.negative, "seed": [job.seed]}
 
 
-def _paths(output: Path, count: int) -> list[Path]:
-    """Where the pictures go; checked before any work."""
-    if output.suffix.lower() != ".png":
-        raise UsageError(f"--output {output}: pictures are PNG files, end the name in .png")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"--output {output}: the folder {output.absolute().parent} does not exist")
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; give a file name")
-    if count == 1:
-        return [output]
-    return [output.with_name(f"{output.stem}-{i}{output.suffix}") for i in range(count)]
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _summary(result: Result, paths: list[Path]) -> dict[str, Any]:
-    height, width = result.sizes.picture
+def _parameters(bundle: Bundle, plan: Plan) -> dict[str, Any]:
+    """What all pictures of a run have in common, and decides how they look."""
+    manifest, model = bundle.manifest, bundle.manifest.model
     return {
-        "pictures": [str(path) for path in paths],
-        "height": height,
-        "width": width,
-        "truncated": dict(result.truncated),
+        "bundle": sha256(bundle.folder / MANIFEST_NAME),
+        "model": f"{model.id}@{model.revision}",
+        "prior": f"{model.prior_id}@{model.prior_revision}",
+        "precision": manifest.precision,
+        "guidance": plan.guidance,
+        "decoder_guidance": plan.decoder_guidance,
+        "timesteps": plan.timesteps,
+        "decoder_timesteps": plan.decoder_timesteps,
+        "height": plan.sizes.picture[0],
+        "width": plan.sizes.picture[1],
+    }
+
+
+def _warn(prompt: str, lost: str) -> None:
+    print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
+
+
+def _as_json(
+    summary: Summary, made: Sequence[Job], skipped: Sequence[Job], plan: Plan
+) -> dict[str, Any]:
+    return {
+        "pictures": [str(job.path) for job in made],
+        "seeds": [job.seed for job in made],
+        "skipped": [str(job.path) for job in skipped],
+        "height": plan.sizes.picture[0],
+        "width": plan.sizes.picture[1],
+        "truncated": summary.truncated,
         "stages": {
-            name: dataclasses.asdict(usage) | dataclasses.asdict(result.placements[name])
-            for name, usage in result.usage.items()
+            name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
+            for name, usage in summary.usage.items()
         },
     }
 
 
-def _print_summary(result: Result, paths: list[Path], asked: tuple[int | None, int | None]) -> None:
-    height, width = result.sizes.picture
+def _print_summary(
+    summary: Summary, made: Sequence[Job], plan: Plan, asked: tuple[int | None, int | None]
+) -> None:
+    height, width = plan.sizes.picture
+    if summary.usage:
+        _print_stages(summary)
+    if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
+        print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
+    for job in made:
+        print(f"wrote {job.path} ({height} x {width}, seed {job.seed})")
+
+
+def _print_stages(summary: Summary) -> None:
     print(f"{'stage':<20}{'seconds':>9}{'of it loading':>15}{'peak MB':>9}  ran on")
-    for name, usage in result.usage.items():
+    for name, usage in summary.usage.items():
         peak = usage.peak_bytes / 1e6
         print(
             f"{name:<20}{usage.seconds:>9.3f}{usage.load_seconds:>15.3f}{peak:>9.0f}"
-            f"  {result.placements[name]}"
+            f"  {summary.placements[name]}"
         )
-    seconds = sum(usage.seconds for usage in result.usage.values())
-    loading = sum(usage.load_seconds for usage in result.usage.values())
+    seconds = sum(usage.seconds for usage in summary.usage.values())
+    loading = sum(usage.load_seconds for usage in summary.usage.values())
     print(f"{'all':<20}{seconds:>9.3f}{loading:>15.3f}")
-    if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
-        print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
-    for path in paths:
-        print(f"wrote {path} ({height} x {width})")

@@ -1,29 +1,145 @@
-"""What the command lines share: the engine's options, and what is done with errors."""
+"""What becomes of a command: its exit code, its streams, and one line for every error."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
+import io
+import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
-from runtimes.engine import ENGINES, STORED, Execution
 from runtimes.errors import RunError, UsageError
+
+# What a shell reports of a program that SIGPIPE ended: whoever reads no further, as `| head -1`
+# does, expects it and no message.
+BROKEN_PIPE = 141
+_OUTPUT = "standard output"
+
+
+def command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None,
+    *,
+    interrupted: str,
+    intermixed: bool = False,
+) -> int:
+    """Parse `argv` and run it, guarded; returns the exit code.
+
+    `intermixed`: options may stand between positional arguments of any number.
+    """
+    parsed: list[argparse.Namespace] = []
+    parse = parser.parse_intermixed_args if intermixed else parser.parse_args
+    code = guarded(lambda: parsed.append(parse(argv)), debug=False, interrupted=interrupted)
+    if not parsed:
+        return code
+    args = parsed[0]
+    return guarded(lambda: run(args), debug=args.debug, interrupted=interrupted)
 
 
 def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) -> int:
-    """Run `action` and return its exit code (None is 0), or that of the error it raised."""
+    """Run `action` and return its exit code (None is 0), or that of the error it raised.
+
+    Everything printed has left the process by then. 0: it holds; 1: it failed, or its output could
+    not be written; 2: bad usage; 141: the reader of the output went away.
+    """
+    settle_streams()
+    output = sys.stdout
     try:
-        return action() or 0
+        with contextlib.redirect_stdout(cast(TextIO, _Output(output))):
+            code = _code_of(action)
+            sys.stdout.flush()
+        return code
     except (UsageError, RunError) as error:
+        code, line = error.exit_code, str(error)
+    except KeyboardInterrupt:
+        code, line, debug = 1, f"interrupted; {interrupted}", False
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename == _OUTPUT:
+            _finish(output)
+            return BROKEN_PIPE
+        code, line = 1, _what_failed(error)
+    with suppress(OSError):  # standard error may be full or gone too
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"error: interrupted; {interrupted}", file=sys.stderr)
-        return 1
+        print(f"error: {line}", file=sys.stderr)
+    _finish(output)
+    return code
+
+
+class _Output:
+    """Standard output, whose errors name it as those of files name theirs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _named():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _named():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _OUTPUT
+        raise
+
+
+def settle_streams() -> None:
+    """Streams that can be printed to, whatever the caller did with them.
+
+    A closed one (`>&-`) is as /dev/null: the next file opened must not take its number, or what a
+    library prints would end up in it. What a terminal cannot show is printed as its escape.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(handle)
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _code_of(action: Callable[[], int | None]) -> int:
+    try:
+        return action() or 0
+    except SystemExit as stop:  # --help and --version
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _what_failed(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.filename == _OUTPUT:
+        return f"cannot write to {_OUTPUT}: {reason}"
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
+def _finish(output: TextIO) -> None:
+    """Write what is left; where that fails, see to it that the interpreter does not try again.
+
+    It would at its end, with a traceback and an exit code of its own.
+    """
+    try:
+        output.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
 
 
 def subcommand(
@@ -42,34 +158,3 @@ def installed(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ValueError:
         return False
-
-
-def add_execution_options(found: argparse.ArgumentParser) -> None:
-    """The options that say where and how a bundle runs."""
-    found.add_argument(
-        "--engine",
-        choices=list(ENGINES),
-        help="what runs the graphs (default: the bundle's own; openvino runs ONNX bundles too)",
-    )
-    found.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu or cuda (ONNX Runtime); cpu, gpu, npu or auto (OpenVINO); cpu, gpu, npu or all "
-        "(Core ML) (default: cpu)",
-    )
-    found.add_argument(
-        "--execution-precision",
-        choices=list(STORED),
-        help="type OpenVINO computes in (default: the device's best; condition graphs always f32)",
-    )
-    found.add_argument(
-        "--cache-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder where OpenVINO's compiled graphs are kept for a faster second start",
-    )
-
-
-def execution_of(args: argparse.Namespace) -> Execution:
-    """What `add_execution_options` parsed."""
-    return Execution(args.device, args.engine, args.execution_precision, args.cache_dir)

@@ -23,13 +23,15 @@ class Execution:
     """Where and how graphs are asked to run; None leaves the engine its best.
 
     `engine` is one of ENGINES, `precision` one of f32, bf16 and f16 (the type heavy operations
-    compute in), `cache` a folder that keeps compiled graphs for the next start.
+    compute in), `cache` a folder that keeps compiled graphs for the next start, `threads` how many
+    of the CPU's a graph runs on.
     """
 
     device: str = "cpu"
     engine: str | None = None
     precision: str | None = None
     cache: Path | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Engine(Protocol):
 def open_onnxruntime(file: GraphFile, execution: Execution) -> Engine:
     from runtimes.onnxruntime_engine import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(file, execution.device)
+    return OnnxRuntimeEngine(file, execution)
 
 
 def check_onnxruntime(execution: Execution) -> None:
@@ -108,14 +110,15 @@ def check_openvino(execution: Execution) -> None:
 def open_coreml(file: GraphFile, execution: Execution) -> Engine:
     from runtimes.coreml_engine import CoreMLEngine
 
-    return CoreMLEngine(file.path, file.graph, execution.device)
+    return CoreMLEngine(file.path, file.graph, execution.device.lower())
 
 
 def check_coreml(execution: Execution) -> None:
     from runtimes.coreml_engine import check_device
 
     no_such_options("Core ML", execution)
-    check_device(execution.device)
+    no_threads("Core ML", execution)
+    check_device(execution.device.lower())
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,11 @@ def no_such_options(engine: str, execution: Execution) -> None:
         )
     if execution.cache is not None:
         raise UsageError(f"--cache-dir is for OpenVINO: {engine} keeps no compiled graphs")
+
+
+def no_threads(engine: str, execution: Execution) -> None:
+    """UsageError for a number of threads, where an engine takes none."""
+    if execution.threads is not None:
+        raise UsageError(
+            f"--threads is for ONNX Runtime and OpenVINO: {engine} takes as many as it likes"
+        )

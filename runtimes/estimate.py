@@ -1,6 +1,6 @@
 """Whether a run fits into memory, before it starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtimes.engine import Footprint
 from runtimes.errors import UsageError
@@ -49,6 +49,28 @@ class Need:
         return rows * (constant + grown)
 
 
+SHARE = 0.8  # of the free memory for a batch that nobody asked for: others need some too
+
+
+def largest_count(need: Need, most: int, *, low_memory: bool, held: int = 0) -> int | None:
+    """How many pictures at once, 1 to `most`, fit into what is free; None where nobody says.
+
+    `held` as in `check_memory`.
+    """
+    free = available_memory()
+    if free is None:
+        return None
+    sizes = range(most, 1, -1)
+    return next(
+        (
+            count
+            for count in sizes
+            if replace(need, count=count).memory(low_memory=low_memory) <= SHARE * (free + held)
+        ),
+        1,
+    )
+
+
 def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
     """UsageError when a run would not fit into what is free; nothing where that is not known.
 
@@ -66,7 +88,9 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
     elif weights > free + held:
         advice = "take a bundle of smaller weights (python -m quantization --precision int8)"
     else:
-        advice = "ask for " + ("fewer prompts at a time" if count > 1 else "a smaller picture")
+        advice = "ask for " + (
+            "fewer prompts at a time (--batch-size)" if count > 1 else "a smaller picture"
+        )
     raise UsageError(
         f"{count} x {height} x {width} pixels need about {in_bytes(needed)} of memory and "
         f"{in_bytes(free + held)} are free: {advice}"

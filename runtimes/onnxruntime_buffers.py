@@ -23,10 +23,10 @@ def has_fixed_shapes(graph: Graph) -> bool:
 class FixedBuffers:
     """The buffers of one session, shared by all that is bound to it, and a binding to them."""
 
-    def __init__(self, ort: Any, session: Any, graph: Graph, device: str) -> None:
+    def __init__(self, ort: Any, session: Any, graph: Graph, device: str, index: int) -> None:
         def buffer(tensor: Tensor) -> Any:
             dtype = np.dtype(tensor.dtype)
-            return ort.OrtValue.ortvalue_from_shape_and_type(tensor.shape, dtype, device, 0)
+            return ort.OrtValue.ortvalue_from_shape_and_type(tensor.shape, dtype, device, index)
 
         self._session = session
         self._tensors = {tensor.name: tensor for tensor in graph.inputs}

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.engine import Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.engine import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import Graph
 from runtimes.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
@@ -44,23 +44,24 @@ class OnnxRuntimeEngine:
     On CUDA, a denoiser of fixed shapes is captured at its first run and replayed from then on.
     """
 
-    def __init__(self, file: GraphFile, device: str) -> None:
+    def __init__(self, file: GraphFile, execution: Execution) -> None:
         self._ort = _import_onnxruntime()
-        self._device = device
+        self._device, self._index = device, index = split_device(execution.device)
         path, graph = file.path, file.graph
         start = time.perf_counter()
-        provider = _provider(self._ort, device)
+        provider = _provider(self._ort, execution.device)
         if device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = execution.threads or 0  # 0: one a core
         # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
         # the second run on (docs/performance.md), and on the CPU not a millisecond less.
         options.enable_mem_pattern = device != "cpu"
         options.add_session_config_entry(*NBITS_LEVEL)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        chosen = [(provider, provider_options(graph, device))]
+        chosen = [(provider, provider_options(graph, device, index))]
         try:
             self._session = self._ort.InferenceSession(str(path), options, providers=chosen)
         except Exception as error:  # ONNX Runtime's errors share no base class
@@ -68,11 +69,11 @@ class OnnxRuntimeEngine:
         self._check_device(path, provider)
         used = computed_precision(graph.precision, device)
         name = f"ONNX Runtime {self._ort.__version__}"
-        self.placement = Placement(name, device.upper(), used, self._notes(graph))
+        self.placement = Placement(name, execution.device.upper(), used, self._notes(graph))
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._buffers = (
-            FixedBuffers(self._ort, self._session, graph, device)
+            FixedBuffers(self._ort, self._session, graph, device, index)
             if has_fixed_shapes(graph)
             else None
         )
@@ -119,7 +120,7 @@ class OnnxRuntimeEngine:
         del self._buffers, self._session
 
     def _on_device(self, value: Any) -> Any:
-        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, 0)
+        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, self._index)
 
     def _notes(self, graph: Graph) -> tuple[str, ...]:
         """What a user wants to see to be so: fused attention, a captured CUDA graph."""
@@ -150,8 +151,16 @@ class OnnxRuntimeEngine:
             )
 
 
-def provider_options(graph: Graph, device: str) -> dict[str, str]:
-    """Options of a graph's execution provider.
+def split_device(text: str) -> tuple[str, int]:
+    """What `--device` names: 'cuda:1' is CUDA's second GPU, a name alone the first one."""
+    name, colon, index = text.lower().partition(":")
+    if colon and not (name == "cuda" and index.isdecimal()):
+        raise UsageError(f"--device {text}: ONNX Runtime numbers GPUs only, such as cuda:0")
+    return name, int(index or 0)
+
+
+def provider_options(graph: Graph, device: str, index: int = 0) -> dict[str, str]:
+    """Options of a graph's execution provider on the GPU `index`.
 
     TF32 keeps 10 bits of fp32's 23: an fp32 bundle would miss its limits. Shapes that change
     cannot be captured.
@@ -160,7 +169,7 @@ def provider_options(graph: Graph, device: str) -> dict[str, str]:
         return {}
     steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
     captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
-    return {"use_tf32": "0"} | captured
+    return {"use_tf32": "0"} | ({"device_id": str(index)} if index else {}) | captured
 
 
 def computed_precision(stored: str, device: str) -> str:
@@ -189,15 +198,15 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _provider(ort: Any, device: str) -> str:
-    installed = ort.get_available_providers()
+def _provider(ort: Any, named: str) -> str:
+    installed, device = ort.get_available_providers(), split_device(named)[0]
     if device not in PROVIDERS:
-        raise UsageError(f"--device {device}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
+        raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
     if PROVIDERS[device] not in installed:
         twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
                 "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
         raise UsageError(
-            f"--device {device} needs {PROVIDERS[device]}; this onnxruntime has "
+            f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
             f"{', '.join(installed)}{twice}; pip install 'wuerstchen-export[{device}]'"
         )
     return PROVIDERS[device]

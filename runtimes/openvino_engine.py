@@ -124,6 +124,8 @@ class OpenVinoEngine:
             config["INFERENCE_PRECISION_HINT"] = self._execution.precision
         if self._execution.precision == "f32" and GROUPS in self._supported():
             config[GROUPS] = 0
+        if self._execution.threads:
+            config["INFERENCE_NUM_THREADS"] = self._execution.threads
         folder = self._execution.cache
         key = (self._file.digest, sorted(shapes.items()), self._device, sorted(config.items()))
         if folder is not None:
@@ -180,10 +182,14 @@ def check(execution: Execution) -> None:
     available = list(core.available_devices)
     family = {name.split(".")[0] for name in available}
     if device != "AUTO" and device not in {*available, *family}:
+        if device.replace(":", ".") in available:
+            raise UsageError(f"--device {execution.device}: OpenVINO writes it with a dot")
         raise UsageError(
             f"--device {execution.device}: OpenVINO finds {', '.join(available).lower()} here, and "
             "auto; a GPU or NPU needs its driver"
         )
+    if execution.threads is not None and device != "CPU":
+        raise UsageError(f"--threads is for --device cpu: OpenVINO runs on {device.lower()} here")
     if device == "AUTO":
         given = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
         for option, value in given.items():

@@ -100,6 +100,13 @@ def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
             )
 
 
+def fixed_batch(manifest: Manifest) -> int | None:
+    """How many pictures graphs of fixed shape make at a time; None where batches are open."""
+    graph = manifest.graphs.get("stage_a")
+    size = graph.inputs[0].shape[0] if graph is not None else ""
+    return size if isinstance(size, int) else None
+
+
 def timesteps_for(options: Options, name: str, denoiser: Denoiser) -> list[float]:
     """The timesteps `options` mean for the denoiser `name`, stage_c or stage_b."""
     if name == "stage_c":

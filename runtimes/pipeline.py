@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtimes.bundle import Bundle, open_bundle
 from runtimes.engine import Engine, Execution, Footprint, Placement, Tensors
-from runtimes.estimate import Need, check_memory
+from runtimes.estimate import Need, check_memory, largest_count
 from runtimes.free_memory import process_memory
 from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
@@ -19,7 +19,8 @@ from runtimes.manifest import Manifest
 from runtimes.memory import Usage, measured
 from runtimes.noise import NoiseSource
 from runtimes.options import Options, Plan, check_static, make_plan, negatives_for
-from runtimes.sampler import Denoise, check_finite, sample
+from runtimes.prompts import check_text
+from runtimes.sampler import Denoise, advice_for, check_finite, sample
 from runtimes.schedule import schedule
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -77,6 +78,7 @@ class Pipeline:
         engine: str | None = None,
         precision: str | None = None,
         cache_dir: str | Path | None = None,
+        threads: int | None = None,
         low_memory: bool = False,
         memory_check: bool = True,
     ) -> "Pipeline":
@@ -84,13 +86,14 @@ class Pipeline:
 
         `engine` (onnxruntime, openvino, coreml) defaults to the bundle's own; `precision` (f32,
         bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
-        compiled graphs. `low_memory` holds one graph at a time; `memory_check` refuses a run that
-        would not fit into the memory that is free, on the CPU. Raises RunError for a damaged
-        bundle, UsageError for an engine, device or precision that is not there.
+        compiled graphs. `threads` of the CPU run a graph. `low_memory` holds one graph at a time;
+        `memory_check` refuses a run that would not fit into the memory that is free, on the CPU.
+        Raises RunError for a damaged bundle, UsageError for an engine, device or precision that is
+        not there.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         cache = None if cache_dir is None else Path(cache_dir)
-        execution = Execution(device, engine, precision, cache)
+        execution = Execution(device, engine, precision, cache, threads)
         graphs, tokenizers = BundleGraphs(opened, execution), load_tokenizers(opened)
         checked = memory_check and device.lower() == "cpu"
         footprint = graphs.footprint() if checked else None
@@ -113,14 +116,30 @@ class Pipeline:
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
+        for text in (*texts, *negatives):
+            check_text(text, "a prompt")
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
         if self._footprint is not None:
             need = Need(self.manifest, self._footprint, plan, len(texts))
-            held = max(process_memory("RssAnon") - self._before, 0)
-            check_memory(need, low_memory=self._low_memory, held=held)
+            check_memory(need, low_memory=self._low_memory, held=self._held())
         run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
         return run(texts, negatives)
+
+    def largest_batch(self, options: Options, most: int) -> int | None:
+        """How many pictures fit into the memory that is free at once, 1 to `most`.
+
+        None where that is not known. Raises UsageError for bad options.
+        """
+        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None)
+        if self._footprint is None:
+            return None
+        need = Need(self.manifest, self._footprint, plan, 1)
+        return largest_count(need, most, low_memory=self._low_memory, held=self._held())
+
+    def _held(self) -> int:
+        """Bytes that the sessions of earlier runs hold."""
+        return max(process_memory("RssAnon") - self._before, 0)
 
     def close(self) -> None:
         """Release every graph."""
@@ -231,9 +250,9 @@ class _Run:
         guidance = plan.guidance if is_c else plan.decoder_guidance
         self._on_tensors(f"{graph}/start", {"latents": latents})
 
-        def steps(denoise: Denoise) -> Array:
+        def steps(denoise: Denoise, advice: str) -> Array:
             found = latents
-            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph):
+            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph, advice):
                 found = step.latents
                 self._on_step(graph, step.index + 1, len(rows))
                 tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": found}
@@ -241,7 +260,7 @@ class _Run:
             return found
 
         with self._running(graph) as engine:
-            return steps(_bound(engine, conditions))
+            return steps(_bound(engine, conditions), self._advice(graph, engine))
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.
@@ -250,11 +269,21 @@ class _Run:
         """
         with self._running(graph) as engine:
             outputs = _joined([engine.run(part) for part in parts])
+            advice = self._advice(graph, engine)
         for name, values in outputs.items():
-            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})")
+            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
         self._on_step(graph, 1, 1)
         self._on_tensors(graph, {**_joined(parts), **outputs})
         return outputs
+
+    def _advice(self, graph: str, engine: Engine) -> str:
+        """What to do where this graph's values are not finite."""
+        spec, computed = self._graphs.get(graph), engine.placement.precision
+        scales = {"--guidance": self._plan.guidance}
+        if graph in ("stage_b", "stage_a"):
+            scales["--decoder-guidance"] = self._plan.decoder_guidance
+        reached = {} if "text_encoder" in graph or graph == "stage_c_condition" else scales
+        return advice_for(spec.precision if spec else "fp32", computed, reached)
 
     @contextmanager
     def _running(self, graph: str) -> Iterator[Engine]:

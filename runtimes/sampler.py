@@ -1,6 +1,6 @@
 """The denoising loop: one function over an injected denoiser and an injected noise source."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ from runtimes.noise import NoiseSource
 from runtimes.schedule import timestep_embedding
 
 Array = NDArray[np.float32]
+# Pictures are made with scales up to 20 or so; fp32's latents overflow from some 1e18 on, fp16's
+# graphs much earlier.
+EXTREME_GUIDANCE = 100.0
 # latents (B,C,H,W), timestep_embedding (B,c_r) -> epsilon (B,C,H,W); B doubled under guidance
 Denoise = Callable[[Array, Array], Array]
 
@@ -34,23 +37,28 @@ def sample(
     noise: NoiseSource,
     guidance: float,
     graph: str,
+    advice: str = "",
 ) -> Iterator[Step]:
     """Denoise `latents` (B,C,H,W) along the schedule, one Step at a time.
 
     Guidance above 1 runs the conditional half, then the unconditional half, in one batch and
     extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
     it is multiplied by 0: the next stage goes on drawing from the same source. Raises RunError
-    naming `graph` and step when epsilon is not finite.
+    naming `graph` and step when epsilon or the new latents are not finite; `advice` says what to do
+    about it.
     """
     guided = guidance > 1
     for index, row in enumerate(rows):
         doubled = np.concatenate([latents, latents]) if guided else latents
         embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
         epsilon = denoise(doubled, embedding)
-        check_finite(epsilon, f"{graph}, step {index + 1} of {len(rows)} (t = {row.t:.4f})")
+        where = f"{graph}, step {index + 1} of {len(rows)} (t = {row.t:.4f})"
+        check_finite(epsilon, where, advice)
         drawn = noise.draw(latents.shape)
         # In fp32 throughout: NumPy does not let Python floats widen an array.
-        latents = row.a * latents + row.b * _guide(epsilon, guidance) + row.c * drawn
+        with np.errstate(over="ignore", invalid="ignore"):  # said in words below
+            latents = row.a * latents + row.b * _guide(epsilon, guidance) + row.c * drawn
+        check_finite(latents, where, advice)
         yield Step(index, epsilon, drawn, latents)
 
 
@@ -62,11 +70,30 @@ def _guide(epsilon: Array, guidance: float) -> Array:
     return unconditional + guidance * (conditional - unconditional)
 
 
-def check_finite(values: Array, where: str) -> None:
-    """RunError when a graph gave NaN or Inf."""
+def check_finite(values: Array, where: str, advice: str = "") -> None:
+    """RunError when a graph gave NaN or Inf, with what to do about it."""
     if not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
         raise RunError(
-            f"{where} gave {bad} of {values.size} values that are NaN or infinite; run a "
-            "bundle of higher precision, and check this one with 'python -m validation'"
+            f"{where} gave {bad} of {values.size} values that are NaN or infinite"
+            + (f"; {advice}" if advice else "")
         )
+
+
+def advice_for(stored: str, computed: str, guidance: Mapping[str, float]) -> str:
+    """What to do about values that are not finite.
+
+    `stored` is the graph's precision in the bundle, `computed` the engine's; `guidance` has the
+    scales that had a part in it, by the option that sets them.
+    """
+    for option, scale in guidance.items():
+        if scale > EXTREME_GUIDANCE:
+            return f"lower {option}, which is {scale:g}"
+    if stored != "fp32":
+        return "run a bundle of higher precision, and check this one with 'python -m validation'"
+    if computed != "f32":
+        return "compute with --execution-precision f32"
+    return (
+        "the weights themselves hold such values, or a file is damaged: check the bundle with "
+        "--verify, then against its checkpoint with 'python -m validation'"
+    )

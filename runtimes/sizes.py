@@ -36,12 +36,21 @@ def _side(pixels: int, name: str, sampling: Sampling) -> tuple[int, int, int]:
     cells = math.ceil(pixels / sampling.resolution_multiple)
     latent = int(cells * sampling.latent_dim_scale)
     if latent % sampling.stage_b_multiple or latent == 0:
-        near = " and ".join(str(size) for size in nearest_valid(cells, sampling))
         raise UsageError(
             f"--{name} {pixels} gives Stage B a latent side of {latent}, no multiple of "
-            f"{sampling.stage_b_multiple}; the nearest valid {name}s are {near}"
+            f"{sampling.stage_b_multiple}; {_nearest(name, nearest_valid(cells, sampling))}"
         )
     return cells, latent, latent * sampling.stage_a_scale
+
+
+def _nearest(name: str, valid: list[int]) -> str:
+    match valid:
+        case []:
+            return f"no {name} is valid: this checkpoint's stages do not fit together"
+        case [size]:
+            return f"the nearest valid {name} is {size}"
+        case _:
+            return f"the nearest valid {name}s are {' and '.join(map(str, valid))}"
 
 
 def nearest_valid(cells: int, sampling: Sampling) -> list[int]:

@@ -27,11 +27,11 @@ from exporter.inspection import one_picture, peak_bytes
 from exporter.job import checked
 from exporter.onnx_graph import OPSET, TRANSLATIONS, write_onnx
 from exporter.options import ExportOptions, resolve
-from exporter.progress import Progress
 from exporter.sampling import sampling
 from exporter.shapes import stage_c_shapes
 from exporter.sources import demo_pair, find_pair
 from runtimes.free_memory import available_memory
+from runtimes.progress import Progress
 from runtimes.sizes import sizes
 from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
 

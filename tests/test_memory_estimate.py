@@ -75,8 +75,8 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would(bundles, capsys, tmp
     assert main([*words, "--low-memory"]) == 2
     assert "take a bundle of smaller weights" in capsys.readouterr().err
     free(20)
-    assert main([*words, "--low-memory", *["another"] * 9]) == 2
-    assert "ask for fewer prompts at a time" in capsys.readouterr().err
+    assert main([*words, "--low-memory", *["another"] * 9, "--batch-size", "10"]) == 2
+    assert "ask for fewer prompts at a time (--batch-size)" in capsys.readouterr().err
     assert main([*words, "--no-memory-check"]) == 0
 
 

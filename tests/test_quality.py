@@ -25,7 +25,7 @@ from validation.metrics import EXACT_DB
 from validation.quality import published
 from validation.quality.measure import Request, metrics_of
 from validation.quality.pictures import Picture
-from validation.quality.prompts import prompts_for, read_prompts
+from validation.quality.prompts import prompts_for
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -76,7 +76,7 @@ def calls(monkeypatch):
     ("text", "message"),
     [
         ("", "holds no prompts"),
-        ("a red circle\n\na blue star\n", "line 2 is empty"),
+        ("# nothing yet\n\n", "holds no prompts"),
         ("a red circle\na blue star\na red circle \n", "line 3 is the same as line 1"),
     ],
 )
@@ -90,8 +90,11 @@ def test_prompts_files_that_are_refused(tmp_path, capsys, bundles, text, message
 
 def test_prompts(tmp_path, bundles):
     path = tmp_path / "prompts.txt"
-    path.write_text("a red circle\na blue star\n")
-    assert read_prompts(path) == ["a red circle", "a blue star"]
+    path.write_text("a red circle\n\na blue star\n")
+    assert prompts_for(bundles("one_level").manifest.model, path, None).texts == (
+        "a red circle",
+        "a blue star",
+    )
     demo, other = (bundles(name).manifest.model for name in ("demo", "one_level"))
     assert prompts_for(demo, path, None).scenes is None
     assert prompts_for(demo, None, 5).texts == tuple(map(caption, held_out_scenes(5)))

@@ -33,10 +33,10 @@ def test_prompts_that_look_like_options_are_timed_too(bundles):
     bundle = bundles("one_level")
     golden = read_golden(bundle.folder)
     recording = dataclasses.replace(golden, prompt="--seed=x", negative_prompt="-- <b>")
-    (cost,) = measure_costs([bundle], recording, Execution(), 1, lambda line: None)
+    (cost,) = measure_costs([bundle], recording, Execution(), 1)
     assert cost.seconds.median > 0
     with pytest.raises(RunError, match=r"the timed run failed: error: --device tpu"):
-        measure_costs([bundle], recording, Execution(device="tpu"), 1, lambda line: None)
+        measure_costs([bundle], recording, Execution(device="tpu"), 1)
 
 
 def test_a_comparison_needs_no_pytorch(bundles, tmp_path):

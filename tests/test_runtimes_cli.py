@@ -57,11 +57,11 @@ def test_several_prompts_and_a_prompts_file(capsys, bundle, tmp_path):
     assert (code, err) == (0, "")
     summary = json.loads(out)
     assert [path.rsplit("/", 1)[1] for path in summary["pictures"]] == [
-        "p-0.png",
-        "p-1.png",
-        "p-2.png",
+        "p-000.png",
+        "p-001.png",
+        "p-002.png",
     ]
-    assert read_parameters(tmp_path / "p-2.png")["prompt"] == "a green cross"
+    assert read_parameters(tmp_path / "p-002.png")["prompt"] == "a green cross"
     assert summary["stages"]["stage_b"]["peak_bytes"] > 0
 
 
@@ -95,7 +95,9 @@ def test_nearest_sizes_are_valid(bundle):
         try:
             sizes(pixels, 128, bundle.manifest.sampling)
         except UsageError as error:
-            named = [int(word) for word in str(error).split("heights are ")[1].split(" and ")]
+            words = str(error).partition("; the nearest valid ")[2]
+            named = [int(word) for word in words.split() if word.isdecimal()]
+            assert words.startswith("height is " if len(named) == 1 else "heights are ")
             for near in named:
                 assert sizes(near, 128, bundle.manifest.sampling)
             assert any(near > pixels for near in named)
@@ -160,7 +162,10 @@ def test_static_bundles_say_what_they_were_made_for(capsys, bundles, tmp_path, m
     monkeypatch.chdir(tmp_path)
     static = bundles("public", ExportOptions(static=True, height=128, width=256))
     for words, message in (
-        (["a", "b"], "stage_c was exported for a batch of 2, this run needs 4"),
+        (
+            ["a", "b", "--batch-size", "2"],
+            "this bundle was exported for a batch of 1",
+        ),
         (["a", "--guidance", "1"], "stage_c was exported for a batch of 2, this run needs 1"),
         (["a", "--height", "256"], "pictures of 128 x 256 pixels (height x width) only"),
     ):

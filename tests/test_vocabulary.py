@@ -14,9 +14,10 @@ from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
 from exporter.cli import main as export_main
-from exporter.components import open_checkpoint, read_json
+from exporter.components import open_checkpoint
 from exporter.configs import TextConfig, parse_config
 from exporter.graphs import plan_graphs
+from exporter.json_file import read_json
 from exporter.shapes import text_shapes
 from exporter.sources import find_pair
 from exporter.tokenizer import check_tokenizer, write_tokenizer

@@ -9,11 +9,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtimes.arguments import (
+    Parser,
+    add_execution_options,
+    add_size_options,
+    execution_of,
+    integer,
+    settle_size,
+)
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded, installed, subcommand
+from runtimes.command import command, installed, subcommand
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
 from runtimes.options import Options, check_static, make_plan
+from runtimes.progress import Progress
+from runtimes.prompts import argument_text
 from validation.gate import run_gate
 from validation.graphs import graphs_for
 from validation.quality.prompts import prompts_for
@@ -44,7 +54,7 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation",
         description="Run every graph and the whole trajectory of a bundle against diffusers on the "
         "same noise, print the differences, and exit with 1 when a limit is passed. Several "
@@ -68,12 +78,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--repeats",
-        type=int,
+        type=integer,
         help="comparison: timed runs of each bundle, in turn (default: 3)",
     )
     add(
         "--pictures",
-        type=int,
+        type=integer,
         metavar="N",
         help="comparison: further pictures of each variant to score, by the judge on the demo, "
         "else by CLIP score, FID and Inception score, where their weights are (see 'quality')",
@@ -99,11 +109,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--prompt", help="what to run (not with --golden)")
     add("--negative-prompt", help="negative prompt (not with --golden)")
-    add("--seed", type=int, help="seed of the noise (not with --golden; default: 0)")
-    add("--steps", type=int, help="even Stage C steps (not with --golden)")
-    add("--decoder-steps", type=int, help="even Stage B steps (not with --golden)")
-    add("--height", type=int, help="picture height in pixels (not with --golden)")
-    add("--width", type=int, help="picture width in pixels (not with --golden)")
+    add("--seed", type=integer, help="seed of the noise (not with --golden; default: 0)")
+    add("--steps", type=integer, help="even Stage C steps (not with --golden)")
+    add("--decoder-steps", type=integer, help="even Stage B steps (not with --golden)")
+    add_size_options(found, "not with --golden")
     add_execution_options(found)
     add("--verbose", action="store_true", help="print every step")
     add("--quiet", action="store_true", help="print errors and failures only")
@@ -118,11 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     other = subcommand(words, COMMANDS)
     if other is not None:
         return other(words[1:])
-    args = parser().parse_args(words)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="nothing was judged")
+    return command(parser(), _run, words, interrupted="nothing was judged")
 
 
 def _run(args: argparse.Namespace) -> int:
+    settle_size(args)
     if len(args.bundles) > 1 or args.report is not None:
         return _compare(args)
     for name in ("repeats", "pictures", "prompts"):
@@ -130,7 +139,7 @@ def _run(args: argparse.Namespace) -> int:
             raise UsageError(f"--{name} is for a comparison: give --report, or several bundles")
     bundle = open_bundle(args.bundles[0], verify_hashes=True)
     graphs = graphs_for(bundle, execution_of(args))
-    gate = run_gate(bundle, graphs, _recording(args, [bundle]))
+    gate = run_gate(bundle, graphs, _recording(args, [bundle]), progress=_progress(args))
     if args.json:
         print(json.dumps(dataclasses.asdict(gate) | {"failures": gate.failures}, indent=1))
     elif not args.quiet:
@@ -215,5 +224,10 @@ def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
     source, prior = reference_pair(manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(source, prior, manifest.model.variant or None)
     check_architecture(checkpoint, manifest)
-    prompt = PROMPT if args.prompt is None else args.prompt
-    return record_reference(checkpoint, manifest, prompt, args.negative_prompt or "", options)
+    prompt = PROMPT if args.prompt is None else argument_text(args.prompt, "--prompt")
+    negative = argument_text(args.negative_prompt or "", "--negative-prompt")
+    return record_reference(checkpoint, manifest, prompt, negative, options, _progress(args))
+
+
+def _progress(args: argparse.Namespace) -> Progress:
+    return Progress(quiet=args.quiet or args.json)

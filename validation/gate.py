@@ -11,6 +11,7 @@ from runtimes.graphs import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
 from runtimes.options import timesteps_for
 from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
+from runtimes.progress import SILENT, Progress
 from runtimes.schedule import schedule, timestep_embedding
 from validation.metrics import Difference, decibels, difference, psnr_db
 from validation.recording import Recording
@@ -67,6 +68,7 @@ def run_gate(
     graphs: GraphSource,
     recording: Recording,
     on_tensors: OnTensors = lambda name, tensors: None,
+    progress: Progress = SILENT,
 ) -> Gate:
     """Measure a bundle's graphs, opened by `graphs`, against a recording.
 
@@ -79,7 +81,11 @@ def run_gate(
     placements: dict[str, Placement] = {}
     for name in bundle.manifest.graphs:
         with sessions.using(name) as engine:
-            results = list(_results(engine, bundle, name, recording))
+            results = []
+            for number, result in enumerate(_results(engine, bundle, name, recording), 1):
+                results.append(result)
+                if name in DENOISERS:
+                    progress.step(f"{name}, step by step", number, recording.steps(name))
             placements[name] = engine.placement  # known to some engines only after a run
         limits = loosest(_precisions(bundle, name, placements[name]))
         found = [
@@ -90,7 +96,7 @@ def run_gate(
         checks.append(replace(max(found, key=lambda check: check.relative), what=name))
     used = {p for name in placements for p in _precisions(bundle, name, placements[name])}
     limits = loosest(used)
-    trajectory, picture = _trajectory(bundle, graphs, recording, limits, on_tensors)
+    trajectory, picture = _trajectory(bundle, graphs, recording, limits, on_tensors, progress)
     return Gate(
         recording.source,
         placements,
@@ -151,6 +157,7 @@ def _trajectory(
     recording: Recording,
     limits: Limits,
     on_tensors: OnTensors,
+    progress: Progress,
 ) -> tuple[list[Check], float]:
     """The whole pipeline on the recorded noise, its own outputs feeding every next step."""
     checks = []
@@ -171,6 +178,7 @@ def _trajectory(
             recording.negative_prompt,
             recording.options,
             noise=RecordedNoise(recording.noise()),
+            on_step=progress.runs("whole run", 0, 1),
             on_tensors=compare,
         )
     return checks, psnr_db(result.image, recording.tensors["stage_a.image"])

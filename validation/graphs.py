@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runtimes.bundle import Bundle
 from runtimes.command import installed
-from runtimes.engine import Engine, Execution, no_such_options
+from runtimes.engine import Engine, Execution, no_such_options, no_threads
 from runtimes.errors import UsageError
 from runtimes.graphs import BundleGraphs, GraphSource
 from runtimes.manifest import Graph
@@ -21,6 +21,7 @@ def graphs_for(bundle: Bundle, execution: Execution) -> GraphSource:
     interpreted = bundle.manifest.backend == "coreml" and sys.platform != "darwin"
     if interpreted and execution.engine is None:
         no_such_options("the interpreter of Core ML programs", execution)
+        no_threads("it", execution)
         if execution.device != "cpu":
             raise UsageError(f"--device {execution.device}: Core ML runs on macOS only")
         return InterpretedGraphs(bundle)

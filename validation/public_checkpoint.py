@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,11 @@ from exporter.shapes import (
     text_shapes,
 )
 from exporter.sources import DEMO
+from runtimes.arguments import Parser, integer
 from runtimes.atomic import check_space
-from runtimes.command import guarded
+from runtimes.command import command
 from runtimes.errors import UsageError
+from runtimes.progress import SILENT, Progress
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
 
 DECODER, PRIOR = "warp-ai/wuerstchen", "warp-ai/wuerstchen-prior"
@@ -90,7 +92,12 @@ def networks(checkpoint: Checkpoint) -> Iterator[Network]:
 
 
 def write_folders(
-    root: Path, checkpoint: Checkpoint, *, variant: str = "", shard_bytes: int = 2 << 30
+    root: Path,
+    checkpoint: Checkpoint,
+    *,
+    variant: str = "",
+    shard_bytes: int = 2 << 30,
+    progress: Progress = SILENT,
 ) -> tuple[Path, Path]:
     """Write decoder and prior folders under `root`; returns them. One shard is in memory at a time.
 
@@ -102,11 +109,14 @@ def write_folders(
             if taken.exists():
                 raise UsageError(f"{taken} exists; choose another folder")
         _write_pipeline(folder, name)
-    for network in networks(checkpoint):
+    parts = list(networks(checkpoint))
+    values = sum(_size(shape) for network in parts for shape in network.shapes.values())
+    on_bytes = progress.graph("weights", values * _DTYPES[variant].itemsize)
+    for network in parts:
         folder = folders[network.repository] / network.folder
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", network.config)
-        _write_weights(folder, network, variant, shard_bytes)
+        _write_weights(folder, network, variant, shard_bytes, on_bytes)
     return folders[DECODER], folders[PRIOR]
 
 
@@ -144,7 +154,13 @@ def _write_pipeline(folder: Path, repository: str) -> None:
         shutil.copytree(demo / part, folder / part)
 
 
-def _write_weights(folder: Path, network: Network, variant: str, shard_bytes: int) -> None:
+def _write_weights(
+    folder: Path,
+    network: Network,
+    variant: str,
+    shard_bytes: int,
+    on_bytes: Callable[[int], None],
+) -> None:
     weights, dtype = RandomWeights(network.shapes), _DTYPES[variant]
     middle = f".{variant}" if variant else ""
     shards = list(_shards(network.shapes, dtype.itemsize, shard_bytes))
@@ -154,6 +170,7 @@ def _write_weights(folder: Path, network: Network, variant: str, shard_bytes: in
         file = f"{network.stem}{middle}{count}.safetensors"
         save_file({name: weights[name].to(dtype) for name in names}, folder / file)
         where |= dict.fromkeys(names, file)
+        on_bytes(dtype.itemsize * sum(_size(network.shapes[name]) for name in names))
     if len(shards) > 1:
         total = dtype.itemsize * sum(map(_size, network.shapes.values()))
         index = {"metadata": {"total_size": total}, "weight_map": where}
@@ -182,16 +199,22 @@ def _write_json(path: Path, value: object) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation public-checkpoint`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation public-checkpoint",
         description="Write a checkpoint of the public Wuerstchen architecture with seeded random "
         "weights: 3.1 billion parameters, to try sizes, memory and speed without a download.",
     )
     add = found.add_argument
     add("output", type=Path, help="folder to write wuerstchen and wuerstchen-prior under")
-    add("--variant", choices=["fp16"], default="", help="write half-size files of that variant")
+    add(
+        "--variant",
+        type=str.lower,
+        choices=["fp16"],
+        default="",
+        help="write half-size files of that variant",
+    )
     add("--hub-cache", action="store_true", help="lay the folders out as a hub cache does")
-    add("--shard-bytes", type=int, default=2 << 30, help="largest weight file (default: 2 GiB)")
+    add("--shard-bytes", type=integer, default=2 << 30, help="largest weight file (default: 2 GiB)")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="show the traceback of an error")
     return found
@@ -199,8 +222,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    return guarded(lambda: _run(args), debug=args.debug, interrupted="the folder is incomplete")
+    return command(parser(), _run, argv, interrupted="the folder is incomplete")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -210,7 +232,11 @@ def _run(args: argparse.Namespace) -> None:
     values = sum(_size(s) for network in networks(checkpoint) for s in network.shapes.values())
     check_space(args.output / "wuerstchen", values * _DTYPES[args.variant].itemsize)
     folders: tuple[Path, ...] = write_folders(
-        args.output, checkpoint, variant=args.variant, shard_bytes=args.shard_bytes
+        args.output,
+        checkpoint,
+        variant=args.variant,
+        shard_bytes=args.shard_bytes,
+        progress=Progress(quiet=args.quiet),
     )
     if args.hub_cache:
         pairs = zip(folders, (DECODER, PRIOR), strict=True)

@@ -29,19 +29,26 @@ from exporter.weight_files import stem_of
 from exporter.weights import weight_names
 from runtimes.manifest import Manifest
 from runtimes.options import Options, timesteps_for
+from runtimes.pipeline import OnStep
+from runtimes.progress import SILENT, Progress
 from runtimes.sizes import sizes
 from validation.recording import Recording
 
 
 def record_reference(
-    checkpoint: Checkpoint, manifest: Manifest, prompt: str, negative_prompt: str, options: Options
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    prompt: str,
+    negative_prompt: str,
+    options: Options,
+    progress: Progress = SILENT,
 ) -> Recording:
     """Run one prompt through diffusers' modules as its pipelines do, and keep every tensor.
 
     Guidance, schedules and sizes not given by `options` are the manifest's defaults. A text-free
     bundle's reference has zero text (rewrite 6 is exact against that).
     """
-    run = _Reference(checkpoint, manifest, options)
+    run = _Reference(checkpoint, manifest, options, progress.runs("reference run", 0, 1))
     with torch.inference_mode():
         run(prompt, negative_prompt)
     return Recording("diffusers", run.tensors, prompt, negative_prompt, options)
@@ -52,6 +59,7 @@ class _Reference:
     checkpoint: Checkpoint
     manifest: Manifest
     options: Options
+    on_step: OnStep
     tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     def __call__(self, prompt: str, negative: str) -> None:
@@ -158,6 +166,7 @@ class _Reference:
             replay.set_state(state)
             noise = torch.randn(latents.shape, generator=replay)
             self._keep(f"{graph}/{index}", epsilon=output, noise=noise, latents=latents)
+            self.on_step(graph, index + 1, len(scheduler.timesteps) - 1)
         return latents
 
     def _keep(self, name: str, **tensors: Tensor) -> None:

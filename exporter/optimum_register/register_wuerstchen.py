@@ -20,7 +20,9 @@ class WuerstchenExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # o
     def parse_args(parser: argparse.ArgumentParser) -> None:
         """Give optimum's parser of this command the exporter's options."""
         from exporter.cli import add_arguments
+        from runtimes.arguments import add_version
 
+        add_version(parser)
         add_arguments(parser)
 
     def run(self) -> None:

@@ -6,16 +6,17 @@ import datetime
 import importlib.metadata
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtimes.arguments import Parser, integer, number
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import guarded, installed
+from runtimes.command import command, installed
 from runtimes.errors import UsageError
 from runtimes.manifest import GRAPHS
+from runtimes.progress import Progress
 from validation.machine import machine
 from validation.recording import read_golden
 
@@ -38,7 +39,7 @@ GIGABYTE = 1e9
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation bench`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation bench",
         description="Time every graph and whole pictures, interleaved in one run: PyTorch, plain "
         "exports of its modules, and the bundles on every engine; each with its relative error "
@@ -89,15 +90,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--device",
+        type=str.lower,
         choices=["cpu", "cuda"],
         default="cpu",
         help="cuda: PyTorch and ONNX Runtime on a GPU, the public configs as static fp16 graphs "
         "with fused attention (default: cpu)",
     )
-    add("--repeats", type=int, default=7, help="timed rounds, after one to warm up (default: 7)")
+    add(
+        "--repeats", type=integer, default=7, help="timed rounds, after one to warm up (default: 7)"
+    )
     add(
         "--memory",
-        type=float,
+        type=number,
         default=16.0,
         metavar="GB",
         help="contenders that together may need more are timed in groups (default: 16)",
@@ -110,10 +114,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    return guarded(
-        lambda: _run(args), debug=args.debug, interrupted="only the times above were measured"
-    )
+    return command(parser(), _run, argv, interrupted="only the times above were measured")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -202,14 +203,16 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
     from validation.bench.settings import Settings
 
     check_device(args.device)
+    progress = Progress(quiet=args.json)
     default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
     settings = Settings(
         graphs=tuple(args.graphs or default),
         repeats=args.repeats,
         memory=args.memory * GIGABYTE,
         without=tuple(args.without),
-        report=lambda line: print(line, file=sys.stderr),
+        report=progress.line,
         device=args.device,
+        progress=progress,
     )
     if args.forms:
         return bench_forms(settings, folder)

@@ -117,7 +117,7 @@ def pictures(
             )
     found: list[Picture] = []
     for group in in_groups(fitting, lambda way: way.bytes, settings.memory):
-        found += _measure_group(group, recording, settings.repeats)
+        found += _measure_group(group, recording, settings)
     return found
 
 
@@ -139,7 +139,7 @@ def _ways(
                 yield _Way(f"{label}{name}", bundle, partial(BundleGraphs, bundle, execution))
 
 
-def _measure_group(ways: Sequence[_Way], recording: Recording, repeats: int) -> list[Picture]:
+def _measure_group(ways: Sequence[_Way], recording: Recording, settings: Settings) -> list[Picture]:
     with contextlib.ExitStack() as stack:
         runs = {}
         for way in ways:
@@ -149,7 +149,8 @@ def _measure_group(ways: Sequence[_Way], recording: Recording, repeats: int) -> 
             runs[way.name] = _Run(pipeline, clock, recording)
             runs[way.name]()  # loads, compiles, warms up
             runs[way.name].forget()
-        seconds = interleaved(runs, repeats)
+        title = "timing whole pictures, rounds"
+        seconds = interleaved(runs, settings.repeats, settings.progress, title)
     return [run.picture(name, seconds[name]) for name, run in runs.items()]
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from runtimes.engine import Tensors
+from runtimes.progress import SILENT, Progress
 from validation.bench.cases import Case
 from validation.bench.contenders import Contender
 from validation.bench.ready import Ready
@@ -111,18 +112,25 @@ def _measure_group(
                 reason = " ".join(str(error).split())[:REASON]
                 settings.report(f"{case.name} without {contender.name}: {reason}")
         runs = {entry.name: entry.ready.run for entry in (yardstick, *entries)}
-        seconds = interleaved(runs, settings.repeats)
+        title = f"timing {case.name}, rounds"
+        seconds = interleaved(runs, settings.repeats, settings.progress, title)
         own = seconds[yardstick.name]
         median = statistics.median(own)
         return own, [_timing(case, e, seconds[e.name], median, number) for e in entries]
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]],
+    repeats: int,
+    progress: Progress = SILENT,
+    what: str = "rounds",
+) -> dict[str, list[float]]:
     """Seconds of every run in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
+    for number in range(1, repeats + 1):
         for name, run in runs.items():
             seconds[name].append(_timed(run))
+        progress.step(what, number, repeats)
     return seconds
 
 

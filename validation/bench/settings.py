@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runtimes.progress import SILENT, Progress
+
 Report = Callable[[str], None]  # takes a line about what is going on
 
 
@@ -11,7 +13,7 @@ class Settings:
     """Which graphs, how many timed rounds, and which families of contenders to leave out.
 
     Contenders that together may need more than `memory` bytes are timed in groups. `device` is one
-    of DEVICES.
+    of DEVICES; `progress` shows the rounds.
     """
 
     graphs: tuple[str, ...]
@@ -20,3 +22,4 @@ class Settings:
     without: tuple[str, ...]
     report: Report
     device: str = "cpu"
+    progress: Progress = SILENT

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.engine import GraphFile
+from runtimes.engine import Execution, GraphFile
 from runtimes.manifest import Graph, Tensor
 from runtimes.onnxruntime_engine import OnnxRuntimeEngine
 from validation.demo.drawing import SIDE
@@ -51,7 +51,7 @@ class Judge:
         outputs = tuple(Tensor(name, "float32", ()) for name in OUTPUTS)
         inputs = (Tensor("pictures", "float32", ("batch", 3, SIDE, SIDE)),)
         graph = Graph(path.name, "fp32", inputs, outputs)
-        self._engine = OnnxRuntimeEngine(GraphFile(path, graph, ""), "cpu")
+        self._engine = OnnxRuntimeEngine(GraphFile(path, graph, ""), Execution())
 
     def __call__(self, pictures: NDArray[np.uint8]) -> Readings:
         parts = []

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtimes.arguments import Parser, add_execution_options, execution_of, integer
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.command import command
 from runtimes.progress import Progress
 from validation.machine import machine
 from validation.quality.folder import claim, write_json
@@ -23,7 +24,7 @@ QUALITY_FILE = "quality.json"
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation quality`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation quality",
         description="Make a picture per prompt and measure how good they are: PSNR, SSIM and "
         "latent SQNR; on the demo what its judge reads in them; CLIP score, FID and Inception "
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: the golden run recorded in the bundle)",
     )  # fmt: skip
     found.add_argument(
-        "--count", type=int,
+        "--count", type=integer,
         help=f"pictures to make (default: every prompt of the file; the demo: {DEMO_COUNT})",
     )  # fmt: skip
     add_measure_options(found)
@@ -63,7 +64,7 @@ def add_measure_options(found: argparse.ArgumentParser) -> None:
         help="text file with one prompt a line, none of them empty or twice (default for the demo: "
         "its held-out scenes, which the judge can score)",
     )
-    add("--seed", type=int, default=0, help="picture i is drawn with seed + i (default: 0)")
+    add("--seed", type=integer, default=0, help="picture i is drawn with seed + i (default: 0)")
     add(
         "--images",
         type=Path,
@@ -93,9 +94,7 @@ def measures_of(args: argparse.Namespace) -> Measures:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    kept = "finished pictures are kept: run it again"
-    return guarded(lambda: _run(args), debug=args.debug, interrupted=kept)
+    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -49,7 +49,8 @@ class Series:
             "bundle": digest_of(self.bundle),
             "model": f"{model.id}@{model.revision}",
             "options": dataclasses.asdict(self.options) | {"seed": self.seed},
-            "execution": [execution.engine, execution.device, execution.precision],
+            "execution": [execution.engine, execution.device, execution.precision]
+            + ([] if execution.threads is None else [execution.threads]),
         }
         return json.loads(json.dumps(found))  # as it reads back: lists for tuples
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runtimes.errors import UsageError
 from runtimes.manifest import Model
+from runtimes.prompts import read_prompts
 from validation.demo.scenes import Scene, caption, held_out_scenes
 
 DEMO_COUNT = 200
@@ -31,12 +32,12 @@ def prompts_for(
 ) -> Prompts:
     """The first `count` prompts of a file, or of the demo's held-out scenes when there is none.
 
-    UsageError for a file that is empty, has an empty line or one twice, or fewer than `count`.
+    UsageError for a file that holds none, holds one twice, or fewer than `count`.
     """
     if count is not None and count < 1:
         raise UsageError(f"{option} is {count}; it must be at least 1")
     if path is not None:
-        texts = read_prompts(path)
+        texts = read_prompts(path, "--prompts", distinct=True)
         if count is not None and count > len(texts):
             raise UsageError(f"{option} {count}: {path} has {len(texts)} prompts")
         return Prompts(path.name, tuple(texts[:count]))
@@ -44,23 +45,3 @@ def prompts_for(
         raise UsageError(f"give --prompts FILE, one prompt a line: {model.id} has no list here")
     scenes = tuple(held_out_scenes(count or DEMO_COUNT))
     return Prompts("held-out scenes", tuple(caption(scene) for scene in scenes), scenes)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; UsageError names the line that is empty or was there before."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--prompts {path} cannot be read: {error}") from None
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text:
-            raise UsageError(f"--prompts {path}, line {number} is empty; remove it")
-        if text in first:
-            where = f"{path}, line {number}"
-            raise UsageError(f"--prompts {where} is the same as line {first[text]}; remove it")
-        first[text] = number
-    if not first:
-        raise UsageError(f"--prompts {path} holds no prompts; give one a line")
-    return list(first)

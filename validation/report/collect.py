@@ -3,7 +3,7 @@
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from runtimes.engine import Execution, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.graphs import BundleGraphs, GraphSource
 from runtimes.manifest import GOLDEN_FILE
+from runtimes.progress import Progress
 from validation.gate import DENOISERS, Gate, run_gate
 from validation.machine import machine
 from validation.quality.metric import Metric
@@ -72,7 +73,7 @@ def compare(
     recording: Recording,
     execution: Execution,
     repeats: int,
-    line: Callable[[str], None],
+    progress: Progress,
     quality: Mapping[str, tuple[Metric, ...]] | None = None,
 ) -> Comparison:
     """Judge every variant on the recorded run, time them in turn, and say which one to ship.
@@ -81,12 +82,12 @@ def compare(
     naming the bundle when one cannot run or computes a NaN.
     """
     judged = [
-        _judge(entry, recording, line, f"judging {number} of {len(entries)}: {entry.name}")
+        _judge(entry, recording, progress, f"judging {number} of {len(entries)}: {entry.name}")
         for number, entry in enumerate(entries, 1)
     ]
     timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
     bundles = [entry.bundle for entry in timed]
-    found = measure_costs(bundles, recording, execution, repeats, line)
+    found = measure_costs(bundles, recording, execution, repeats, progress)
     costs = {entry.name: cost for entry, cost in zip(timed, found, strict=True)}
     expected = recording.tensors["stage_a.image"][0].astype(np.float32)
     variants = tuple(
@@ -127,8 +128,8 @@ def environment() -> Environment:
     return Environment(machine(), f"{platform.system()} {platform.release()}", packages)
 
 
-def _judge(entry: Entry, recording: Recording, line: Callable[[str], None], what: str) -> _Judged:
-    line(what)
+def _judge(entry: Entry, recording: Recording, progress: Progress, what: str) -> _Judged:
+    progress.line(what)
     image: list[Image] = []
     latents: Tensors = {}
 
@@ -139,7 +140,7 @@ def _judge(entry: Entry, recording: Recording, line: Callable[[str], None], what
             latents[name.partition("/")[0]] = tensors["latents"]
 
     with naming(entry.name):
-        gate = run_gate(entry.bundle, entry.graphs, recording, keep)
+        gate = run_gate(entry.bundle, entry.graphs, recording, keep, progress)
     close = run_metrics(image[0], latents, recording, "this run, 1 picture")
     return _Judged(entry, gate, image[0][0], tuple(close))
 

@@ -93,7 +93,7 @@ def run(
         # Opened before the work: a place that cannot be written is found out first.
         folder = stack.enter_context(atomic_folder(request.report)) if request.report else None
         scores = _scores(request.prompts, entries, execution, progress)
-        comparison = compare(entries, recording, execution, request.repeats, progress.line, scores)
+        comparison = compare(entries, recording, execution, request.repeats, progress, scores)
         if folder is not None:
             write(comparison, folder)
     return _say(request, comparison)
@@ -110,7 +110,7 @@ def _scores(
         progress.line(f"scoring pictures of {entry.name}")
         with tempfile.TemporaryDirectory() as folder, naming(entry.name):
             series = Series(entry.bundle, prompts.texts, execution=execution)
-            pictures = pictures_of(series, Path(folder) / "pictures")
+            pictures = pictures_of(series, Path(folder) / "pictures", progress.step)
             scored = picture_metrics(entry.bundle.manifest.model, pictures, prompts, Measures())
             found[entry.name] = tuple(scored)
     return found

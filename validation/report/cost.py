@@ -5,13 +5,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runtimes.bundle import Bundle
 from runtimes.engine import Execution
 from runtimes.errors import RunError
+from runtimes.progress import SILENT, Progress
 from validation.recording import Recording
 from validation.report.data import STAGES, Cost, Spread, StageCost
 
@@ -23,7 +24,7 @@ def measure_costs(
     recording: Recording,
     execution: Execution,
     repeats: int,
-    line: Callable[[str], None],
+    progress: Progress = SILENT,
 ) -> list[Cost]:
     """Each bundle's cost of the recorded run: medians of `repeats` rounds over all bundles.
 
@@ -35,8 +36,8 @@ def measure_costs(
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
         for number in range(repeats if bundles else 0):
-            line(f"timing, round {number + 1} of {repeats}")
             rounds.append([_run(bundle, picture, words, recording) for bundle in bundles])
+            progress.step("timing, rounds", number + 1, repeats)
         alone = [_run(b, picture, ["--low-memory", *words], recording) for b in bundles]
     return [
         _cost([found[index] for found in rounds], held) for index, held in enumerate(alone)
@@ -75,6 +76,7 @@ def _execution_words(execution: Execution) -> list[str]:
         "--engine": execution.engine,
         "--execution-precision": execution.precision,
         "--cache-dir": execution.cache,
+        "--threads": execution.threads,
     }
     return [f"{flag}={value}" for flag, value in given.items() if value is not None]
 

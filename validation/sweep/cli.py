@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtimes.arguments import Parser, add_execution_options, execution_of, integer
 from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import add_execution_options, execution_of, guarded
+from runtimes.command import command
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -29,7 +30,7 @@ PRESETS = ("text-free",)
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m validation sweep`."""
-    found = argparse.ArgumentParser(
+    found = Parser(
         prog="python -m validation sweep",
         description="Measure quality and time of every combination of guidance and steps, and "
         "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--preset",
+        type=str.lower,
         choices=PRESETS,
         help="text-free: export the bundle whose Stage B gets no text (the paper's Appendix J) "
         "into the output folder, and sweep it beside this one (as --against does)",
@@ -58,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--reference", metavar="DIR_OR_ID", help="checkpoint for --preset (default: the bundle's)")
     add("--prior", metavar="DIR_OR_ID", help="prior of --reference, as in the exporter")
     add(
-        "--count", type=int,
+        "--count", type=integer,
         help=f"pictures per cell (default: {COUNT}, or all the file's prompts if fewer)",
     )  # fmt: skip
     add_measure_options(found)
@@ -72,9 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    args = parser().parse_args(argv)
-    kept = "finished pictures are kept: run it again"
-    return guarded(lambda: _run(args), debug=args.debug, interrupted=kept)
+    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     claim(args.output, _identity(args, bundle, request))
     if args.preset:
-        made = text_free.text_free(bundle, folder, pair, progress.line)
+        made = text_free.text_free(bundle, folder, pair, progress)
         check_against(bundle, made)
         request = dataclasses.replace(request, against=made)
     found = [_one(cell, bundle, request, progress, len(cells), i) for i, cell in enumerate(cells)]
@@ -98,8 +98,11 @@ def _run(args: argparse.Namespace) -> None:
 def _one(
     cell: Cell, bundle: Bundle, request: Request, progress: Progress, cells: int, index: int
 ) -> Finished:
-    found, there = run_cell(cell, bundle, request, progress.step)
-    progress.line(f"cell {index + 1} of {cells}, {cell.name}{': there already' if there else ''}")
+    prefix = f"cell {index + 1} of {cells}, "
+    found, there = run_cell(
+        cell, bundle, request, lambda what, done, of: progress.step(prefix + what, done, of)
+    )
+    progress.line(f"{prefix}{cell.name}{': there already' if there else ''}")
     return found
 
 

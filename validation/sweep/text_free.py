@@ -1,6 +1,5 @@
 """The bundle of the same checkpoint whose Stage B gets no text: the paper's Appendix J."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from exporter.sources import Source
@@ -8,6 +7,7 @@ from runtimes.bundle import Bundle, open_bundle
 from runtimes.command import installed
 from runtimes.errors import UsageError
 from runtimes.manifest import MANIFEST_NAME
+from runtimes.progress import Progress
 
 FOLDER = "text-free"
 
@@ -44,7 +44,7 @@ def text_free(
     bundle: Bundle,
     folder: Path,
     pair: tuple[Source, Source] | None,
-    report: Callable[[str], None],
+    progress: Progress,
 ) -> Bundle:
     """The bundle in `folder`; exported first from `pair`, as `bundle` was, if there is one."""
     if pair is None:
@@ -65,6 +65,6 @@ def text_free(
         golden=False,
         variant=manifest.model.variant or None,
     )
-    report(f"exporting the text-free bundle to {folder}")
-    export(*pair, folder, options)
+    progress.line(f"exporting the text-free bundle to {folder}")
+    export(*pair, folder, options, progress)
     return open_bundle(folder, verify_hashes=True)

@@ -1,0 +1,128 @@
+"""Many pictures: what each is made of, and how many are made at a time.
+
+A picture has its own seed and its own noise, so that it does not depend on which others are made
+with it, nor on how many.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from runtimes.engine import Placement
+from runtimes.errors import UsageError
+from runtimes.memory import Usage
+from runtimes.options import Options, fixed_batch, negatives_for
+from runtimes.pipeline import Pipeline, Result
+from runtimes.progress import Progress
+
+MOST = 8  # pictures at a time by default: more made none of them faster (docs/performance.md)
+UNKNOWN = 4  # where nobody says how much memory is free, as on a GPU
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make, number `index` of its run."""
+
+    index: int
+    prompt: str
+    negative: str
+    seed: int
+    path: Path
+
+
+def seeds_for(seeds: Sequence[int], prompts: int, images: int) -> list[int]:
+    """A seed for each of `images` pictures of each of `prompts` prompts.
+
+    One seed S: picture i of the run has S + i. One a prompt: its k-th picture has the prompt's
+    seed + k. UsageError for another number of seeds than one, one a prompt, or one a picture.
+    """
+    count = prompts * images
+    if len(seeds) == count:
+        return list(seeds)
+    if len(seeds) == 1:
+        return [seeds[0] + index for index in range(count)]
+    if len(seeds) == prompts:
+        return [seed + number for seed in seeds for number in range(images)]
+    each = f" of {images} images each" if images > 1 else ""
+    raise UsageError(
+        f"{len(seeds)} seeds for {prompts} prompts{each}; give one, or one per prompt"
+        + (", or one per picture" if images > 1 else "")
+    )
+
+
+def jobs_for(
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    seeds: Sequence[int],
+    images: int,
+    paths: Sequence[Path],
+) -> list[Job]:
+    """All pictures, prompt by prompt; `negatives` are none, one, or one a prompt."""
+    single = negatives[0] if negatives else ""
+    against = negatives_for(single if len(negatives) < 2 else negatives, len(prompts))
+    pairs = [pair for pair in zip(prompts, against, strict=True) for _ in range(images)]
+    rows = zip(pairs, seeds_for(seeds, len(prompts), images), paths, strict=True)
+    return [Job(index, *pair, seed, path) for index, (pair, seed, path) in enumerate(rows)]
+
+
+def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
+    """How many pictures to make at a time.
+
+    What is `asked`; of graphs of fixed shape their own batch; else what fits into the memory that
+    is free, up to MOST, or UNKNOWN where that is not known.
+    """
+    fixed = fixed_batch(pipeline.manifest)
+    if fixed is not None:
+        if asked not in (None, fixed):
+            raise UsageError(
+                f"--batch-size {asked}: this bundle was exported for a batch of {fixed}; leave it "
+                "out, or export without --static"
+            )
+        return fixed
+    return asked or pipeline.largest_batch(options, MOST) or UNKNOWN
+
+
+def run_batches(
+    pipeline: Pipeline, jobs: Sequence[Job], size: int, options: Options, progress: Progress
+) -> Iterator[tuple[Sequence[Job], Result]]:
+    """Make the pictures, `size` at a time; each batch and its result as it is finished.
+
+    `progress` shows every stage's steps, or pictures where there are several batches.
+    """
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    for number, batch in enumerate(batches):
+        several = progress.runs("pictures", number * size, len(jobs), len(batch))
+        # Graphs of fixed shape take whole batches: the last job fills up, and is made once.
+        spare = [batch[-1]] * (size - len(batch) if fixed_batch(pipeline.manifest) else 0)
+        full = [*batch, *spare]
+        result = pipeline(
+            [job.prompt for job in full],
+            [job.negative for job in full],
+            replace(options, seed=[job.seed for job in full]),
+            on_step=progress.step if len(batches) == 1 else several,
+        )
+        yield batch, result
+
+
+@dataclass
+class Summary:
+    """What several batches say together: stages' times in sum, their memory at its most."""
+
+    usage: dict[str, Usage] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    truncated: dict[str, str] = field(default_factory=dict)
+
+    def add(self, result: Result, warn: Callable[[str, str], None]) -> None:
+        """Count a batch in; `warn` hears once of each prompt that was cut off, and of its end."""
+        for name, used in result.usage.items():
+            so_far = self.usage.get(name, Usage())
+            self.usage[name] = Usage(
+                so_far.seconds + used.seconds,
+                so_far.load_seconds + used.load_seconds,
+                max(so_far.peak_bytes, used.peak_bytes),
+            )
+        self.placements |= result.placements
+        for prompt, lost in result.truncated:
+            if prompt not in self.truncated:
+                warn(prompt, lost)
+            self.truncated[prompt] = lost
