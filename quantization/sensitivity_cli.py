@@ -17,7 +17,7 @@ from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
-from runtimes.atomic import atomic_folder
+from runtimes.atomic import atomic_folder, check_new
 from runtimes.bundle import Bundle
 from runtimes.command import guarded, installed
 from runtimes.errors import UsageError
@@ -106,8 +106,7 @@ def _run(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if not installed("matplotlib"):
         raise UsageError("matplotlib is not installed: pip install 'wuerstchen-export[plot]'")
-    if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
-        raise UsageError(f"--output {args.output} exists; choose another folder")
+    check_new(args.output, "--output")
 
 
 def _print(name: str, found: Found) -> None:

@@ -48,7 +48,7 @@ def made(ir, tmp_path_factory):
 
 def gate(bundle):
     return run_gate(
-        bundle, BundleGraphs(bundle, Execution(precision="f32")), read_golden(bundle.folder)
+        bundle, BundleGraphs(bundle, Execution(precision="f32")), read_golden(bundle)
     )
 
 
