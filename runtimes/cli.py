@@ -81,7 +81,9 @@ def _run(args: argparse.Namespace) -> None:
     paths = _paths(args.output, len(prompts))
     options = _options(args)
     progress = Progress(quiet=args.quiet or args.json)
-    bundle = open_bundle(args.bundle, verify_hashes=args.verify)
+    bundle = open_bundle(args.bundle, verify_hashes=args.verify, verify_rest=args.verify)
+    if args.verify and (others := bundle.strangers()) and not args.quiet:
+        print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
     with Pipeline.open(
         bundle,
         device=args.device,

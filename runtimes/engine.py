@@ -53,11 +53,15 @@ class Placement:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One graph of a bundle on disk; `digest` is a SHA-256 over all its files."""
+    """One graph of a bundle on disk; `digest` is a SHA-256 over all its files.
+
+    `files`: what engines read of it, by their names in the folder of `path`.
+    """
 
     path: Path
     graph: Graph
     digest: str
+    files: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -111,7 +115,7 @@ def check_openvino(execution: Execution) -> None:
 def open_coreml(file: GraphFile, execution: Execution) -> Engine:
     from runtimes.coreml_engine import CoreMLEngine
 
-    return CoreMLEngine(file.path, file.graph, execution.device)
+    return CoreMLEngine(file.path, file.graph, execution.device, file.files)
 
 
 def check_coreml(execution: Execution) -> None:

@@ -98,4 +98,3 @@ def _folder(key: str) -> str:
 def _stem(file: str) -> str:
     """`stage_a/model` of `stage_a/model.onnx`."""
     return file.removesuffix(PurePosixPath(file).suffix)
-

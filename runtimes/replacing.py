@@ -64,7 +64,9 @@ def replace(output: Path, part: Path) -> None:
     except BaseException:
         for source, target in reversed(moves):
             os.rename(target, source)
-        _prune(output, [source.relative_to(new) for source, _ in moves if source.is_relative_to(new)])
+        _prune(
+            output, [source.relative_to(new) for source, _ in moves if source.is_relative_to(new)]
+        )
         shutil.rmtree(new.with_suffix(OLD), ignore_errors=True)
         os.rename(new, part)
         raise
@@ -139,7 +141,7 @@ def _move(new: Path, output: Path, moves: Moves) -> None:
         for name in sorted(before - arrived, key=_manifest_first):
             if os.path.lexists(output / name):
                 _rename(output / name, old / name, moves)
-    for name in reversed(sorted(left, key=_manifest_first)):
+    for name in sorted(left, key=_manifest_first, reverse=True):
         _rename(new / name, output / name, moves)
     for folder in {(output / name).parent for name in left}:
         sync_one(folder)

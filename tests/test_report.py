@@ -16,8 +16,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from runtimes.bundle import Bundle, sha256
-from runtimes.bundle import open_bundle
+from runtimes.bundle import Bundle, open_bundle, sha256
 from runtimes.manifest import GOLDEN_FILE
 from runtimes.typed_json import decode
 from validation.cli import main
