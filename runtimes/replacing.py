@@ -14,14 +14,14 @@ one goes on from there (`finish`).
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle import strangers
 from runtimes.errors import RunError, UsageError
-from runtimes.graph_files import could_be_read, is_litter
-from runtimes.manifest import FORMAT, GRAPHS, MANIFEST_NAME, read_manifest
+from runtimes.graph_files import is_litter
+from runtimes.manifest import FORMAT, GRAPHS, MANIFEST_NAME
 
 NEW, OLD = ".new", ".old"
 # Folders of a bundle in which an engine looks.
@@ -37,12 +37,11 @@ def check_replaceable(output: Path) -> None:
             f"{output / MANIFEST_NAME} is no manifest of a bundle, so what else belongs to it is "
             "not known; remove the folder, or choose another output"
         )
-    for name in _files(output, strangers(output, known)):
-        if PurePosixPath(name).parts[0] in _LOOKED_INTO and not is_litter(name):
-            raise UsageError(
-                f"{output}: {name} is no part of the bundle and would lie beside the new one's "
-                "graphs; move it elsewhere"
-            )
+    for name in _beside_graphs(output, known):
+        raise UsageError(
+            f"{output}: {name} is no part of the bundle and would lie beside the new one's graphs; "
+            "move it elsewhere"
+        )
     for folder in {(output / name).parent for name in known}:
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(f"{folder} cannot be written; choose another output")
@@ -183,11 +182,8 @@ def _check_free(output: Path, part: Path) -> None:
         if name not in known and os.path.lexists(output / name):
             raise _in_the_way(output, name)
     if (part / MANIFEST_NAME).is_file():
-        manifest = read_manifest(part)
-        # Hidden folders, `part` among them, are no engine's.
-        for name in _files(output, strangers(output, known)):
-            if could_be_read(manifest, name):
-                raise _in_the_way(output, name)
+        for name in _beside_graphs(output, known):
+            raise _in_the_way(output, name)
 
 
 def _in_the_way(output: Path, name: str) -> RunError:
@@ -197,15 +193,13 @@ def _in_the_way(output: Path, name: str) -> RunError:
     )
 
 
-def _files(output: Path, names: Iterable[str]) -> Iterator[str]:
-    """Strangers, files only, without hidden ones at the top."""
-    for name in names:
-        if name.startswith("."):
-            continue
-        if not name.endswith("/"):
-            yield name
-            continue
-        yield from (path.relative_to(output).as_posix() for path in _tree(output / name))
+def _beside_graphs(output: Path, known: Collection[str]) -> Iterator[str]:
+    """Files that are no part of a bundle and lie where engines look; the next bundle is refused."""
+    for name in strangers(output, known):
+        if PurePosixPath(name).parts[0] in _LOOKED_INTO:
+            files = _tree(output / name) if name.endswith("/") else [output / name]
+            names = (path.relative_to(output).as_posix() for path in files)
+            yield from (name for name in names if not is_litter(name))
 
 
 def _tree(folder: Path) -> list[Path]:
