@@ -63,9 +63,7 @@ def replace(output: Path, part: Path) -> None:
     except BaseException:
         for source, target in reversed(moves):
             os.rename(target, source)
-        _prune(
-            output, [source.relative_to(new) for source, _ in moves if source.is_relative_to(new)]
-        )
+        _prune(output, [path.relative_to(new) for path in _tree(new)])
         shutil.rmtree(new.with_suffix(OLD), ignore_errors=True)
         os.rename(new, part)
         raise

@@ -1,4 +1,4 @@
-"""runtimes.atomic: a folder appears whole or not at all, nothing is left beside it, nothing lost."""
+"""runtimes.atomic: a folder appears whole or not at all, nothing is left beside it or lost."""
 
 import os
 import stat
@@ -202,7 +202,7 @@ def test_a_place_that_cannot_be_written_is_found_out_first(tmp_path, monkeypatch
     with pytest.raises(UsageError, match="cannot be written"):
         check(tmp_path / "new/er/out")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="no folder|is a folder|exists|cannot be written"):
+    with pytest.raises(UsageError, match=r"exists|cannot be written"):
         check(tmp_path / "file/out")
 
 
@@ -246,7 +246,7 @@ def test_the_umask_holds(tmp_path, mask, folder, file, exists):
             output.mkdir()
         with atomic_folder(output) as part:
             write_bundle(part, NEW)
-            handle, name = tempfile.mkstemp(dir=part)  # as some writers make their files
+            handle, _ = tempfile.mkstemp(dir=part)  # as some writers make their files
             os.close(handle)
             os.chmod(part / "README.md", 0o640)
     finally:
@@ -272,7 +272,7 @@ def test_a_report_puts_its_files_into_an_empty_folder(tmp_path):
     with atomic_folder(tmp_path / "report") as part:
         (part / "report.html").write_text("page")
     assert contents(tmp_path / "report") == {".gitkeep": "", "report.html": "page"}
-    with pytest.raises(UsageError, match="--report .* exists"):
+    with pytest.raises(UsageError, match=r"--report .* exists"):
         check_new(tmp_path / "report", "--report")
 
 

@@ -83,8 +83,13 @@ def test_a_graph_at_the_top_is_verified(manifest_of, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["picture.png", ".git/HEAD", ".DS_Store", "stage_a/.DS_Store",
-                                  "stage_a/._model.onnx", "notes/model.onnx", "other.onnx"])  # fmt: skip
+LEFT_ALONE = (
+    "picture.png", ".git/HEAD", ".DS_Store", "stage_a/.DS_Store", "stage_a/._model.onnx",
+    "notes/model.onnx", "other.onnx",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
 def test_what_no_engine_takes_for_its_own(manifest_of, name):
     assert not could_be_read(manifest_of({"stage_a": "stage_a/model.onnx"}), name)
 
