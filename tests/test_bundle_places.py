@@ -44,7 +44,7 @@ def copied(request, bundles, tmp_path):
         path,
         save_as_external_data=True,
         location="model.onnx.data",
-        size_threshold=0,
+        size_threshold=256,  # what shapes are computed from stays inside
     )
     seal(plain, read_manifest(plain))
     return open_bundle(PLACES[request.param](plain, tmp_path / "copied"), verify_hashes=True)
@@ -66,9 +66,9 @@ def step_of(bundle):
 
 def test_the_libraries_own_readers_refuse_them(copied):
     """If one of these passes, a reader of ours is no longer needed."""
-    with pytest.raises(onnx.checker.ValidationError, match="symbolic link|multiple hard links"):
+    with pytest.raises(onnx.checker.ValidationError, match=r"symbolic link|hard links"):
         onnx.load(path_of(copied))
-    with pytest.raises(ValueError, match="symlink|hard links"):
+    with pytest.raises(ValueError, match=r"symlink|hard links"):
         onnx_ir.external_data.load_to_model(onnx_ir.load(path_of(copied)))
 
 
