@@ -1,8 +1,8 @@
 """Graphs of an export that is not whole yet, kept so that it can go on: `.NAME.partial`.
 
-The folder lies beside the output NAME: a folder per graph and, once a graph is whole, GRAPH.json
-with its origin and the hashes of its files. Nothing in it is taken without its record and a check
-of both.
+The folder lies beside the output NAME, or in it as `.partial` where that exists already, for it may
+be a mounted volume. It holds a folder per graph and, once a graph is whole, GRAPH.json with its
+origin and the hashes of its files. Nothing in it is taken without its record and a check of both.
 """
 
 import dataclasses
@@ -39,7 +39,8 @@ class Unfinished:
     def __init__(self, output: Path) -> None:
         output = output.absolute()
         self.output = output
-        self.folder = output.with_name(f".{output.name}.partial")
+        beside = output.with_name(f".{output.name}.partial")
+        self.folder = output / ".partial" if output.is_dir() and not beside.is_dir() else beside
 
     def records(self) -> dict[str, Record]:
         """The finished graphs by name; a record that cannot be read is none."""
@@ -71,7 +72,7 @@ class Unfinished:
     def adopt(self, name: str, bundle: Bundle) -> Record:
         """Take over a graph of a finished bundle, whose files were verified."""
         self.discard(name)
-        files = files_of(name, bundle)
+        files = bundle.files_of(name)
         for key in files:
             _link(bundle.path(key), self.folder / key, shutil.copyfile)
         return self._write(name, Record(bundle.manifest.graphs[name], files))
@@ -85,7 +86,7 @@ class Unfinished:
     def place(self, record: Record, folder: Path) -> None:
         """Put a finished graph into the bundle that is being made; the unfinished keeps it too."""
         for key in record.files:
-            _link(self.folder / key, folder / key, os.rename)
+            _link(self.folder / key, folder / key, shutil.move)
 
     def size(self, kept: Collection[str]) -> int:
         """Bytes of all graphs but the `kept` ones, finished or not."""
@@ -149,13 +150,7 @@ class Unfinished:
 
 def is_whole(name: str, bundle: Bundle) -> bool:
     """Whether a graph's files in a bundle are those that its manifest names."""
-    return _are(bundle.folder, files_of(name, bundle))
-
-
-def files_of(name: str, bundle: Bundle) -> dict[str, File]:
-    """The files of one graph of a bundle."""
-    files = bundle.manifest.files
-    return {key: file for key, file in files.items() if key.startswith(f"{name}/")}
+    return _are(bundle.folder, bundle.files_of(name))
 
 
 def _are(folder: Path, files: dict[str, File]) -> bool:

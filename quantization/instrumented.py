@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from quantization.onnx_files import real_locations
 from runtimes.engine import Feeds, Tensors
 
 Floats = NDArray[np.float32]
@@ -69,6 +70,8 @@ def _reduce(model: onnx.ModelProto, kind: str, name: str, result: str, over: lis
 def _session(model: onnx.ModelProto, folder: Path) -> Any:
     """A session of a graph whose external data lies in `folder`."""
     import onnxruntime
+
+    folder = real_locations(model, folder)
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

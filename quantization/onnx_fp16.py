@@ -8,6 +8,7 @@ import onnx
 import onnx_ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from quantization.onnx_files import load
 from quantization.onnx_weights import save
 from quantization.weights import uses
 from runtimes.manifest import Weight
@@ -28,7 +29,7 @@ def quantize_fp16(source: Path, target: Path) -> list[Weight]:
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    model = onnx.load(source)
+    model = load(source)
     found, half = list(uses(model)), half_nodes(model)
     _part_constants(model, half)
     rest = [node.name for node in model.graph.node if node.name not in half]

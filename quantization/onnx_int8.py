@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quantization.instrumented import channel_ranges, extremes
 from quantization.integers import KEPT_GROUP
+from quantization.onnx_files import load
 from quantization.onnx_weights import quantize_weights
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.smoothing import after_grn, smooth
@@ -28,7 +29,7 @@ def quantize_int8(
     Every product between activations and every weight that `weights.uses` has a reason for stays
     in float. `cache`, a folder, keeps what calibration measured for another plan of the graph.
     """
-    model = onnx.load(source)
+    model = load(source)
     found = list(uses(model))
     with tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
         smoothed, mixed = Path(folder) / "smoothed.onnx", Path(folder) / "mixed.onnx"
@@ -52,14 +53,19 @@ def quantize_int8_dynamic(source: Path, target: Path, recipe: Int8Dynamic) -> li
     """Write `source` as `target` with DynamicQuantizeLinear in front of what is int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    found = list(uses(onnx.load(source, load_external_data=False)))
+    model = load(source)
+    found = list(uses(model))
     nodes = _int8_nodes(found, recipe)
     with tempfile.TemporaryDirectory(dir=target.parent.parent) as folder:
-        mixed = Path(folder) / "mixed.onnx" if nodes else source
-        if nodes:
+        plain, mixed = Path(folder) / "plain.onnx", Path(folder) / "mixed.onnx"
+        if not nodes:
+            mixed = source
+        else:  # onnxruntime writes beside what it reads, which is not ours to write to
+            onnx.save(model, plain, save_as_external_data=True, location="plain.data")
+            del model
             with _without_advice():
                 quantize_dynamic(
-                    source,
+                    plain,
                     mixed,
                     op_types_to_quantize=["Conv", "MatMul"],
                     nodes_to_quantize=nodes,

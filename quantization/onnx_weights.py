@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_ir import DataType, Node, Value
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
+from quantization.onnx_files import load_ir
 from quantization.recipes import IntegerWeights
 from quantization.weights import Use, uses
 from runtimes.manifest import Weight
@@ -26,7 +27,7 @@ def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list
     from onnxscript import version_converter
 
     found = list(uses(onnx.load(source, load_external_data=False)))
-    model = onnx_ir.load(source)
+    model = load_ir(source)
     if model.opset_imports[""] < OPSET:
         version_converter.convert_version(model, OPSET)
     done = [_quantize(model, use, recipe) for use in found]

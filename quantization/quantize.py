@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.metadata
+import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,9 +18,12 @@ from runtimes.bundle import Bundle, open_bundle
 from runtimes.bundle_readme import bundle_readme
 from runtimes.engine import Tensors
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, Quantization
+from runtimes.graph_files import engine_reads
+from runtimes.manifest import GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.memory import give_back
 from runtimes.progress import SILENT, Progress
+
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,14 @@ def _write(
     worst_db: dict[str, float],
     progress: Progress,
 ) -> Manifest:
-    _copy_rest(bundle, folder, plan)
+    _copy_rest(bundle, folder, plan, progress)
     graphs, records = dict(bundle.manifest.graphs), {}
     for number, (name, recipe) in enumerate(plan.items(), 1):
         progress.line(f"[{number}/{len(plan)}] {name}: {recipe.name}")
         feeds = samples.feeds.get(name, []) if samples else []
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
-        give_back(_bytes(bundle.path(bundle.graph(name).file).parent))
+        give_back(done.bytes_before)
     if all(weight.reason for record in records.values() for weight in record.weights):
         names = ", ".join(records)
         raise RunError(
@@ -110,7 +115,7 @@ def _write(
         quantization=records,
         calibration=samples.about if samples else None,
     )
-    (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
+    (folder / README).write_text(bundle_readme(manifest), encoding="utf-8")
     seal(folder, manifest, progress.graph("hashing", _bytes(folder)))
     return manifest
 
@@ -119,39 +124,52 @@ def _graph(
     bundle: Bundle, folder: Path, name: str, recipe: Recipe, feeds: list[Tensors]
 ) -> tuple[Graph, Quantization]:
     """A graph without a weight to quantise stays as it is; a denoiser must have some."""
-    graph = bundle.manifest.graphs[name]
-    source, target = bundle.path(graph.file), folder / graph.file
-    target.parent.mkdir(parents=True, exist_ok=True)
+    graph, files = bundle.graph(name), bundle.files_of(name)
+    before = sum(file.size for file in files.values())
     handler = HANDLERS[bundle.manifest.backend, type(recipe)]
-    weights = tuple(handler(source, target, recipe, feeds))
-    if all(weight.reason for weight in weights):
-        if name in DENOISERS:
-            raise RunError(
-                f"{name}: nothing was quantised, every weight has a reason to stay in float"
-            )
-        shutil.rmtree(target.parent)
-        _copy(bundle, folder, f"{PurePosixPath(graph.file).parent}/")
-        size = _bytes(target.parent)
-        return graph, Quantization(graph.precision, weights, size, size)
-    before, after = (_bytes(path.parent) for path in (source, target))
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
+        made = Path(scratch) / "graph" / PurePosixPath(graph.file).name
+        made.parent.mkdir()
+        weights = tuple(handler(bundle.path(graph.file), made, recipe, feeds))
+        if all(weight.reason for weight in weights):
+            if name in DENOISERS:
+                raise RunError(
+                    f"{name}: nothing was quantised, every weight has a reason to stay in float"
+                )
+            _copy(bundle, folder, files)
+            return graph, Quantization(graph.precision, weights, before, before)
+        after = _bytes(made.parent)
+        target = (folder / graph.file).parent
+        target.mkdir(parents=True, exist_ok=True)
+        for path in made.parent.iterdir():
+            os.rename(path, target / path.name)
     record = Quantization(recipe.name, weights, before, after)
     return dataclasses.replace(graph, precision=recipe.name), record
 
 
-def _copy_rest(bundle: Bundle, folder: Path, plan: dict[str, Recipe]) -> None:
-    """Tokenizers, golden run, graphs that stay: all but the planned graphs' own folders."""
-    replaced = tuple(f"{PurePosixPath(bundle.manifest.graphs[name].file).parent}/" for name in plan)
-    for name in bundle.manifest.files:
-        if name != MANIFEST_NAME and not name.startswith(replaced):
-            _copy(bundle, folder, name)
+def _copy_rest(bundle: Bundle, folder: Path, plan: dict[str, Recipe], progress: Progress) -> None:
+    """Tokenizers, golden run, graphs that stay: all but what engines read of the planned graphs.
+
+    The README is written anew. A golden run that is gone or changed is left out, for nobody could
+    vouch for it any more.
+    """
+    manifest = bundle.manifest
+    planned = {key for name in plan for key in bundle.files_of(name)}
+    replaced = {README, *(key for key in planned if engine_reads(manifest, key))}
+    kept = [key for key in manifest.files if key not in replaced]
+    if GOLDEN_FILE in kept:
+        try:
+            bundle.verified(GOLDEN_FILE)
+        except RunError as error:
+            progress.line(f"without the golden run: {error}")
+            kept.remove(GOLDEN_FILE)
+    _copy(bundle, folder, kept)
 
 
-def _copy(bundle: Bundle, folder: Path, start: str) -> None:
-    """The bundle's files whose names start so."""
-    for name in bundle.manifest.files:
-        if name.startswith(start):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path(name), folder / name)
+def _copy(bundle: Bundle, folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.verified(name), folder / name)
 
 
 def _bytes(folder: Path) -> int:

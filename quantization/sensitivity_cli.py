@@ -18,7 +18,7 @@ from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
 from runtimes.arguments import Parser, integer, number
-from runtimes.atomic import atomic_folder
+from runtimes.atomic import atomic_folder, check_new
 from runtimes.bundle import Bundle
 from runtimes.command import command, installed
 from runtimes.errors import UsageError
@@ -118,8 +118,7 @@ def _search(
 def _check(args: argparse.Namespace) -> None:
     if not installed("matplotlib"):
         raise UsageError("matplotlib is not installed: pip install 'wuerstchen-export[plot]'")
-    if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
-        raise UsageError(f"--output {args.output} exists; choose another folder")
+    check_new(args.output, "--output")
 
 
 def _print(name: str, found: Found) -> None:

@@ -1,11 +1,13 @@
 """Open a bundle: read its manifest and verify that the files are the ones it names."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runtimes.errors import RunError
-from runtimes.manifest import MANIFEST_NAME, Graph, Manifest, read_manifest
+from runtimes.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
+from runtimes.manifest import MANIFEST_NAME, File, Graph, Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -25,50 +27,108 @@ class Bundle:
             raise RunError(f"{self.folder} holds no graph '{name}'; export it with --modules")
         return self.manifest.graphs[name]
 
+    def files_of(self, name: str) -> dict[str, File]:
+        """A graph's files and what the manifest says of them, by their path in the bundle."""
+        self.graph(name)
+        return graph_files(self.manifest, name)
+
     def verify(self, name: str) -> None:
-        """Hash a graph's files; RunError when one is not the file the manifest names."""
-        folder = self.graph(name).file.rpartition("/")[0]
-        for key, file in self.manifest.files.items():
-            if key.startswith(f"{folder}/") and sha256(self.path(key)) != file.sha256:
-                raise RunError(
-                    f"{self.folder}: {key} is not the file the manifest names; export again"
-                )
+        """Hash what an engine reads of a graph; RunError when it is not what the manifest names."""
+        for key in self.files_of(name):
+            if engine_reads(self.manifest, key):
+                self.verified(key)
+
+    def verified(self, name: str) -> Path:
+        """A file of the bundle, hashed; RunError when it is not the one the manifest names."""
+        path, file = self.path(name), self.manifest.files.get(name)
+        if file is None:
+            raise RunError(f"{self.folder}: the manifest names no {name}")
+        _check_file(self, name, file)
+        if sha256(path) != file.sha256:
+            raise RunError(
+                f"{self.folder}: {name} is not the file the manifest names (SHA-256 differs); "
+                f"{_advice(path, file)}"
+            )
+        return path
 
     def digest(self, name: str) -> str:
         """A SHA-256 over what the manifest says of a graph's files: names and content."""
-        folder = self.graph(name).file.rpartition("/")[0]
-        files = sorted(
-            (key, file.sha256)
-            for key, file in self.manifest.files.items()
-            if key.startswith(f"{folder}/") or not folder
-        )
+        files = sorted((key, file.sha256) for key, file in self.files_of(name).items())
         return hashlib.sha256(repr(files).encode()).hexdigest()
 
+    def strangers(self) -> list[str]:
+        """What lies in the folder and the manifest does not name; folders of such end in '/'."""
+        return strangers(self.folder, {*self.manifest.files, MANIFEST_NAME})
 
-def open_bundle(folder: str | Path, *, verify_hashes: bool = False) -> Bundle:
-    """Open and verify a bundle: paths and sizes always, SHA-256 when `verify_hashes`.
 
-    Raises RunError naming the first file that is missing, changed or outside the bundle.
+def open_bundle(
+    folder: str | Path, *, verify_hashes: bool = False, verify_rest: bool = False
+) -> Bundle:
+    """Open and verify a bundle: all paths, and what engines read of it.
+
+    Of that, sizes always, SHA-256 when `verify_hashes`. Of the rest (README, golden run, files for
+    other hosts) nothing unless `verify_rest`: it may have been edited, or left out. Files that the
+    manifest does not name are left alone where no engine looks.
+
+    Raises RunError naming the first file that is missing, changed, outside the bundle or in the
+    way.
     """
     root = Path(folder).resolve()
     bundle = Bundle(root, read_manifest(root))
     for name, file in bundle.manifest.files.items():
-        path = _inside(bundle.folder, name)
-        if not path.is_file():
-            raise RunError(f"{bundle.folder}: {name} is missing; export the bundle again")
-        if path.stat().st_size != file.size:
-            raise RunError(
-                f"{bundle.folder}: {name} has {path.stat().st_size} bytes, the manifest says "
-                f"{file.size}; export the bundle again"
-            )
-        if verify_hashes and sha256(path) != file.sha256:
-            raise RunError(
-                f"{bundle.folder}: {name} is not the file the manifest names (SHA-256 differs); "
-                "export the bundle again"
-            )
+        _inside(bundle.folder, name)
+        read = engine_reads(bundle.manifest, name)
+        if verify_rest or (read and verify_hashes):
+            bundle.verified(name)
+        elif read:
+            _check_file(bundle, name, file)
     _check_references(bundle)
     _check_strangers(bundle)
     return bundle
+
+
+def strangers(folder: Path, known: Collection[str]) -> list[str]:
+    """Files in a folder other than the `known` ones, whose names are paths in it.
+
+    A folder that holds nothing known is named once, as 'NAME/'; links are not followed.
+    """
+    homes = {parent.as_posix() for name in known for parent in PurePosixPath(name).parents}
+    found: list[str] = []
+
+    def look(inside: Path) -> None:
+        for path in sorted(inside.iterdir()):
+            name = path.relative_to(folder).as_posix()
+            is_folder = path.is_dir() and not path.is_symlink()
+            if is_folder and name in homes:
+                look(path)
+            elif name not in known:
+                found.append(f"{name}/" if is_folder else name)
+
+    look(folder)
+    return found
+
+
+def _check_file(bundle: Bundle, name: str, file: File) -> None:
+    path = bundle.path(name)
+    if not path.is_file():
+        raise RunError(f"{bundle.folder}: {name} is missing; export the bundle again")
+    if path.stat().st_size != file.size:
+        raise RunError(
+            f"{bundle.folder}: {name} has {path.stat().st_size} bytes, the manifest says "
+            f"{file.size}; {_advice(path, file)}"
+        )
+
+
+def _advice(path: Path, file: File) -> str:
+    """What to do about a changed file: version control may have rewritten the ends of its lines."""
+    if path.suffix in (".json", ".md", ".txt", ".xml"):
+        text = path.read_bytes().replace(b"\r\n", b"\n")
+        if hashlib.sha256(text).hexdigest() == file.sha256:
+            return (
+                "the ends of its lines were changed: copy it again as it was (for git: "
+                "'git config core.autocrlf false', then check out again)"
+            )
+    return "export the bundle again"
 
 
 def _check_references(bundle: Bundle) -> None:
@@ -92,12 +152,18 @@ def _check_references(bundle: Bundle) -> None:
 
 
 def _check_strangers(bundle: Bundle) -> None:
-    """A file the manifest does not name could be read by an engine, unchecked."""
-    for path in bundle.folder.rglob("*"):
-        name = path.relative_to(bundle.folder).as_posix()
-        known = name in bundle.manifest.files or name in (MANIFEST_NAME, ".gitattributes")
-        if not known and (path.is_symlink() or not path.is_dir()):
-            raise RunError(f"{bundle.folder}: {name} is not in the manifest; remove it")
+    """A file beside a graph that the manifest does not name could be read by an engine."""
+    manifest = bundle.manifest
+    for folder, below in guarded_folders(manifest):
+        place = bundle.path(folder)
+        for path in (place.rglob("*") if below else place.iterdir()) if place.is_dir() else ():
+            name = path.relative_to(bundle.folder).as_posix()
+            known = name in manifest.files or (path.is_dir() and not path.is_symlink())
+            if not known and could_be_read(manifest, name):
+                raise RunError(
+                    f"{bundle.folder}: {name} is not in the manifest, and an engine could read it; "
+                    "remove it"
+                )
 
 
 def sha256(path: Path) -> str:

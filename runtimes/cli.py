@@ -144,7 +144,9 @@ def _run(args: argparse.Namespace) -> None:
     settle_size(args)
     jobs = jobs_of(args)
     options = _options(args)
-    bundle = open_bundle(args.bundle, verify_hashes=args.verify)
+    bundle = open_bundle(args.bundle, verify_hashes=args.verify, verify_rest=args.verify)
+    if args.verify and (others := bundle.strangers()) and not args.quiet:
+        print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     common = _parameters(bundle, plan)
     about = {job: _own_parameters(job) | common for job in jobs}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from runtimes.engine import Feeds, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.manifest import Graph
+from runtimes.real_files import real_files
 
 # --device -> coremltools.ComputeUnit: what Core ML may use. It still places each operation itself.
 COMPUTE_UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE", "all": "ALL"}
@@ -27,10 +28,10 @@ class CoreMLEngine:
     A package has one function, or one for each picture size; the last one used stays loaded.
     """
 
-    def __init__(self, path: Path, graph: Graph, device: str) -> None:
+    def __init__(self, path: Path, graph: Graph, device: str, files: tuple[str, ...] = ()) -> None:
         check_device(device)
         self._ct = import_coremltools()
-        self._path, self._units = path, COMPUTE_UNITS[device]
+        self._path, self._files, self._units = path, files, COMPUTE_UNITS[device]
         self._functions = function_shapes(read_specification(path))
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._outputs = [tensor.name for tensor in graph.outputs]
@@ -71,7 +72,8 @@ class CoreMLEngine:
             units = getattr(self._ct.ComputeUnit, self._units)
             start = time.perf_counter()
             try:
-                model = self._ct.models.MLModel(str(self._path), compute_units=units, **options)
+                with real_files(self._path, self._files) as path:
+                    model = self._ct.models.MLModel(str(path), compute_units=units, **options)
             except Exception as error:
                 raise RunError(f"Core ML cannot load {self._path}: {_one_line(error)}") from error
             self.load_seconds += time.perf_counter() - start

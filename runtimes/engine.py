@@ -52,11 +52,15 @@ class Placement:
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One graph of a bundle on disk; `digest` is a SHA-256 over all its files."""
+    """One graph of a bundle on disk; `digest` is a SHA-256 over all its files.
+
+    `files`: what engines read of it, by their names in the folder of `path`.
+    """
 
     path: Path
     graph: Graph
     digest: str
+    files: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -110,7 +114,7 @@ def check_openvino(execution: Execution) -> None:
 def open_coreml(file: GraphFile, execution: Execution) -> Engine:
     from runtimes.coreml_engine import CoreMLEngine
 
-    return CoreMLEngine(file.path, file.graph, execution.device.lower())
+    return CoreMLEngine(file.path, file.graph, execution.device.lower(), file.files)
 
 
 def check_coreml(execution: Execution) -> None:

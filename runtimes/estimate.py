@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from runtimes.engine import Footprint
 from runtimes.errors import UsageError
 from runtimes.free_memory import available_memory, in_bytes
+from runtimes.graph_files import graph_files
 from runtimes.manifest import Manifest
 from runtimes.options import Plan
 
@@ -30,8 +31,7 @@ class Need:
     def weights(self, name: str) -> float:
         """What an open graph holds. CPUs widen fp16 where an engine does not say otherwise."""
         graph = self.manifest.graphs[name]
-        folder = f"{graph.file.rpartition('/')[0]}/"
-        stored = sum(f.size for key, f in self.manifest.files.items() if key.startswith(folder))
+        stored = sum(file.size for file in graph_files(self.manifest, name).values())
         default = 2.0 if graph.precision == "fp16" else 1.0
         return stored * self.footprint.weights.get(graph.precision, default)
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from runtimes.bundle import Bundle
 from runtimes.engine import Engine, Execution, Footprint, GraphFile, engine_for
 from runtimes.errors import RunError
+from runtimes.graph_files import engine_reads
 from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import give_back
 
@@ -35,13 +37,20 @@ class BundleGraphs:
         return self._engine.footprint(self._execution)
 
     def open(self, name: str) -> Engine:
-        graph, execution = self._bundle.graph(name), self._execution
+        execution = self._execution
         if name in CONDITION_GRAPHS and self._engine.chooses_precision:
             execution = replace(execution, precision="f32")
         if execution.cache is not None:  # what is kept must have been made from the real files
             self._bundle.verify(name)
-        file = GraphFile(self._bundle.path(graph.file), graph, self._bundle.digest(name))
-        return self._engine.open(file, execution)
+        return self._engine.open(graph_file(self._bundle, name), execution)
+
+
+def graph_file(bundle: Bundle, name: str) -> GraphFile:
+    """What an engine needs to know of a bundle's graph."""
+    graph = bundle.graph(name)
+    read = (key for key in bundle.files_of(name) if engine_reads(bundle.manifest, key))
+    names = (PurePosixPath(key).relative_to(PurePosixPath(graph.file).parent) for key in read)
+    return GraphFile(bundle.path(graph.file), graph, bundle.digest(name), tuple(map(str, names)))
 
 
 class Sessions:

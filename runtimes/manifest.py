@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtimes.errors import RunError
+from runtimes.manifest_check import check_manifest
 from runtimes.typed_json import decode
 
 FORMAT = "wuerstchen-bundle"
@@ -254,12 +255,12 @@ def read_manifest(folder: Path) -> Manifest:
     """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
     path = folder / MANIFEST_NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError:
         raise RunError(
             f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise RunError(f"{path} is not a {FORMAT} manifest")
@@ -268,4 +269,11 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} has format version {value.get('format_version')}, this program reads "
             f"{FORMAT_VERSION}; export the bundle again with a matching version"
         )
-    return decode(Manifest, value, str(path))
+    manifest = decode(Manifest, value, str(path))
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def _no_number(name: str) -> float:
+    """Python's JSON reads NaN and Infinity, which JSON does not have and no field means."""
+    raise ValueError(f"{name} is no number")

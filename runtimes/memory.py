@@ -39,11 +39,13 @@ def measured() -> Iterator[Usage]:
 
 
 def peak_bytes() -> int:
-    """The process's peak resident set size since the last reset."""
+    """The process's peak resident set size since the last reset; 0 where nothing says (Windows)."""
     if found := process_memory("VmHWM"):
         return found
-    import resource  # absent on Windows, where /proc is absent too
-
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

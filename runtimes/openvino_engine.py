@@ -9,6 +9,7 @@ import numpy as np
 from runtimes.engine import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.openvino_cache import check_folder, load, store
+from runtimes.real_files import real_files
 
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -132,7 +133,8 @@ class OpenVinoEngine:
             cached = load(folder, self._core, self._device, key, config)
             if cached is not None:
                 return cached
-        model = self._core.read_model(str(self._file.path))
+        with real_files(self._file.path, self._file.files) as path:
+            model = self._core.read_model(str(path))  # mapped: the files may go
         held = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
         missing = {*self._inputs, *self._outputs} - held
         if missing:

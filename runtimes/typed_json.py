@@ -8,12 +8,14 @@ from typing import Any
 from runtimes.errors import RunError
 
 T = typing.TypeVar("T")
+_SCALARS = (str, int, float, bool)
 
 
 def decode(kind: type[T], value: Any, where: str) -> T:
     """Build `kind` (a dataclass, container or scalar) from parsed JSON.
 
-    Raises RunError naming the place for a missing, unknown or wrongly typed field.
+    Raises RunError naming the place for a missing, unknown or wrongly typed field, and a tuple
+    of another length than declared.
     """
     return typing.cast(T, _decode(kind, value, where))
 
@@ -22,17 +24,19 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return _union(args, value, where)
     if origin is tuple:
-        items = _expect(list, value, where)
-        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(items))
+        return _tuple(args, value, where)
     if origin is dict:
         pairs = _expect(dict, value, where)
-        return {key: _decode(args[1], item, f"{where}.{key}") for key, item in pairs.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    return _expect(kind, value, where)
+        return {
+            _decode(args[0], key, where): _decode(args[1], item, f"{where}.{key}")
+            for key, item in pairs.items()
+        }
+    if kind not in _SCALARS:  # a fault of this program
+        raise TypeError(f"{where}: JSON cannot be read as {kind}")
+    return _float(value, where) if kind is float else _expect(kind, value, where)
 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -52,17 +56,40 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     )
 
 
+def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    """`tuple[X, ...]` takes any number of items, every other tuple exactly as many as it names."""
+    items = _expect(list, value, where)
+    if kinds[-1:] == (...,):
+        kinds = (kinds[0],) * len(items)
+    if len(items) != len(kinds):
+        raise RunError(f"{where}: expected {len(kinds)} values, found {len(items)}")
+    pairs = zip(kinds, items, strict=True)
+    return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(pairs))
+
+
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    for kind in kinds:
-        if kind is type(None):
-            if value is None:
-                return None
-            continue
+    if value is None and type(None) in kinds:
+        return None
+    wanted = [kind for kind in kinds if kind is not type(None)]
+    if len(wanted) == 1:
+        return _decode(wanted[0], value, where)
+    for kind in wanted:
         try:
             return _decode(kind, value, where)
-        except RunError as error:
-            last = error
-    raise last
+        except RunError:
+            continue
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in wanted)
+    raise RunError(f"{where}: expected {names}, found {type(value).__name__}")
+
+
+def _float(value: Any, where: str) -> float:
+    """A whole number is one, too."""
+    if type(value) is not int:
+        return float(_expect(float, value, where))
+    try:
+        return float(value)
+    except OverflowError:
+        raise RunError(f"{where}: the number is too large") from None
 
 
 def _expect(kind: Any, value: Any, where: str) -> Any:

@@ -1,12 +1,22 @@
-"""runtimes.atomic: a folder appears whole or not at all, and nothing is left beside it."""
+"""runtimes.atomic: a folder appears whole or not at all, nothing is left beside it or lost."""
 
 import os
+import stat
+import subprocess
+import sys
+import tempfile
 import time
 
 import pytest
+from bundle_places import LITTER, contents, littered, write_bundle
 
-from runtimes.atomic import atomic_folder, check_output
-from runtimes.errors import UsageError
+from runtimes import replacing
+from runtimes.atomic import atomic_folder, check_new, check_output, check_space
+from runtimes.errors import RunError, UsageError
+from runtimes.manifest import MANIFEST_NAME
+
+OLD = {"stage_a/model.onnx": "old a", "stage_b/model.onnx": "old b", "README.md": "old"}
+NEW = {"stage_a/model.onnx": "new a", "stage_c/model.onnx": "new c", "README.md": "new"}
 
 
 def aged(folder):
@@ -30,53 +40,250 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert (tmp_path / "bundle/graph").read_text() == "whole"
 
 
+def test_what_a_killed_process_left_inside_is_removed(tmp_path):
+    output = write_bundle(tmp_path / "bundle", OLD)
+    left, mine = aged(output / ".abcd1234.part"), aged(output / ".download.part")
+    check_output(output, overwrite=True)
+    assert not left.exists() and mine.exists()
+
+
 def test_what_somebody_still_writes_stays(tmp_path):
     with atomic_folder(tmp_path / "bundle") as first:
-        (first / "graph").write_text("first")
+        write_bundle(first, NEW)
         os.utime(first, (time.time() - 3600,) * 2)  # as in a write that takes long
         with atomic_folder(tmp_path / "bundle") as second:
             assert first.exists() and second != first
+            write_bundle(second, OLD)
         new = tmp_path / ".bundle.abcd1234.part"
         new.mkdir()  # made a moment ago, not held yet
-        with atomic_folder(tmp_path / "bundle"):
+        with atomic_folder(tmp_path / "other"):
             assert first.exists() and new.exists()
-    assert (tmp_path / "bundle/graph").read_text() == "first"
+    assert contents(tmp_path / "bundle") == NEW
 
 
 def test_an_error_leaves_what_was_there(tmp_path):
-    with atomic_folder(tmp_path / "bundle") as part:
-        (part / "graph").write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "bundle") as part:
-        (part / "graph").write_text("new")
+    output = write_bundle(tmp_path / "bundle", OLD)
+    with pytest.raises(ZeroDivisionError), atomic_folder(output) as part:
+        write_bundle(part, NEW)
         raise ZeroDivisionError
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (tmp_path / "bundle/graph").read_text() == "old"
+    assert contents(output) == OLD
 
 
-def test_an_old_output_whose_place_is_empty_goes_back_there(tmp_path):
-    """Killed between the two renames of a replacement; and after them."""
-    old = aged(tmp_path / ".bundle.abcd1234.old")
-    (old / "bundle.json").write_text("{}")
-    with pytest.raises(UsageError, match="give --overwrite"):
-        check_output(tmp_path / "bundle", overwrite=False)
-    assert (tmp_path / "bundle/weights").exists() and not old.exists()
-    aged(old)
-    check_output(tmp_path / "bundle", overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+def test_a_replaced_bundle_keeps_its_folder_and_what_is_no_part_of_it(tmp_path, monkeypatch):
+    """Pictures, version control, downloads' notes; a mounted volume or a shell stand in it."""
+    output = littered(write_bundle(tmp_path / "bundle", OLD))
+    inode = output.stat().st_ino
+    monkeypatch.chdir(output / "stage_b")  # of the old bundle alone
+    check_output(output, overwrite=True)
+    with atomic_folder(output) as part:
+        write_bundle(part, NEW)
+    assert contents(output) == NEW | LITTER
+    assert output.stat().st_ino == inode
+    assert not (output / "stage_b").exists() or os.name == "nt"
 
 
-def test_an_interrupted_replacement_puts_the_old_output_back(tmp_path, monkeypatch):
-    with atomic_folder(tmp_path / "bundle") as part:
-        (part / "graph").write_text("old")
-    rename = os.rename
+@pytest.mark.parametrize("at", range(1, 9))
+@pytest.mark.parametrize("error", [OSError(16, "Device or resource busy"), KeyboardInterrupt()])
+def test_an_interrupted_replacement_puts_the_old_bundle_back(tmp_path, monkeypatch, at, error):
+    output = littered(write_bundle(tmp_path / "bundle", OLD))
+    before, rename, done = contents(output), os.rename, 0
+    manifest = (output / MANIFEST_NAME).read_bytes()
 
-    def interrupted(source, target):
-        if source.suffix == ".part":
-            raise KeyboardInterrupt
+    def failing(source, target):
+        nonlocal done
+        done += 1
+        if done == at:
+            raise error
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "bundle") as part:
-        (part / "graph").write_text("new")
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    assert (tmp_path / "bundle/graph").read_text() == "old"
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises((RunError, KeyboardInterrupt)), atomic_folder(output) as part:
+        write_bundle(part, NEW)
+    assert contents(output) == before
+    assert (output / MANIFEST_NAME).read_bytes() == manifest
+    assert not (output / "stage_c").exists()
+    assert not [p.name for p in output.iterdir() if p.name.endswith((".part", ".new", ".old"))]
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {tests!r})
+from bundle_places import write_bundle
+from pathlib import Path
+from runtimes.atomic import atomic_folder
+import shutil
+left = int(sys.argv[1])
+def killing(call):
+    def counted(*args, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), 9)
+        return call(*args, **options)
+    return counted
+with atomic_folder(Path(sys.argv[2])) as part:
+    write_bundle(part, {new!r})
+    os.rename = killing(os.rename)
+    os.mkdir, os.rmdir, os.unlink = map(killing, (os.mkdir, os.rmdir, os.unlink))
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18])
+def test_a_killed_replacement_is_finished_at_the_next_start(tmp_path, at):
+    """SIGKILL at any step: the old bundle, or none that opens; then the new one, all of it."""
+    output = littered(write_bundle(tmp_path / "bundle", OLD))
+    code = KILLED.format(tests=os.path.dirname(__file__), new=NEW)
+    run = subprocess.run([sys.executable, "-c", code, str(at), str(output)], check=False)
+    assert run.returncode == -9
+    is_bundle = (output / MANIFEST_NAME).exists()
+    texts = {name: text for name, text in contents(output).items() if name in {**OLD, **NEW}}
+    assert not is_bundle or texts in (OLD, NEW)
+    for left in output.glob(".*.part"):
+        os.utime(left, (time.time() - 3600,) * 2)
+    check_output(output, overwrite=True)
+    after = contents(output)
+    assert after in (OLD | LITTER, NEW | LITTER)
+    assert is_bundle or after == NEW | LITTER
+    assert (output / MANIFEST_NAME).exists()
+
+
+def test_what_an_engine_could_take_for_a_part_is_refused_before_any_work(tmp_path):
+    output = write_bundle(tmp_path / "bundle", OLD)
+    (output / "stage_c").mkdir()
+    check_output(output, overwrite=True)  # an empty folder is in nobody's way
+    (output / "stage_c/model.onnx.data").write_text("mine")
+    with pytest.raises(UsageError, match=r"stage_c/model\.onnx\.data is no part of the bundle"):
+        check_output(output, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["notes", "notes/a.txt", "link/a.txt"])
+def test_new_files_replace_no_strangers(tmp_path, name):
+    output, outside = write_bundle(tmp_path / "bundle", OLD), tmp_path / "outside"
+    outside.mkdir()
+    (output / "link").symlink_to(outside)
+    (output / "notes").write_text("mine")
+    with pytest.raises(RunError, match="is in the way"), atomic_folder(output) as part:
+        write_bundle(part, {**NEW, name: "new"})
+    assert contents(output) == OLD | {"notes": "mine"}
+    assert not list(outside.iterdir())
+
+
+def test_a_manifest_cannot_lead_out_of_the_folder(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/precious").write_text("mine")
+    output = write_bundle(tmp_path / "bundle", OLD | {"../precious": "mine"})
+    (output / "link").symlink_to(tmp_path / "outside")
+    write_bundle(output, OLD | {"../precious": "mine", "link/precious": "mine"})
+    with atomic_folder(output) as part:
+        write_bundle(part, NEW)
+    assert (tmp_path / "precious").exists() and (tmp_path / "outside/precious").exists()
+
+
+def test_another_programs_bundle_json_is_not_taken_for_ours(tmp_path):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/bundle.json").write_text('{"name": "webpack"}')
+    with pytest.raises(UsageError, match="is no manifest of a bundle"):
+        check_output(tmp_path / "app", overwrite=True)
+
+
+@pytest.mark.parametrize("check", [lambda o: check_output(o, overwrite=False),
+                                   lambda o: check_new(o, "--report")])  # fmt: skip
+def test_a_place_that_cannot_be_written_is_found_out_first(tmp_path, monkeypatch, check):
+    """Root may write anywhere, so the system's answer is a stand-in here."""
+
+    def refused(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(UsageError, match="cannot be written: Permission denied"):
+        check(tmp_path / "out")
+    with pytest.raises(UsageError, match="cannot be written"):
+        check(tmp_path / "new/er/out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"exists|cannot be written"):
+        check(tmp_path / "file/out")
+
+
+def test_a_folder_below_a_place_that_cannot_be_written_is_enough(tmp_path, monkeypatch):
+    """A mounted volume: nothing beside it can be made, and it cannot be renamed."""
+    output, rename, mkdir = tmp_path / "out", os.rename, os.mkdir
+    output.mkdir()
+    (output / "lost+found").mkdir()
+
+    def inside(path):
+        return os.path.abspath(path).startswith(f"{output}{os.sep}")
+
+    def renamed(source, target):
+        if not (inside(source) and inside(target)):
+            raise OSError(16, "Device or resource busy")
+        rename(source, target)
+
+    def made(path, *args, **options):
+        if not inside(path):
+            raise OSError(30, "Read-only file system")
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "mkdir", made)
+    for files, overwrite in ((OLD, False), (NEW, True)):
+        check_output(output, overwrite=overwrite)
+        with atomic_folder(output) as part:
+            write_bundle(part, files)
+        assert contents(output) == files
+    assert (output / "lost+found").is_dir()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+@pytest.mark.parametrize(("mask", "folder", "file"), [(0o077, 0o700, 0o600), (0o002, 0o775, 0o664)])
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_umask_holds(tmp_path, mask, folder, file, exists):
+    output = tmp_path / "bundle"
+    before = os.umask(mask)
+    try:
+        if exists:
+            output.mkdir()
+        with atomic_folder(output) as part:
+            write_bundle(part, NEW)
+            handle, _ = tempfile.mkstemp(dir=part)  # as some writers make their files
+            os.close(handle)
+            os.chmod(part / "README.md", 0o640)
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [output, *output.rglob("*")]}
+    assert modes == {path: folder if path.is_dir() else file for path in modes}
+
+
+def test_space_is_looked_for_on_the_outputs_own_disk(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("shutil.disk_usage", lambda f: asked.append(f) or os.statvfs_result)
+    (tmp_path / "volume").mkdir()
+    for name in ("volume", "new"):
+        with pytest.raises((TypeError, AttributeError)):
+            check_space(tmp_path / name, 1)
+    assert asked == [tmp_path / "volume", tmp_path]
+
+
+def test_a_report_puts_its_files_into_an_empty_folder(tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/.gitkeep").write_text("")
+    check_new(tmp_path / "report", "--report")
+    with atomic_folder(tmp_path / "report") as part:
+        (part / "report.html").write_text("page")
+    assert contents(tmp_path / "report") == {".gitkeep": "", "report.html": "page"}
+    with pytest.raises(UsageError, match=r"--report .* exists"):
+        check_new(tmp_path / "report", "--report")
+
+
+def test_on_windows_folders_are_not_synced(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(replacing, "os", type("nt", (), {
+        "name": "nt", "O_RDWR": os.O_RDWR, "O_RDONLY": os.O_RDONLY, "fsync": os.fsync,
+        "close": os.close, "open": lambda path, mode: opened.append((path, mode)) or os.open(
+            path, mode),
+    }))  # fmt: skip
+    (tmp_path / "file").write_text("")
+    replacing.sync_one(tmp_path)
+    replacing.sync_one(tmp_path / "file")
+    assert opened == [(tmp_path / "file", os.O_RDWR)]

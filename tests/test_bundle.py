@@ -1,14 +1,18 @@
 """Opening a bundle: every kind of damage has its own clear error."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
+from bundle_places import in_hub_cache, littered, with_crlf
 
 from runtimes.bundle import open_bundle
+from runtimes.cli import main
 from runtimes.errors import RunError
 from runtimes.manifest import GRAPHS, to_json
+from validation.recording import read_golden
 
 
 @pytest.fixture
@@ -71,11 +75,64 @@ def test_paths_out_of_the_bundle(folder, name):
         open_bundle(folder)
 
 
-def test_files_the_manifest_does_not_name(folder):
+@pytest.mark.parametrize(
+    "name", ["stage_a/model.onnx.data", "stage_a/new/weights", "tokenizer/vocab2.json"]
+)
+def test_files_beside_a_graph_that_the_manifest_does_not_name(folder, name):
     """An engine would read a planted model.onnx.data without anybody having checked it."""
-    (folder / "stage_a/model.onnx.data").write_bytes(b"planted")
-    with pytest.raises(RunError, match=r"stage_a/model\.onnx\.data is not in the manifest"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"planted")
+    with pytest.raises(RunError, match=rf"{name} is not in the manifest.*remove it"):
         open_bundle(folder)
+
+
+def test_what_no_engine_reads_is_left_alone(folder):
+    """Pictures, version control, a file manager's notes, an edited or missing text."""
+    littered(folder)
+    (folder / "README.md").write_text("my own words")
+    (folder / "golden/run.safetensors").unlink()
+    with_crlf(folder / "tokenizer/merges.txt")
+    bundle = open_bundle(folder, verify_hashes=True)
+    assert bundle.strangers() == [
+        ".DS_Store", ".cache/", ".git/", "golden/Thumbs.db", "notes/", "out.png", "picture.png",
+        "stage_a/.DS_Store", "stage_a/._model.onnx",
+    ]  # fmt: skip
+    with pytest.raises(RunError, match=r"golden/run\.safetensors is missing"):
+        read_golden(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("README.md", r"README\.md has \d+ bytes"), ("golden/run.safetensors", "SHA-256 differs")],
+)
+def test_the_rest_is_verified_when_asked_for(folder, name, message):
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content + b"more" * (name == "README.md"))
+    bundle = open_bundle(folder, verify_hashes=True)
+    with pytest.raises(RunError, match=message):
+        open_bundle(folder, verify_rest=True)
+    with pytest.raises(RunError, match=message):
+        bundle.verified(name)
+
+
+def test_changed_line_ends_are_said_to_be_that(folder):
+    path = folder / "tokenizer/tokenizer.json"
+    with_crlf(path)
+    assert b"\r\n" in path.read_bytes()
+    with pytest.raises(
+        RunError, match=r"tokenizer\.json has .* ends of its lines .*autocrlf false"
+    ):
+        open_bundle(folder)
+
+
+def test_the_readmes_own_command_can_be_given_twice(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = [".", "a circle", "--steps", "1", "--decoder-steps", "1"]
+    for more in ([], ["-o", "picture.png"], []):
+        assert main([*words, *more]) == 0, capsys.readouterr().err
+    assert main([*words, "--verify"]) == 0
+    assert "note: no part of the bundle: out.png, picture.png" in capsys.readouterr().err
 
 
 def test_links_out_of_the_bundle(folder, tmp_path):
@@ -88,16 +145,7 @@ def test_links_out_of_the_bundle(folder, tmp_path):
 
 def test_a_hub_caches_links_stay_valid(folder, tmp_path):
     """snapshots/<commit>/file -> ../../blobs/<hash>, as huggingface_hub lays a cache out."""
-    repository = tmp_path / "models--me--bundle"
-    snapshot, blobs = repository / "snapshots" / ("a" * 40), repository / "blobs"
-    blobs.mkdir(parents=True)
-    for path in [p for p in folder.rglob("*") if p.is_file()]:
-        link = snapshot / path.relative_to(folder)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        blob = blobs / str(len(list(blobs.iterdir())))
-        shutil.move(path, blob)
-        link.symlink_to(blob)
-    open_bundle(snapshot, verify_hashes=True)
+    open_bundle(in_hub_cache(folder, tmp_path), verify_hashes=True, verify_rest=True)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +161,33 @@ def test_a_hub_caches_links_stay_valid(folder, tmp_path):
         (lambda m: m.update(format_version=2), "format version 2"),
         (lambda m: m.update(format="other"), "is not a wuerstchen-bundle manifest"),
         (lambda m: m["graphs"]["stage_a"].update(file="gone.onnx"), "no file for graph 'stage_a'"),
+        (lambda m: m.update(sizes=[[512]]), r"\.sizes\[0\]: expected 2 values, found 1"),
+        (lambda m: m.update(sizes=[[512, 512], []]), r"\.sizes\[1\]: expected 2 values, found 0"),
+        (lambda m: m.update(sizes=[[1, 2, 3]]), r"\.sizes\[0\]: expected 2 values, found 3"),
+        (lambda m: m.update(sizes=[[0, 512]]), r"\.sizes\[0\]: 0 is below 1"),
+        (
+            lambda m: m["graphs"]["stage_a"].update(activations=[1.0, 2.0]),
+            r"graphs\.stage_a\.activations: expected 3 values or none, found 2",
+        ),
+        (lambda m: m["graphs"]["stage_a"].update(inputs=[]), r"stage_a\.inputs: a graph has one"),
+        (
+            lambda m: m["graphs"]["stage_a"]["inputs"][0].update(shape=[]),
+            r"inputs\[0\]\.shape: it has no batch axis",
+        ),
+        (
+            lambda m: m["graphs"]["stage_a"]["inputs"][0].update(shape=[True]),
+            r"shape\[0\]: expected int or str, found bool",
+        ),
+        (lambda m: m["sampling"].update(latent_mean=math.nan), r"not valid JSON.*NaN"),
+        (lambda m: m["sampling"].update(latent_mean=10**400), r"latent_mean: .*too large"),
+        (
+            lambda m: m["sampling"]["stage_c"]["schedule"].pop(),
+            r"stage_c\.schedule: expected \d+ rows, one a step",
+        ),
+        (
+            lambda m: m["sampling"]["stage_b"]["embeddings"][0].pop(),
+            r"stage_b\.embeddings\[0\]: expected \d+ values, found \d+",
+        ),
     ],
 )
 def test_damaged_manifest(folder, change, message):

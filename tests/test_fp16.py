@@ -68,7 +68,7 @@ def test_true_fp16_keeps_50_db_at_the_worst_step(fp16, bundles, feeds, name):
 def test_the_gate_holds_on_both_engines(fp16):
     for engine in ("onnxruntime", "openvino"):
         execution = Execution(engine=engine, precision="f32" if engine == "openvino" else None)
-        gate = run_gate(fp16, BundleGraphs(fp16, execution), read_golden(fp16.folder))
+        gate = run_gate(fp16, BundleGraphs(fp16, execution), read_golden(fp16))
         assert gate.failures == []
 
 

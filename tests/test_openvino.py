@@ -63,7 +63,7 @@ def test_ir_files_are_the_graphs_of_the_manifest(ir):
 
 def test_fp16_stores_half_the_bytes_and_passes_its_limits(bundles, ir):
     half = bundles("public", ExportOptions(backend="openvino", precision="fp16"))
-    found = gate(half, read_golden(half.folder), precision="f32")
+    found = gate(half, read_golden(half), precision="f32")
     assert found.failures == []
     sizes = [b.manifest.files["stage_b/openvino_model.bin"].size for b in (half, ir)]
     assert 0.45 < sizes[0] / sizes[1] < 0.55
@@ -74,7 +74,7 @@ def test_fp16_stores_half_the_bytes_and_passes_its_limits(bundles, ir):
 def test_default_precision_keeps_35_db_in_every_graph_and_step_of_the_demo(bundles):
     """On learned weights; condition graphs stay f32 even where bf16 is asked for."""
     bundle = bundles("demo")
-    recording = read_golden(bundle.folder)
+    recording = read_golden(bundle)
     for asked in (None, "bf16"):
         found = gate(bundle, recording, engine="openvino", precision=asked)
         assert found.failures == []
@@ -103,7 +103,7 @@ def test_the_last_projection_and_the_residual_stream_stay_f32(bundles, name):
 
 
 def _shape_in(tensor, bundle, name):
-    recorded = read_golden(bundle.folder).tensors
+    recorded = read_golden(bundle).tensors
     rows = 2 if name == "stage_c" else 1
     key = f"{name}/start.latents" if tensor.name == "latents" else f"{name}_condition.{tensor.name}"
     if tensor.name == "timestep_embedding":

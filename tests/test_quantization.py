@@ -61,7 +61,7 @@ def made(bundles, tmp_path_factory):
 def test_int8_weights_keep_35_db_in_every_step_on_both_engines(made, engine):
     bundle = made("int8-weights")
     execution = Execution(engine=engine, precision="f32" if engine == "openvino" else None)
-    gate = run_gate(bundle, BundleGraphs(bundle, execution), read_golden(bundle.folder))
+    gate = run_gate(bundle, BundleGraphs(bundle, execution), read_golden(bundle))
     assert gate.failures == []
     assert min(check.sqnr_db for check in (*gate.graphs, *gate.steps)) >= 35
 

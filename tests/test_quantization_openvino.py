@@ -47,9 +47,7 @@ def made(ir, tmp_path_factory):
 
 
 def gate(bundle):
-    return run_gate(
-        bundle, BundleGraphs(bundle, Execution(precision="f32")), read_golden(bundle.folder)
-    )
+    return run_gate(bundle, BundleGraphs(bundle, Execution(precision="f32")), read_golden(bundle))
 
 
 def test_int8_weights_keep_35_db_in_every_step(made):

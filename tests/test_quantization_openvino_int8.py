@@ -81,7 +81,7 @@ def test_int8_computes_convolutions_in_int8_and_nothing_else(uniform, ir):
 
 
 def _shape_in(tensor, bundle, name):
-    recorded = read_golden(bundle.folder).tensors
+    recorded = read_golden(bundle).tensors
     rows = 2 if name == "stage_c" else 1
     if tensor.name == "timestep_embedding":
         return [rows, tensor.shape[1]]

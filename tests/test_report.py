@@ -16,7 +16,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from runtimes.bundle import Bundle, sha256
+from runtimes.bundle import Bundle, open_bundle, sha256
 from runtimes.manifest import GOLDEN_FILE
 from runtimes.typed_json import decode
 from validation.cli import main
@@ -150,7 +150,8 @@ def test_figures_are_those_of_the_single_bundle_command(written, capsys):
         for mine, theirs in zip(variant.graphs, gate["graphs"], strict=True):
             assert (mine.what, mine.passed) == (theirs["what"], theirs["passed"])
             assert mine.relative == pytest.approx(theirs["relative"], rel=0.2, abs=1e-7)
-        steps = read_golden(folder).steps("stage_c"), read_golden(folder).steps("stage_b")
+        golden = read_golden(open_bundle(folder))
+        steps = golden.steps("stage_c"), golden.steps("stage_b")
         assert len(variant.steps) == len(variant.trajectory) == sum(steps)
 
 

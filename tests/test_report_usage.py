@@ -31,7 +31,7 @@ def run(capsys, *words) -> tuple[int, str, str]:
 
 def test_prompts_that_look_like_options_are_timed_too(bundles):
     bundle = bundles("one_level")
-    golden = read_golden(bundle.folder)
+    golden = read_golden(bundle)
     recording = dataclasses.replace(golden, prompt="--seed=x", negative_prompt="-- <b>")
     (cost,) = measure_costs([bundle], recording, Execution(), 1)
     assert cost.seconds.median > 0

@@ -178,7 +178,7 @@ def _recording(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
                     else f"needs {missing[0]}: install [validation]"
                 )
             )
-        recording = read_golden(bundles[0].folder)
+        recording = read_golden(bundles[0])
         _check_before(bundles, recording.options)
         return recording
     if missing:

@@ -7,11 +7,11 @@ Names are '<graph>.<tensor>', '<denoiser>/start.latents' and, per step, '<denois
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle import Bundle
 from runtimes.errors import RunError
 from runtimes.manifest import GOLDEN_FILE
 from runtimes.options import Options
@@ -44,11 +44,12 @@ class Recording:
         return [values.astype(np.float32, copy=False) for values in found]
 
 
-def read_golden(folder: Path) -> Recording:
-    """A bundle's golden run. NumPy alone reads it, so that any host with Python can."""
-    path = folder / GOLDEN_FILE
-    if not path.is_file():
+def read_golden(bundle: Bundle) -> Recording:
+    """A bundle's golden run, verified. NumPy alone reads it, so that any host with Python can."""
+    if GOLDEN_FILE not in bundle.manifest.files:
+        folder = bundle.folder
         raise RunError(f"{folder} has no golden run ({GOLDEN_FILE}): export without --no-golden")
+    path = bundle.verified(GOLDEN_FILE)
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         body = file.read()

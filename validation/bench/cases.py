@@ -17,6 +17,7 @@ from exporter.inspection import GraphCost, inspect
 from exporter.weights import MetaWeights, WeightSource
 from runtimes.bundle import Bundle
 from runtimes.engine import GraphFile, Tensors
+from runtimes.graphs import graph_file
 from runtimes.manifest import Denoiser, Graph
 from runtimes.options import timesteps_for
 from runtimes.schedule import schedule, timestep_embedding
@@ -76,8 +77,7 @@ def bundle_cases(
     for plan in plan_graphs(checkpoint, "nchw", text=text):
         if plan.name not in wanted:
             continue
-        graph = bundle.manifest.graphs[plan.name]
-        file = GraphFile(bundle.path(graph.file), graph, bundle.digest(plan.name))
+        file = graph_file(bundle, plan.name)
         values = _recorded(bundle, plan, recording)
         with plan.weights() as weights:
             yield make_case(plan, weights, file, values, costs[plan.name], folder / plan.name)

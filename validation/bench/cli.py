@@ -231,7 +231,7 @@ def _measure_bundle(
 
     check_no_adapters(bundles[0])
     manifest = bundles[0].manifest
-    recording = read_golden(bundles[0].folder)
+    recording = read_golden(bundles[0])
     pair = reference_pair(manifest.model, args.reference, args.prior)
     checkpoint = open_checkpoint(*pair, manifest.model.variant or None)
     return bench_bundle(bundles, checkpoint, recording, settings, folder)

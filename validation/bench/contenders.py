@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from runtimes.bundle import Bundle
 from runtimes.engine import ENGINES, Execution, GraphFile, Tensors
 from runtimes.errors import RunError, UsageError
+from runtimes.graphs import graph_file
 from runtimes.manifest import Tensor
 from validation.bench import plain, pytorch
 from validation.bench.cases import Case
@@ -54,8 +55,7 @@ def graphs_of(bundle: Bundle) -> Source:
     def file(case: Case) -> GraphFile | None:
         if case.name not in bundle.manifest.graphs:
             return None
-        graph = bundle.graph(case.name)
-        return GraphFile(bundle.path(graph.file), graph, bundle.digest(case.name))
+        return graph_file(bundle, case.name)
 
     return Source(f"{bundle.folder.name}: ", bundle.manifest.backend, file)
 

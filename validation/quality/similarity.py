@@ -80,7 +80,7 @@ def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
     Metrics without a value, and the reason, when the bundle was exported without it.
     """
     try:
-        recording = read_golden(bundle.folder)
+        recording = read_golden(bundle)
     except RunError as error:
         names = [PSNR, SSIM, *map(_sqnr_name, LATENTS)]
         return [Metric(name, None, note=f"{error}, or give --against") for name in names]

@@ -177,12 +177,8 @@ def _bytes(bundle: Bundle) -> dict[str, int]:
     files = {n: file.size for n, file in bundle.manifest.files.items() if n != GOLDEN_FILE}
     found = {}
     for stage, names in STAGES.items():
-        folders = tuple(
-            f"{bundle.manifest.graphs[name].file.rpartition('/')[0]}/"
-            for name in names
-            if name in bundle.manifest.graphs
-        )
-        found[stage] = sum(size for name, size in files.items() if name.startswith(folders))
+        held = [name for name in names if name in bundle.manifest.graphs]
+        found[stage] = sum(files[key] for key in {key for n in held for key in bundle.files_of(n)})
     return found | {"other": sum(files.values()) - sum(found.values())}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtimes.atomic import check_new
 from runtimes.bundle import Bundle
 from runtimes.errors import UsageError
 from validation.report.collect import Comparison
@@ -12,9 +13,7 @@ from validation.report.page import page
 
 def check_folder(output: Path, bundles: Sequence[Bundle]) -> None:
     """UsageError when a report cannot go there: before any work."""
-    taken = output.is_symlink() or (output.exists() and not output.is_dir())
-    if taken or (output.is_dir() and any(output.iterdir())):
-        raise UsageError(f"--report {output} exists; give a folder that is new or empty")
+    check_new(output, "--report")
     for bundle in bundles:
         if output.resolve().is_relative_to(bundle.folder):
             raise UsageError(
