@@ -179,8 +179,8 @@ def _scheduler(folder: Path, *, needed: bool) -> tuple[SchedulerConfig, tuple[st
 
 def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
     """Every note once. Raises UsageError where no component has the variant asked for."""
-    found = list(checkpoint.notes)
-    found += [note for component in checkpoint.components for note in component.notes]
+    notes = list(checkpoint.notes)
+    notes += [note for component in checkpoint.components for note in component.notes]
     taken = {str(component.folder): component.variant for component in checkpoint.components}
     plain = [folder for folder, kind in taken.items() if not kind]
     if variant and variant not in taken.values():
@@ -189,12 +189,12 @@ def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
             "plain ones"
         )
     if variant and plain:
-        found.append(f"no {variant} weights, the plain ones are taken: {', '.join(plain)}")
+        notes.append(f"no {variant} weights, the plain ones are taken: {', '.join(plain)}")
     if not variant:
         for kind in sorted(set(taken.values()) - {""}):
             names = ", ".join(folder for folder, of in taken.items() if of == kind)
-            found.append(f"no plain weights, the {kind} ones are taken: {names}")
-    return tuple(dict.fromkeys(found))
+            notes.append(f"no plain weights, the {kind} ones are taken: {names}")
+    return tuple(dict.fromkeys(notes))
 
 
 def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:

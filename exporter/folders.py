@@ -65,10 +65,10 @@ def locate(folder: Path, role: Role, flag: str) -> tuple[Path, tuple[str, ...]]:
     """
     if (folder / MANIFEST_NAME).is_file():
         raise UsageError(_bundle(folder, flag))
-    found = roles(folder)
-    if role in found:
+    kinds = roles(folder)
+    if role in kinds:
         return folder, ()
-    if found:
+    if kinds:
         raise UsageError(_other_role(folder, role, flag))
     inside = subfolders(folder, role)
     if len(inside) == 1:

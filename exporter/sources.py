@@ -63,12 +63,16 @@ def find_pair(
     """
     _check_swapped(model, prior, flag)
     source = find_source(model, revisions[0], variant, flag, "decoder", weights=weights)
-    if prior is None and (source.folder / "prior_prior").is_dir():
+    if prior:
+        return source, find_source(
+            prior, revisions[1], variant, "--prior", "prior", weights=weights
+        )
+    if (source.folder / "prior_prior").is_dir():
         return source, source
     siblings = subfolders(source.folder.parent, "prior")
-    if prior is None and source.notes and siblings:  # both were in the folder that was given
+    if source.notes and siblings:  # both were in the folder that was given
         return source, find_source(model, revisions[0], variant, flag, "prior", weights=weights)
-    named = prior or source.front_matter.get("prior")
+    named = source.front_matter.get("prior")
     if not named:
         such = f", such as {siblings[0]}" if len(siblings) == 1 else ""
         raise UsageError(

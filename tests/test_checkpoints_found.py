@@ -128,11 +128,11 @@ def test_ignored_keys_are_named_once_with_their_file(pair):
     assert second == f"{where}: ignored, it changes nothing here: config key sample_size"
 
 
-@pytest.mark.parametrize("found", [make.with_projection, make.as_whole_clip])
-def test_text_encoders_of_other_classes(pair, found):
+@pytest.mark.parametrize("change", [make.with_projection, make.as_whole_clip])
+def test_text_encoders_of_other_classes(pair, change):
     """Hidden states equal those of transformers' CLIPTextModel, loaded from the same folder."""
     expected = CLIPTextModel.from_pretrained(pair[1] / "text_encoder")
-    found(pair)
+    change(pair)
     reference = CLIPTextModel.from_pretrained(pair[1] / "text_encoder")
     ids = torch.arange(77)[None]
     mask = torch.ones_like(ids)

@@ -55,15 +55,15 @@ prior = WuerstchenPriorPipeline.from_pretrained("wuerstchen-prior", torch_dtype=
 decoder = WuerstchenDecoderPipeline.from_pretrained("wuerstchen", torch_dtype=torch.float32)
 prompt = "a large red circle on the left"
 generator = torch.Generator().manual_seed(0)
-found = prior(
+embeddings = prior(
     prompt,
     height=128,
     width=128,
     timesteps=DEFAULT_STAGE_C_TIMESTEPS,
     guidance_scale=4.0,
     generator=generator,
-)
-decoder(found.image_embeddings, prompt, generator=generator).images[0].save("picture.png")
+).image_embeddings
+decoder(embeddings, prompt, generator=generator).images[0].save("picture.png")
 ```
 
 `WuerstchenCombinedPipeline` takes these folders' components unchanged, but builds its two inner
