@@ -119,8 +119,9 @@ def _build(
     )
     start, end = ((special[key], vocab[special[key]]) for key in ("bos_token", "eos_token"))
     # Hosts that add special tokens get the frame; ours frames by itself, after truncation.
+    # By position: tokenizers 0.23.3 renamed `cls` to `cls_token`.
     tokenizer.post_processor = processors.RobertaProcessing(
-        sep=end, cls=start, add_prefix_space=False, trim_offsets=False
+        end, start, add_prefix_space=False, trim_offsets=False
     )
     tokens = dict.fromkeys(special.values())
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in tokens])
