@@ -6,12 +6,12 @@ from exporter.backends import BACKENDS, Target
 from exporter.bundle_manifest import license_of
 from exporter.components import Checkpoint
 from exporter.fixed_sizes import close, named_sizes
-from exporter.graphs import GraphPlan, plan_graphs
+from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
+from exporter.lora_names import TEXT
 from exporter.options import Settings
 from exporter.sampling import sampling
-from exporter.shapes import stage_c_shapes
 from exporter.tokenizer import check_tokenizer, same_tokenizer
 from runtimes.bundle import sha256
 from runtimes.errors import UsageError
@@ -89,7 +89,7 @@ def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
         (checkpoint.decoder_tokenizer, checkpoint.decoder_text_encoder),
     ):
         check_tokenizer(folder, text.config.max_position_embeddings)
-    shapes = stage_c_shapes(checkpoint.stage_c.config)
+    shapes = lora_shapes(checkpoint)
     loras = tuple(open_lora(lora, shapes) for lora in given.loras)
     plans = _plans(checkpoint, settings, loras)
     for plan in plans:
@@ -103,7 +103,9 @@ def _plans(checkpoint: Checkpoint, settings: Settings, loras: tuple[Lora, ...]) 
     given = settings.given
     layout = BACKENDS[settings.backend].layout
     plans = plan_graphs(checkpoint, layout, text=given.text, loras=loras)
-    if given.text and _shared_text(checkpoint):
+    # As in diffusers, where each pipeline has a text encoder of its own, an adapter changes one.
+    adapted = any(TEXT in lora.parts for lora in loras)
+    if given.text and not adapted and _shared_text(checkpoint):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
     if not {plan.name for plan in plans} & set(given.modules):
         raise UsageError(
