@@ -55,8 +55,8 @@ def add_arguments(found: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH[:SCALE]",
-        help="LoRA adapter to fuse into the prior: a safetensors file or its folder, and its "
-        "weight (default: 1); may be given several times",
+        help="LoRA adapter to fuse into the prior and its text encoder: a safetensors file or its "
+        "folder, and its weight (default: 1); may be given several times",
     )
     found.add_argument(
         "--embedding",

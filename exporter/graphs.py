@@ -11,7 +11,8 @@ from exporter.components import Checkpoint, Component
 from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
 from exporter.embeddings import Rows, WithRows, table_rows
 from exporter.harmless import UNUSED_TEXT_WEIGHTS
-from exporter.lora import Fused, Lora
+from exporter.lora import Fused, Lora, LoraPart
+from exporter.lora_names import PRIOR, TEXT
 from exporter.modules.layout import Layout
 from exporter.shapes import (
     Shapes,
@@ -51,7 +52,7 @@ class GraphPlan:
     shapes: Shapes
     defer: Callable[[WeightSource], Deferred]
     build: Callable[[WeightSource], nn.Module]
-    loras: tuple[Lora, ...] = ()
+    loras: tuple[LoraPart, ...] = ()
     rows: tuple[Rows, ...] = ()
 
     @contextmanager
@@ -86,18 +87,29 @@ def plan_graphs(
 ) -> list[GraphPlan]:
     """All graphs, in running order; `text=False` leaves Stage B text-free (rewrite 6).
 
-    `loras` are fused into Stage C's weights.
+    `loras` are fused into Stage C's weights and its text encoder's; Stage B's text encoder stays.
     """
+    prior, encoder = (
+        tuple(lora.parts[part] for lora in loras if part in lora.parts) for part in (PRIOR, TEXT)
+    )
     decoder_text = [_text("decoder_text_encoder", checkpoint.decoder_text_encoder)] if text else []
     return [
-        _text("text_encoder", checkpoint.text_encoder),
-        replace(_stage_c_condition(checkpoint), loras=loras),
-        replace(_stage_c(checkpoint, layout), loras=loras),
+        replace(_text("text_encoder", checkpoint.text_encoder), loras=encoder),
+        replace(_stage_c_condition(checkpoint), loras=prior),
+        replace(_stage_c(checkpoint, layout), loras=prior),
         *decoder_text,
         _stage_b_condition(checkpoint, text),
         _stage_b(checkpoint, layout, text),
         _stage_a(checkpoint, layout),
     ]
+
+
+def lora_shapes(checkpoint: Checkpoint) -> dict[str, Shapes]:
+    """The weights that an adapter may change, by the part of the prior's pipeline."""
+    return {
+        PRIOR: stage_c_shapes(checkpoint.stage_c.config),
+        TEXT: text_shapes(checkpoint.text_encoder.config),
+    }
 
 
 def stage_a_shapes(config: StageAConfig) -> Shapes:

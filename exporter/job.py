@@ -11,14 +11,14 @@ from exporter.configs import TextConfig
 from exporter.embeddings import Embedding, Rows, extended, open_embedding
 from exporter.fixed_sizes import close, named_sizes
 from exporter.golden import SHORT_STEPS
-from exporter.graphs import GraphPlan, plan_graphs
+from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
 from exporter.harmless import note_weights
 from exporter.inspection import graph_parameters
 from exporter.lora import Lora, open_lora
+from exporter.lora_names import TEXT
 from exporter.openvino_tokenizer import check_openvino_tokens
 from exporter.options import ExportOptions, Settings
 from exporter.sampling import sampling
-from exporter.shapes import stage_c_shapes
 from exporter.tokenizer import check_tokenizer
 from exporter.weights import weight_names
 from runtimes.bundle import sha256
@@ -108,7 +108,7 @@ def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
     if given.openvino_tokenizer:
         for vocabulary in vocabularies.values():
             check_openvino_tokens(state(build(vocabulary)), vocabulary.folder)
-    shapes = stage_c_shapes(checkpoint.stage_c.config)
+    shapes = lora_shapes(checkpoint)
     loras = tuple(open_lora(lora, shapes) for lora in given.loras)
     plans = _plans(checkpoint, settings, loras, vocabularies)
     plans = [plan.with_rows(rows[plan.name]) if rows.get(plan.name) else plan for plan in plans]
@@ -178,7 +178,9 @@ def _plans(
     given = settings.given
     layout = BACKENDS[settings.backend].layout
     plans = plan_graphs(checkpoint, layout, text=given.text, loras=loras)
-    if given.text and _shared_text(checkpoint, vocabularies):
+    # As in diffusers, where each pipeline has a text encoder of its own, an adapter changes one.
+    adapted = any(TEXT in lora.parts for lora in loras)
+    if given.text and not adapted and _shared_text(checkpoint, vocabularies):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
     if not {plan.name for plan in plans} & set(given.modules):
         raise UsageError(

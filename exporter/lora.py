@@ -1,12 +1,10 @@
-"""LoRA adapters for the prior: read, matched to its weights, fused before every rewrite.
+"""LoRA adapters for the prior and its text encoder: read, matched, fused before every rewrite.
 
-Files as diffusers and PEFT write them: `lora_A`/`lora_B`, `lora.down`/`lora.up` and diffusers'
-older attention processors, with or without the prefixes `unet.`, `prior.` and `base_model.model.`.
+Files as diffusers, PEFT, kohya's sd-scripts and OneTrainer write them: `exporter.lora_names`.
 """
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,18 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exporter.lora_config import read_config
+from exporter.lora_config import LoraConfig, read_config
+from exporter.lora_names import CALLED, Target, other_method, spellings, split_name
 from exporter.shapes import Shapes
 from exporter.weights import WeightSource
 from runtimes.bundle import sha256
 from runtimes.errors import UsageError
 from runtimes.manifest import Adapter
 
-_PREFIXES = ("base_model.model.", "unet.", "prior.")
-_PART = re.compile(
-    r"(?P<module>.+?)[._]lora(?:_linear_layer)?[._](?P<part>A|B|down|up)(?:\.\w+)?\.weight"
-)
-_ALPHA = re.compile(r"(?P<module>.+?)(?:[._]lora)?\.alpha")
-_ROLES = {"A": "down", "B": "up", "down": "down", "up": "up"}
 _FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+Roles = dict[str, str]  # a weight's tensors in the file by role: 'down', 'up' and perhaps 'alpha'
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Lora:
-    """An adapter whose every tensor belongs to a weight; `layers` by the weight's name."""
+class LoraPart:
+    """What an adapter adds to one component; `layers` by the weight's name."""
 
     file: Path
     layers: dict[str, Layer]
-    adapter: Adapter
 
     def delta(self, name: str) -> Tensor | None:
         """What is added to a weight, (c_out, the rest flattened) in fp64; None for nothing."""
@@ -66,14 +59,22 @@ class Lora:
             down, up = (
                 handle.get_tensor(key).double().flatten(1) for key in (layer.down, layer.up)
             )
-        found: Tensor = layer.factor * (up @ down)
-        return found
+        product: Tensor = layer.factor * (up @ down)
+        return product
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter whose every tensor belongs to a weight; `parts` by `lora_names`' PRIOR, TEXT."""
+
+    parts: dict[str, LoraPart]
+    adapter: Adapter
 
 
 class Fused:
     """Weights with adapters added, in fp64 and rounded once."""
 
-    def __init__(self, weights: WeightSource, loras: Sequence[Lora]) -> None:
+    def __init__(self, weights: WeightSource, loras: Sequence[LoraPart]) -> None:
         self._weights, self._loras = weights, loras
 
     def __getitem__(self, name: str) -> Tensor:
@@ -81,10 +82,10 @@ class Fused:
         deltas = [delta for lora in self._loras if (delta := lora.delta(name)) is not None]
         if not deltas:
             return weight
-        found = weight.double()
+        fused = weight.double()
         for delta in deltas:
-            found += delta.view(weight.shape)
-        return found.float()
+            fused += delta.view(weight.shape)
+        return fused.float()
 
 
 def parse_lora(text: str) -> LoraFile:
@@ -101,87 +102,121 @@ def parse_lora(text: str) -> LoraFile:
     return LoraFile(_safetensors(Path(head), text), scale)
 
 
-def open_lora(given: LoraFile, shapes: Shapes) -> Lora:
-    """Match an adapter's tensors to the prior's weights; nothing of it is left out.
+def open_lora(asked: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
+    """Match an adapter's tensors to the weights of each part; nothing of it is left out.
 
-    Raises UsageError naming the tensor that fits no weight, by name, rank or shape.
+    Raises UsageError naming the tensor that fits no weight, by name, rank or shape, or that
+    belongs to another method than plain LoRA.
     """
-    file = given.path
+    file = asked.path
     with _open(file) as handle:
-        keys, config = list(handle.keys()), read_config(file, handle.metadata() or {}, _PREFIXES)
-        parts, alphas = _parts(file, keys, shapes)
-        layers, ranks = {}, set()
-        for module, found in parts.items():
-            _check_shapes(file, handle, module, found, shapes[f"{module}.weight"])
-            rank = handle.get_slice(found["down"]).get_shape()[0]
-            alpha = _scalar(file, handle, alphas[module]) if module in alphas else None
-            factor = given.scale * config.factor(file, module, rank, alpha)
-            layers[f"{module}.weight"] = Layer(found["down"], found["up"], factor)
-            ranks.add(rank)
-        if len(ranks) > 1 and not alphas and config.lora_alpha is None:
-            raise UsageError(
-                f"--lora {file} has ranks {', '.join(map(str, sorted(ranks)))} and no alpha: how "
-                "strong each is cannot be known; save it with its configuration"
-            )
+        tensors = _match(file, list(handle.keys()), spellings(shapes))
+        parts = {}
+        for part in shapes:
+            modules = {target.module: r for target, r in tensors.items() if target.part == part}
+            if modules:
+                config = read_config(file, handle.metadata() or {}, part)
+                layers = _layers(file, handle, part, modules, shapes[part], config)
+                parts[part] = LoraPart(file, _scaled(layers, asked.scale))
     name = file.resolve().parent.name if file.name in _FILES else file.name
-    return Lora(file, layers, Adapter(name, sha256(file), given.scale))
+    return Lora(parts, Adapter(name, sha256(file), asked.scale))
 
 
-def _parts(
-    file: Path, keys: list[str], shapes: Shapes
-) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Each module's tensors by role ('down', 'up'), and the modules' alphas."""
-    parts: dict[str, dict[str, str]] = {}
+def _match(
+    file: Path, keys: Iterable[str], table: Mapping[str, set[Target]]
+) -> dict[Target, Roles]:
+    """Each adapted weight's tensors, every name looked up in `table`."""
+    tensors: dict[Target, Roles] = {}
     strangers = []
     for key in keys:
-        module, role = _parse(key)
-        if f"{module}.weight" not in shapes:
+        if method := other_method(key):
+            raise UsageError(
+                f"--lora {file}: '{key}' belongs to {method}, which cannot be fused; plain LoRA can"
+            )
+        spelling, role = split_name(key)
+        targets = table.get(spelling, set())
+        if len(targets) > 1:
+            names = " or ".join(sorted(target.module for target in targets))
+            raise UsageError(f"--lora {file}: '{key}' may be for {names}; rename it with dots")
+        if not targets:
             strangers.append(key)
-        else:
-            own = parts.setdefault(module, {})
-            if role in own:
-                raise UsageError(f"--lora {file}: '{own[role]}' and '{key}' are for one weight")
-            own[role] = key
-    alphas = {module: own.pop("alpha") for module, own in parts.items() if "alpha" in own}
-    if not parts:
-        raise UsageError(f"--lora {file} has nothing for the prior; it has {', '.join(keys[:2])}")
+            continue
+        roles = tensors.setdefault(next(iter(targets)), {})
+        if role in roles:
+            raise UsageError(f"--lora {file}: '{roles[role]}' and '{key}' are for one weight")
+        roles[role] = key
+    if not tensors:
+        raise UsageError(
+            f"--lora {file} has nothing for the prior or its text encoder; it has "
+            f"{', '.join(strangers[:2]) or 'no tensors'}"
+        )
     if strangers:
-        raise UsageError(f"--lora {file}: '{strangers[0]}' fits no weight of the prior")
-    for module in [module for module in alphas if not parts[module]]:
-        raise UsageError(f"--lora {file}: '{alphas[module]}' is for a weight it does not adapt")
-    for module, found in parts.items():
-        for role in {"down", "up"} - found.keys():
-            raise UsageError(f"--lora {file}: '{module}' has no {role} projection")
-    return parts, alphas
+        raise UsageError(
+            f"--lora {file}: '{strangers[0]}' fits no weight of the prior or its text encoder"
+        )
+    _check_pairs(file, tensors)
+    return tensors
 
 
-def _parse(key: str) -> tuple[str, str]:
-    """A key's module by its name in the prior, and its role; ('', '') for another kind of key."""
-    name = key.replace(".processor.", ".")
-    while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
-        name = name.removeprefix(prefix)
-    match = _PART.fullmatch(name) or _ALPHA.fullmatch(name)
-    if match is None:
-        return "", ""
-    module = match["module"]
-    module += ".0" if module.endswith(".to_out") else ""  # attention processors leave it out
-    return module, _ROLES[match["part"]] if match.re is _PART else "alpha"
+def _check_pairs(file: Path, tensors: Mapping[Target, Roles]) -> None:
+    for target, roles in tensors.items():
+        if roles.keys() == {"alpha"}:
+            raise UsageError(f"--lora {file}: '{roles['alpha']}' is for a weight it does not adapt")
+        for role in {"down", "up"} - roles.keys():
+            raise UsageError(f"--lora {file}: '{target.module}' has no {role} projection")
+
+
+def _layers(
+    file: Path,
+    handle: Any,
+    part: str,
+    modules: Mapping[str, Roles],
+    shapes: Shapes,
+    config: LoraConfig,
+) -> dict[str, Layer]:
+    """Each adapted weight's tensors and alpha / rank, before the adapter's own weight."""
+    layers, ranks, silent = {}, set(), []
+    for module, roles in modules.items():
+        name = f"{module}.weight"
+        _check_shapes(file, handle, CALLED[part], module, roles, shapes[name])
+        rank = handle.get_slice(roles["down"]).get_shape()[0]
+        alpha = _scalar(file, handle, roles["alpha"]) if "alpha" in roles else None
+        layers[name] = Layer(roles["down"], roles["up"], config.factor(file, module, rank, alpha))
+        ranks.add(rank)
+        # kohya's loader takes a missing alpha for the rank, diffusers' for that of most layers.
+        if alpha is None and config.lora_alpha is None and not roles["down"].startswith("lora_"):
+            silent.append(module)
+    if len(silent) == len(layers) and len(ranks) > 1:
+        raise UsageError(
+            f"--lora {file} has ranks {', '.join(map(str, sorted(ranks)))} and no alpha: how "
+            "strong each is cannot be known; save it with its configuration"
+        )
+    if 0 < len(silent) < len(layers):
+        raise UsageError(
+            f"--lora {file}: '{silent[0]}' has no alpha and others have: how strong it is cannot "
+            "be known; save it with its configuration"
+        )
+    return layers
+
+
+def _scaled(layers: Mapping[str, Layer], scale: float) -> dict[str, Layer]:
+    return {k: Layer(v.down, v.up, scale * v.factor) for k, v in layers.items()}
 
 
 def _check_shapes(
-    file: Path, handle: Any, module: str, found: dict[str, str], shape: tuple[int, ...]
+    file: Path, handle: Any, whose: str, module: str, roles: Roles, shape: tuple[int, ...]
 ) -> None:
-    slices = {role: handle.get_slice(key) for role, key in found.items()}
-    (down, up) = (tuple(slices[role].get_shape()) for role in ("down", "up"))
+    slices = {role: handle.get_slice(roles[role]) for role in ("down", "up")}
     for role, piece in slices.items():
         if piece.get_dtype() not in _FLOATS or len(piece.get_shape()) < 2:
-            raise UsageError(f"--lora {file}: '{found[role]}' is no matrix of floating point")
+            raise UsageError(f"--lora {file}: '{roles[role]}' is no matrix of floating point")
+    (down, up) = (tuple(piece.get_shape()) for piece in slices.values())
     if down[0] != math.prod(up[1:]) or down[0] < 1:
         raise UsageError(f"--lora {file}: '{module}' has ranks {down[0]} and {math.prod(up[1:])}")
     if (up[0], math.prod(down[1:])) != (shape[0], math.prod(shape[1:])):
         raise UsageError(
             f"--lora {file}: '{module}' is for a weight of {up[0]} x {math.prod(down[1:])}, "
-            f"the prior's has shape {shape}"
+            f"{whose}'s has shape {shape}"
         )
 
 

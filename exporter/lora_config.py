@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exporter.lora_names import DOTTED
 from runtimes.errors import UsageError
 
 _BESIDE = "adapter_config.json"  # PEFT's, next to its adapter_model.safetensors
@@ -61,8 +62,8 @@ class LoraConfig:
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
-def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]) -> LoraConfig:
-    """The configuration in a file's header or beside it, an empty one where there is neither.
+def read_config(file: Path, header: Mapping[str, str], part: str) -> LoraConfig:
+    """One part's configuration in a file's header or beside it, an empty one without either.
 
     Raises UsageError for one that cannot be read, or that asks for what is no plain LoRA.
     """
@@ -81,8 +82,7 @@ def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]
         raise UsageError(f"--lora {where} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"--lora {where} holds no JSON object")
-    # A pipeline's header says 'unet.r' where a model's says 'r'.
-    value = {re.sub(f"^({'|'.join(map(re.escape, prefixes))})", "", k): v for k, v in value.items()}
+    value = _of_part(value, part)
     for key, harmless in _REFUSED.items():
         if value.get(key) not in harmless:
             raise UsageError(f"--lora {where}: {key} {value[key]!r} cannot be fused")
@@ -95,6 +95,17 @@ def read_config(file: Path, header: Mapping[str, str], prefixes: tuple[str, ...]
     )
     _check(found, where)
     return found
+
+
+def _of_part(value: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """A pipeline's header says 'unet.r' and 'text_encoder.r' where a model's says 'r'."""
+    prefixes = {prefix: owner for owner, names in DOTTED.items() for prefix in names}
+    mine = {}
+    for key, setting in value.items():
+        prefix = next((p for p in prefixes if key.startswith(p)), "")
+        if prefixes.get(prefix, part) == part:
+            mine[key.removeprefix(prefix)] = setting
+    return mine
 
 
 def _text(file: Path) -> str:

@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from exporter.cli import main
 from exporter.components import open_checkpoint
-from exporter.graphs import plan_graphs
+from exporter.graphs import lora_shapes, plan_graphs
 from exporter.lora import LoraFile, open_lora, parse_lora
-from exporter.shapes import stage_c_shapes
 from exporter.sources import find_pair
 from runtimes.bundle import open_bundle
 from runtimes.errors import UsageError
@@ -40,8 +39,7 @@ def adapted(seed=7, **config):
 def epsilon_of(folders, *loras) -> torch.Tensor:
     """What the exporter's two graphs of Stage C make of fixed inputs, adapters fused."""
     checkpoint = open_checkpoint(*find_pair(*map(str, folders(NAME))), None)
-    shapes = stage_c_shapes(checkpoint.stage_c.config)
-    opened = tuple(open_lora(lora, shapes) for lora in loras)
+    opened = tuple(open_lora(lora, lora_shapes(checkpoint)) for lora in loras)
     plans = {p.name: p for p in plan_graphs(checkpoint, "nchw", text=True, loras=opened)}
     x, t, text = inputs()
     with plans["stage_c_condition"].module() as condition, plans["stage_c"].module() as stage_c:
@@ -152,7 +150,7 @@ def test_alphas_in_the_file_count(folders, saved, tmp_path):
 def test_weights_are_rounded_once(folders, saved):
     _, state, file = saved
     checkpoint = open_checkpoint(*find_pair(*map(str, folders(NAME))), None)
-    lora = open_lora(LoraFile(file, 0.3), stage_c_shapes(checkpoint.stage_c.config))
+    lora = open_lora(LoraFile(file, 0.3), lora_shapes(checkpoint))
     plan = next(
         p
         for p in plan_graphs(checkpoint, "nchw", text=True, loras=(lora,))
@@ -219,8 +217,8 @@ FIRST = "unet.blocks.2.attention.to_q.lora_"
     ("change", "message"),
     [
         ({"unet.blocks.99.attention.to_q.lora_A.weight": (4, 40)}, "fits no weight of the prior"),
-        ({"text_encoder.layers.0.q_proj.lora_A.weight": (4, 32)}, "'text_encoder.layers.0"),
-        ({"unet.blocks.2.attention.to_q.lora_magnitude_vector": (40,)}, "fits no weight"),
+        ({"text_encoder_2.layers.0.q_proj.lora_A.weight": (4, 32)}, "'text_encoder_2.layers.0"),
+        ({"unet.blocks.2.attention.to_q.lora_magnitude_vector": (40,)}, "belongs to DoRA"),
         ({f"{FIRST}A.weight": (3, 40)}, "has ranks 3 and 4"),
         ({f"{FIRST}B.weight": (41, 4)}, "is for a weight of 41 x 40, the prior's has shape"),
         ({f"{FIRST}A.weight": None}, "has no down projection"),
@@ -238,9 +236,9 @@ def test_tensors_that_do_not_fit(capsys, folders, saved, tmp_path, change, messa
 
 
 def test_an_adapter_for_something_else(capsys, folders, tmp_path):
-    other = {"text_encoder.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 32)}
+    other = {"text_encoder_2.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 32)}
     save_file(other, tmp_path / WEIGHTS)
-    refused(capsys, folders, tmp_path, tmp_path, "has nothing for the prior", "text_encoder.")
+    refused(capsys, folders, tmp_path, tmp_path, "has nothing for the prior", "text_encoder_2.")
 
 
 @pytest.mark.parametrize(
