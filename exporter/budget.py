@@ -5,13 +5,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.cost import graph_parameters, one_picture, peak_bytes
+from exporter.formats.tokenizer import plain_files
 from exporter.graphs import GraphPlan
-from exporter.inspection import graph_parameters, one_picture, peak_bytes
 from exporter.job import Job
-from exporter.tokenizer import plain_files
-from runtimes.atomic import check_space
+from runtimes.bundle.write import check_space
 from runtimes.errors import UsageError
-from runtimes.free_memory import available_memory, in_bytes, process_memory
+from runtimes.memory import available_memory, in_bytes, process_memory
 
 MB = 1_000_000
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from exporter.golden import SHORT_STEPS, GoldenSteps
 from runtimes.arguments import Parser, add_size_options, integer, settle_size, size
-from runtimes.command import command, guarded, installed
+from runtimes.bundle.manifest import GRAPHS
+from runtimes.console import command, guarded, installed
 from runtimes.errors import UsageError
-from runtimes.manifest import GRAPHS
 
 if TYPE_CHECKING:
-    from exporter.sources import Source
+    from exporter.checkpoint.find import Source
 
 DEFAULT_OUTPUT = "wuerstchen-bundle"
 _INTERRUPTED = "no bundle was written; --resume goes on from the graphs that are finished"
@@ -213,11 +213,11 @@ def _export(args: argparse.Namespace) -> None:
     settle_size(args)
     _require_export_packages()
     _require_backend_packages(args.backend)
-    from exporter.embeddings import parse_embedding
+    from exporter.checkpoint.embeddings import parse_embedding
+    from exporter.checkpoint.lora import parse_lora
     from exporter.export import export
-    from exporter.lora import parse_lora
     from exporter.options import ExportOptions, resolve
-    from runtimes.atomic import check_output
+    from runtimes.bundle.write import check_output
     from runtimes.progress import Progress
 
     options = ExportOptions(
@@ -257,8 +257,8 @@ def _export(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     settle_size(args)
     _require_export_packages()
-    from exporter.components import open_checkpoint
-    from exporter.inspection import inspect
+    from exporter.checkpoint.open import open_checkpoint
+    from exporter.cost import inspect
 
     checkpoint = open_checkpoint(*_sources(args, weights=False), args.variant, weights=False)
     for note in () if args.quiet else checkpoint.notes:
@@ -290,7 +290,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _sources(args: argparse.Namespace, *, weights: bool = True) -> "tuple[Source, Source]":
     """The two checkpoint folders of the command line; the demo's without --model."""
-    from exporter.sources import demo_pair, find_pair
+    from exporter.checkpoint.find import demo_pair, find_pair
 
     for name in ("height", "width"):
         value = getattr(args, name)
@@ -311,7 +311,7 @@ def _require_export_packages() -> None:
 
 
 def _require_backend_packages(backend: str) -> None:
-    from exporter.backends import BACKENDS
+    from exporter.formats.table import BACKENDS
 
     _require(BACKENDS[backend].packages, BACKENDS[backend].extra)
 

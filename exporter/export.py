@@ -6,30 +6,29 @@ from pathlib import Path
 
 from torch import Tensor
 
-from exporter.activations import activations
-from exporter.backends import BACKENDS
 from exporter.budget import check_budget, estimate
-from exporter.bundle_manifest import new_manifest, package_metadata
-from exporter.components import open_checkpoint
-from exporter.configs import TextConfig
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.find import Source
+from exporter.checkpoint.open import open_checkpoint
+from exporter.checkpoint.weights import Deferred, Recipe
+from exporter.cost import activations
+from exporter.formats.openvino_tokenizer import write_openvino_tokenizer
+from exporter.formats.table import BACKENDS
+from exporter.formats.text_config import write_text_config
+from exporter.formats.tokenizer import write_tokenizer
 from exporter.golden import record_golden
 from exporter.graphs import GraphPlan
 from exporter.job import BYTES, Job, checked
-from exporter.openvino_tokenizer import write_openvino_tokenizer
+from exporter.manifest import new_manifest, package_metadata
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
+from exporter.partial import Unfinished
 from exporter.resume import Kept, finished
-from exporter.sources import Source
-from exporter.text_config import write_text_config
-from exporter.tokenizer import write_tokenizer
-from exporter.unfinished import Unfinished
-from exporter.weights import Deferred, Recipe
-from runtimes.atomic import atomic_folder, check_output, seal
-from runtimes.bundle import open_bundle
-from runtimes.bundle_readme import bundle_readme
-from runtimes.free_memory import in_bytes
-from runtimes.manifest import Graph, Manifest, Tokenizer
-from runtimes.memory import give_back
+from runtimes.bundle.manifest import Graph, Manifest, Tokenizer
+from runtimes.bundle.read import open_bundle
+from runtimes.bundle.readme import bundle_readme
+from runtimes.bundle.write import atomic_folder, check_output, seal
+from runtimes.memory import give_back, in_bytes
 from runtimes.progress import Progress
 from runtimes.tokenizer import PromptTokenizer
 

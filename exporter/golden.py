@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from runtimes.bundle_readme import PROMPT
-from runtimes.engine import Tensors
-from runtimes.manifest import GOLDEN_FILE, Golden, Manifest
-from runtimes.options import Options
+from runtimes.bundle.manifest import GOLDEN_FILE, Golden, Manifest
+from runtimes.bundle.readme import PROMPT
+from runtimes.engines.base import Tensors
 from runtimes.pipeline import OnStep, Pipeline
+from runtimes.plan import Options
 from runtimes.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:

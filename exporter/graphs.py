@@ -6,15 +6,13 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from exporter import loading
-from exporter.components import Checkpoint, Component
-from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
-from exporter.embeddings import Rows, WithRows, table_rows
-from exporter.harmless import UNUSED_TEXT_WEIGHTS
-from exporter.lora import Fused, Lora, LoraPart
-from exporter.lora_names import PRIOR, TEXT
-from exporter.modules.layout import Layout
-from exporter.shapes import (
+from exporter.checkpoint.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.checkpoint.embeddings import Rows, WithRows, table_rows
+from exporter.checkpoint.harmless import UNUSED_TEXT_WEIGHTS
+from exporter.checkpoint.lora import Fused, Lora, LoraPart
+from exporter.checkpoint.lora_names import PRIOR, TEXT
+from exporter.checkpoint.open import Checkpoint, Component
+from exporter.checkpoint.shapes import (
     Shapes,
     stage_a_decoder_shapes,
     stage_a_encoder_shapes,
@@ -22,8 +20,10 @@ from exporter.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from exporter.weights import Deferred, MetaWeights, Weights, WeightSource
-from runtimes.manifest import Tensor
+from exporter.checkpoint.weights import Deferred, MetaWeights, Weights, WeightSource
+from exporter.modules import rewrites
+from exporter.modules.layout import Layout
+from runtimes.bundle.manifest import Tensor
 
 Shape = tuple[int | str, ...]
 AnyComponent = (
@@ -142,7 +142,7 @@ def _text(name: str, component: Component[TextConfig]) -> GraphPlan:
         1,
         component,
         text_shapes(config),
-        lambda weights: loading.load_text_encoder(config, weights),
+        lambda weights: rewrites.load_text_encoder(config, weights),
     )
 
 
@@ -156,7 +156,7 @@ def _stage_c_condition(checkpoint: Checkpoint) -> GraphPlan:
         1,
         component,
         stage_c_shapes(config),
-        lambda weights: loading.load_stage_c_condition(config, weights),
+        lambda weights: rewrites.load_stage_c_condition(config, weights),
     )
 
 
@@ -175,7 +175,7 @@ def _stage_c(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
         1,
         component,
         stage_c_shapes(config),
-        lambda weights: loading.load_stage_c(config, weights, layout),
+        lambda weights: rewrites.load_stage_c(config, weights, layout),
     )
 
 
@@ -212,7 +212,7 @@ def _stage_b_condition(checkpoint: Checkpoint, text: bool) -> GraphPlan:
         config.multiple,
         component,
         stage_b_shapes(config),
-        lambda weights: loading.load_stage_b_condition(config, weights, text),
+        lambda weights: rewrites.load_stage_b_condition(config, weights, text),
     )
 
 
@@ -232,7 +232,7 @@ def _stage_b(checkpoint: Checkpoint, layout: Layout, text: bool) -> GraphPlan:
         config.multiple,
         component,
         stage_b_shapes(config),
-        lambda weights: loading.load_stage_b(config, weights, layout, zero_tokens),
+        lambda weights: rewrites.load_stage_b(config, weights, layout, zero_tokens),
     )
 
 
@@ -247,7 +247,7 @@ def _stage_a(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
         1,
         component,
         stage_a_shapes(config),
-        lambda weights: loading.load_stage_a(config, weights, layout),
+        lambda weights: rewrites.load_stage_a(config, weights, layout),
     )
 
 

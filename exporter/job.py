@@ -3,27 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.backends import BACKENDS, Target
-from exporter.bundle_manifest import license_of
-from exporter.clip_bpe import Vocabulary, build, state
-from exporter.components import Checkpoint, Component
-from exporter.configs import TextConfig
-from exporter.embeddings import Embedding, Rows, extended, open_embedding
-from exporter.fixed_sizes import close, named_sizes
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.embeddings import Embedding, Rows, extended, open_embedding
+from exporter.checkpoint.harmless import note_weights
+from exporter.checkpoint.lora import Lora, open_lora
+from exporter.checkpoint.lora_names import TEXT
+from exporter.checkpoint.open import Checkpoint, Component
+from exporter.checkpoint.weights import weight_names
+from exporter.cost import graph_parameters
+from exporter.dimensions import close, named_sizes
+from exporter.formats.clip_bpe import Vocabulary, build, state
+from exporter.formats.openvino_tokenizer import check_openvino_tokens
+from exporter.formats.table import BACKENDS, Target
+from exporter.formats.tokenizer import check_tokenizer
 from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
-from exporter.harmless import note_weights
-from exporter.inspection import graph_parameters
-from exporter.lora import Lora, open_lora
-from exporter.lora_names import TEXT
-from exporter.openvino_tokenizer import check_openvino_tokens
+from exporter.manifest import license_of
 from exporter.options import ExportOptions, Settings
 from exporter.sampling import sampling
-from exporter.tokenizer import check_tokenizer
-from exporter.weights import weight_names
-from runtimes.bundle import sha256
+from runtimes.bundle.manifest import CONDITION_GRAPHS, Sampling
+from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
-from runtimes.manifest import CONDITION_GRAPHS, Sampling
 from runtimes.sizes import Sizes, sizes
 
 BYTES = {"fp32": 4, "fp16": 2}

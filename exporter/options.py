@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from exporter.backends import BACKENDS
-from exporter.embeddings import EmbeddingFile
+from exporter.checkpoint.embeddings import EmbeddingFile
+from exporter.checkpoint.lora import LoraFile
+from exporter.formats.openvino_tokenizer import check_openvino_tokenizers
+from exporter.formats.table import BACKENDS
 from exporter.golden import GoldenSteps
-from exporter.lora import LoraFile
-from exporter.openvino_tokenizer import check_openvino_tokenizers
+from runtimes.bundle.manifest import GRAPHS
 from runtimes.errors import UsageError
-from runtimes.manifest import GRAPHS
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _deployment_target(options: ExportOptions) -> str:
             if value:
                 raise UsageError(f"{name} is for --backend coreml")
         return ""
-    from exporter.coreml_graph import DEFAULT_TARGET, FUNCTIONS_TARGETS, check_target
+    from exporter.formats.coreml import DEFAULT_TARGET, FUNCTIONS_TARGETS, check_target
 
     default = FUNCTIONS_TARGETS[0] if options.sizes else DEFAULT_TARGET
     target = options.deployment_target or default

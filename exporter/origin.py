@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exporter.backends import BACKENDS
-from exporter.bundle_manifest import license_of, tools
-from exporter.configs import TextConfig
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.vocabulary import FILES
+from exporter.formats.table import BACKENDS
 from exporter.graphs import GraphPlan
 from exporter.job import Job
-from exporter.vocabulary import FILES
-from runtimes.bundle import sha256
+from exporter.manifest import license_of, tools
+from runtimes.bundle.read import sha256
 
 
 class Origins:

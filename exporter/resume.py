@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from exporter.job import Job
 from exporter.origin import Origins
-from exporter.unfinished import Record, Unfinished, is_whole
-from runtimes.bundle import Bundle
+from exporter.partial import Record, Unfinished, is_whole
+from runtimes.bundle.manifest import MANIFEST_NAME, read_manifest
+from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
-from runtimes.manifest import MANIFEST_NAME, read_manifest
 from runtimes.progress import Progress
 
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import torch
 
-from exporter.components import Checkpoint
-from exporter.configs import SchedulerConfig
-from runtimes.manifest import Denoiser, Sampling
+from exporter.checkpoint.configs import SchedulerConfig
+from exporter.checkpoint.open import Checkpoint
+from runtimes.bundle.manifest import Denoiser, Sampling
 from runtimes.schedule import MAX_POSITIONS, even_timesteps, schedule, timestep_embedding
 
 # diffusers' defaults: WuerstchenCombinedPipeline's guidance, DEFAULT_STAGE_C_TIMESTEPS, 12 steps.

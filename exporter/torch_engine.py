@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import torch
 
 from exporter.graphs import GraphPlan
-from runtimes.engine import Engine, Feeds, Placement, Tensors
+from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 
 
 class TorchEngine:

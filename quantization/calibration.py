@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.bundle import Bundle
-from runtimes.engine import Engine, Execution, Feeds, Tensors, engine_for
+from runtimes.bundle.manifest import Calibration, Model
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Engine, Execution, Feeds, Tensors, engine_for
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import UsageError
-from runtimes.graphs import BundleGraphs
-from runtimes.manifest import Calibration, Model
 from runtimes.memory import give_back
-from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.plan import Options
 from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 

@@ -12,10 +12,10 @@ from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.arguments import Parser, integer, number
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import command, guarded, installed, subcommand
+from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.console import command, guarded, installed, subcommand
 from runtimes.errors import UsageError
-from runtimes.manifest import Manifest
 from runtimes.processor import cpu_flags
 from runtimes.progress import Progress
 from runtimes.prompts import read_prompts

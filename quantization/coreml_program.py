@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantization.weights import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST
+from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST
 
 # Which parameter of an operation is a weight, where its output channels are, and where the inputs
 # that are summed over.

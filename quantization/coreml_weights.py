@@ -13,10 +13,10 @@ from typing import Any
 from quantization.coreml_program import ProgramWeight, mil_name, takes_groups, weights
 from quantization.integers import KEPT_GROUP, group_of
 from quantization.recipes import IntegerWeights, Palette, Recipe
-from runtimes.coreml_engine import import_coremltools, read_specification
-from runtimes.coreml_package import WEIGHTS, quiet, rewrite
+from runtimes.bundle.coreml import WEIGHTS, quiet, rewrite
+from runtimes.bundle.manifest import Weight
+from runtimes.engines.coreml import import_coremltools, read_specification
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import Weight
 
 # Output channels that share a table, where the deployment target takes that: 2 dB in Stage C at 6
 # bits, 4 dB at 4, for 3 % and 1 % of the bytes. Tables of 256 values would take a twelfth.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from quantization.onnx_files import real_locations
-from runtimes.engine import Feeds, Tensors
+from runtimes.engines.base import Feeds, Tensors
 
 Floats = NDArray[np.float32]
 Run = Callable[[Feeds], tuple[Tensors, dict[str, Floats]]]

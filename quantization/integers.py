@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from quantization.weights import Use
+from quantization.roles import Use
 
 KEPT_GROUP = 64  # inputs per scale of a weight that a plan keeps in int8
 Floats = NDArray[np.floating]

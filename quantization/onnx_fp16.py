@@ -10,8 +10,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.onnx_files import load
 from quantization.onnx_weights import save
-from quantization.weights import uses
-from runtimes.manifest import Weight
+from quantization.roles import uses
+from runtimes.bundle.manifest import Weight
 
 # An Attention's softmax is its kernel's: CUDA's flash attention, fp16 only, keeps it in fp32.
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather", "Attention")

@@ -15,10 +15,10 @@ from quantization.integers import KEPT_GROUP
 from quantization.onnx_files import load
 from quantization.onnx_weights import quantize_weights
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
+from quantization.roles import Use, uses
 from quantization.smoothing import after_grn, smooth
-from quantization.weights import Use, uses
-from runtimes.engine import Tensors
-from runtimes.manifest import Weight
+from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 
 
 def quantize_int8(

@@ -16,8 +16,8 @@ from onnx_ir import DataType, Node, Value
 from quantization.integers import KEPT_GROUP, group_of, quantized
 from quantization.onnx_files import load_ir
 from quantization.recipes import IntegerWeights
-from quantization.weights import Use, uses
-from runtimes.manifest import Weight
+from quantization.roles import Use, uses
+from runtimes.bundle.manifest import Weight
 
 OPSET = 21  # blocked DequantizeLinear, and four-bit types
 

@@ -18,10 +18,10 @@ from quantization.openvino_weights import (
     weight_values,
 )
 from quantization.recipes import Int8, IntegerWeights
-from quantization.weights import Use
-from runtimes.engine import Tensors
+from quantization.roles import Use
+from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
-from runtimes.manifest import Weight
 
 
 def quantize_int8(

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
 from quantization.recipes import IntegerWeights
-from quantization.weights import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, Use
-from runtimes.manifest import Weight
+from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, Use
+from runtimes.bundle.manifest import Weight
 
 # Where a weight's output channels are, and where the inputs that are summed over.
 _AXES = {

@@ -3,8 +3,7 @@
 import difflib
 import math
 
-from quantization.calibration import DENOISERS
-from quantization.handlers import (
+from quantization.backends import (
     CHECKS,
     HANDLERS,
     MODULES,
@@ -13,10 +12,11 @@ from quantization.handlers import (
     SPELLINGS,
     WEIGHT_NAMES,
 )
+from quantization.calibration import DENOISERS
 from quantization.plan_file import exceptions
 from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
-from runtimes.bundle import Bundle
-from runtimes.command import installed
+from runtimes.bundle.read import Bundle
+from runtimes.console import installed
 from runtimes.errors import UsageError
 
 

@@ -25,8 +25,8 @@ from quantization.recipes import (
     Plan,
     Recipe,
 )
+from runtimes.bundle.manifest import GRAPHS
 from runtimes.errors import UsageError
-from runtimes.manifest import GRAPHS
 
 RECIPES: dict[str, Recipe] = {
     "fp16": Float16(),

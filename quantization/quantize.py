@@ -9,17 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from quantization.backends import HANDLERS, PACKAGES
 from quantization.calibration import DENOISERS, Samples, check_samples, held_out, record
-from quantization.handlers import HANDLERS, PACKAGES
 from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
-from runtimes.atomic import atomic_folder, check_output, check_space, seal
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.bundle_readme import bundle_readme
-from runtimes.engine import Tensors
+from runtimes.bundle.graph_files import engine_reads
+from runtimes.bundle.manifest import GOLDEN_FILE, Graph, Manifest, Quantization
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.bundle.readme import bundle_readme
+from runtimes.bundle.write import atomic_folder, check_output, check_space, seal
+from runtimes.engines.base import Tensors
 from runtimes.errors import RunError, UsageError
-from runtimes.graph_files import engine_reads
-from runtimes.manifest import GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.memory import give_back
 from runtimes.progress import SILENT, Progress
 

@@ -8,11 +8,11 @@ import onnx
 
 from quantization.instrumented import Run, instrumented
 from quantization.onnx_fp16 import half_nodes
-from runtimes.bundle import Bundle
-from runtimes.engine import Engine, Feeds, Placement, Tensors
-from runtimes.manifest import CONDITION_GRAPHS
-from runtimes.options import Options, make_plan
+from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.plan import Options, make_plan
 from runtimes.progress import SILENT, Progress
 
 LARGEST_FP16 = 65504.0

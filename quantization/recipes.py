@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtimes.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from quantization.sensitivity import (
     pick,
     plane,
 )
-from runtimes.bundle import Bundle
+from runtimes.bundle.read import Bundle
 from runtimes.progress import SILENT, Progress
 
 EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with

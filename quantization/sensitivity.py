@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
 from quantization.onnx_weights import quantize_weights
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
-from quantization.weights import uses
-from runtimes.engine import Tensors
+from quantization.roles import uses
+from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
 from runtimes.progress import SILENT, Progress
 

@@ -18,9 +18,9 @@ from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Found, judged_runs, search
 from quantization.sensitivity import GROUPS
 from runtimes.arguments import Parser, integer, number
-from runtimes.atomic import atomic_folder, check_new
-from runtimes.bundle import Bundle
-from runtimes.command import command, installed
+from runtimes.bundle.read import Bundle
+from runtimes.bundle.write import atomic_folder, check_new
+from runtimes.console import command, installed
 from runtimes.errors import UsageError
 
 PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("stage_b"))]

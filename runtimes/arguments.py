@@ -12,9 +12,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtimes.engine import ENGINES, STORED, Execution
+from runtimes.bundle.manifest import FORMAT_VERSION
+from runtimes.engines.base import ENGINES, STORED, Execution
 from runtimes.errors import UsageError
-from runtimes.manifest import FORMAT_VERSION
 
 PACKAGE = "wuerstchen-export"
 SEEDS = 1 << 32  # that the generator tells apart

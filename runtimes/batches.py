@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtimes.engine import Placement
+from runtimes.engines.base import Placement
 from runtimes.errors import UsageError
 from runtimes.memory import Usage
-from runtimes.options import Options, fixed_batch, negatives_for
 from runtimes.pipeline import Pipeline, Result
+from runtimes.plan import Options, fixed_batch, negatives_for
 from runtimes.progress import Progress
 
 MOST = 8  # pictures at a time by default: more made none of them faster (docs/performance.md)

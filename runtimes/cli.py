@@ -21,14 +21,14 @@ from runtimes.arguments import (
     settle_size,
 )
 from runtimes.batches import MOST, UNKNOWN, Job, Summary, batch_size, jobs_for, run_batches
-from runtimes.bundle import Bundle, open_bundle, sha256
-from runtimes.command import command
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.read import Bundle, open_bundle, sha256
+from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.images import save_png
-from runtimes.manifest import MANIFEST_NAME
-from runtimes.options import Options, Plan, make_plan
 from runtimes.outputs import is_there, picture_paths
 from runtimes.pipeline import Pipeline
+from runtimes.plan import Options, Plan, make_plan
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from runtimes.engine import Footprint
+from runtimes.bundle.graph_files import graph_files
+from runtimes.bundle.manifest import Manifest
+from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
-from runtimes.free_memory import available_memory, in_bytes
-from runtimes.graph_files import graph_files
-from runtimes.manifest import Manifest
-from runtimes.options import Plan
+from runtimes.memory import available_memory, in_bytes
+from runtimes.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Time and peak memory of a stage; giving back what is no longer needed."""
+"""How much memory is free and used, a stage's time and peak, and giving back what is not needed."""
 
 import ctypes
 import gc
@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from runtimes.free_memory import process_memory
 
 _CLEAR = Path("/proc/self/clear_refs")
 _LARGE = 1e8  # bytes of garbage that are worth the half second of a full collection
@@ -66,3 +64,71 @@ def give_back(garbage: float = 0) -> None:
 def _reset_peak() -> None:
     with suppress(OSError):
         _CLEAR.write_text("5")  # resets VmHWM (Documentation/filesystems/proc.rst)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say (not Linux).
+
+    The least of MemAvailable (/proc/meminfo) and what each control group above this process has
+    left, version 1 or 2. Pages of files count as free: the kernel gives them up.
+    """
+    found = [value for value in (_machine(root), *_groups(root)) if value is not None]
+    return min(found, default=None)
+
+
+def process_memory(kind: str = "VmRSS") -> int:
+    """Bytes of memory this process has now; 0 where the system does not say.
+
+    `kind` is a line of Linux's /proc/PID/status: VmRSS is all, RssAnon without pages of files,
+    VmHWM the most so far.
+    """
+    lines = _lines(Path("/proc/self/status"))
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith(f"{kind}:")), 0)
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes for people: '3.97 GB', '13.2 MB'."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _machine(root: Path) -> int | None:
+    lines = _lines(root / "proc/meminfo")
+    return next((1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:")), None)
+
+
+def _groups(root: Path) -> Iterator[int | None]:
+    """What is left in each group; in a container the group's own path may not be visible."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(base):
+                yield _left(group, *names)
+
+
+def _left(group: Path, limit_name: str, used_name: str, start: str) -> int | None:
+    limit, used = (_number(group / name) for name in (limit_name, used_name))
+    if limit is None or used is None:  # 'max' in version 2: no limit
+        return None
+    cached = {f"{start}inactive_file", f"{start}active_file"}
+    pairs = (line.split() for line in _lines(group / "memory.stat"))
+    return max(limit - used + sum(int(pair[1]) for pair in pairs if pair[0] in cached), 0)
+
+
+def _number(path: Path) -> int | None:
+    text = "".join(_lines(path)[:1])
+    return int(text) if text.isdecimal() else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

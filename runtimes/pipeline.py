@@ -9,16 +9,15 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.engine import Engine, Execution, Footprint, Placement, Tensors
+from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.engines.base import Engine, Execution, Footprint, Placement, Tensors
+from runtimes.engines.sessions import BundleGraphs, GraphSource, Sessions
 from runtimes.estimate import Need, check_memory, largest_count
-from runtimes.free_memory import process_memory
-from runtimes.graphs import BundleGraphs, GraphSource, Sessions
 from runtimes.images import to_uint8
-from runtimes.manifest import Manifest
-from runtimes.memory import Usage, measured
+from runtimes.memory import Usage, measured, process_memory
 from runtimes.noise import NoiseSource
-from runtimes.options import Options, Plan, check_static, make_plan, negatives_for
+from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
 from runtimes.sampler import Denoise, advice_for, check_finite, sample
 from runtimes.schedule import schedule

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from runtimes.free_memory import in_bytes
+from runtimes.memory import in_bytes
 
 _WIDTH = 24
 EVERY = 10.0  # seconds between two lines where there is no terminal

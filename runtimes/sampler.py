@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.manifest import Denoiser, Row
 from runtimes.errors import RunError
-from runtimes.manifest import Denoiser, Row
 from runtimes.noise import NoiseSource
 from runtimes.schedule import timestep_embedding
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.manifest import Denoiser, Row
 from runtimes.errors import UsageError
-from runtimes.manifest import Denoiser, Row
 
 Array = NDArray[np.float32]
 MAX_POSITIONS = 10000

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from runtimes.bundle.manifest import Sampling
 from runtimes.errors import UsageError
-from runtimes.manifest import Sampling
 
 
 @dataclass(frozen=True)

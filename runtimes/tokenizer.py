@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-from runtimes.manifest import Tokenizer
+from runtimes.bundle.manifest import Tokenizer
 
 Ids = NDArray[np.int64]
 

@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from runtimes.bundle import sha256
-from runtimes.manifest import FORMAT, MANIFEST_NAME
+from runtimes.bundle.manifest import FORMAT, MANIFEST_NAME
+from runtimes.bundle.read import sha256
 
 
 def write_bundle(folder: Path, files: dict[str, str]) -> Path:

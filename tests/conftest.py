@@ -11,11 +11,11 @@ import torch
 from filelock import FileLock
 from huggingface_hub import constants
 
-from exporter.components import Checkpoint, open_checkpoint
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.open import Checkpoint, open_checkpoint
 from exporter.export import export
 from exporter.options import ExportOptions
-from exporter.sources import find_pair
-from runtimes.bundle import Bundle, open_bundle
+from runtimes.bundle.read import Bundle, open_bundle
 
 # The hub is never asked: what is not in a local cache is an error at once.
 os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
@@ -67,7 +67,7 @@ def bundles(folders: Callable[[str], tuple[Path, Path]], shared: Path) -> Callab
         digest = hashlib.sha256(repr(options).encode()).hexdigest()[:12]
         output = shared / "bundles" / f"{name}-{digest}"
         if output not in made:
-            from exporter.sources import demo_pair
+            from exporter.checkpoint.find import demo_pair
 
             pair = demo_pair() if name == "demo" else find_pair(*map(str, folders(name)))
             with FileLock(shared / f"{output.name}.lock"):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import openvino
 
-from runtimes.atomic import seal
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.engine import Tensors
-from runtimes.manifest import MANIFEST_NAME
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.bundle.write import seal
+from runtimes.engines.base import Tensors
 
 IR = "openvino_model.xml"
 # The three of Stage B's weights that do the damage, by `python -m quantization sensitivity`.

@@ -5,7 +5,7 @@ import dataclasses
 from exporter.options import ExportOptions
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.bundle import open_bundle
+from runtimes.bundle.read import open_bundle
 from validation.mil.engine import widened
 from validation.mil.program import read_program
 

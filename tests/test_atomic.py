@@ -1,4 +1,4 @@
-"""runtimes.atomic: a folder appears whole or not at all, nothing is left beside it or lost."""
+"""bundle/write: a folder appears whole or not at all, nothing is left beside it or lost."""
 
 import os
 import stat
@@ -10,10 +10,10 @@ import time
 import pytest
 from bundle_places import LITTER, contents, littered, write_bundle
 
-from runtimes import replacing
-from runtimes.atomic import atomic_folder, check_new, check_output, check_space
+from runtimes.bundle import replacing
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.write import atomic_folder, check_new, check_output, check_space
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import MANIFEST_NAME
 
 OLD = {"stage_a/model.onnx": "old a", "stage_b/model.onnx": "old b", "README.md": "old"}
 NEW = {"stage_a/model.onnx": "new a", "stage_c/model.onnx": "new c", "README.md": "new"}
@@ -111,7 +111,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from bundle_places import write_bundle
 from pathlib import Path
-from runtimes.atomic import atomic_folder
+from runtimes.bundle.write import atomic_folder
 import shutil
 left = int(sys.argv[1])
 def killing(call):

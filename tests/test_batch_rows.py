@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from exporter.fixed_sizes import named_sizes
+from exporter.dimensions import named_sizes
 from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
 from runtimes import Options, Pipeline
-from runtimes.options import batch_rows
+from runtimes.plan import batch_rows
 from runtimes.sizes import sizes
 
 

@@ -13,18 +13,18 @@ import validation.bench.conditioning
 import validation.bench.peak
 import validation.bench.public_cases
 import validation.bench.pytorch
-from exporter.configs import StageBConfig, StageCConfig
+from exporter.checkpoint.configs import StageBConfig, StageCConfig
+from exporter.cost import count
 from exporter.graphs import plan_graphs
-from exporter.inspection import count
 from exporter.options import ExportOptions
-from runtimes.engine import Execution
+from runtimes.engines.base import Execution
 from validation.bench.cases import DENOISERS
 from validation.bench.devices import DEVICES
 from validation.bench.measure import in_groups
 from validation.bench.public import public_checkpoint
 from validation.bench.table import HEAD
 from validation.cli import main
-from validation.tolerances import LIMITS
+from validation.parity.tolerances import LIMITS
 
 EXACT = LIMITS["fp32"].graph_error
 QUICK = ["--repeats", "1", "--without", "compile", "plain"]

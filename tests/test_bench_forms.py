@@ -8,7 +8,7 @@ import pytest
 
 import validation.bench.forms
 import validation.bench.peak
-from runtimes.engine import GraphFile
+from runtimes.engines.base import GraphFile
 from validation.bench.forms import FORMS, Forms, Place
 from validation.cli import main
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from bundle_places import in_hub_cache, littered, with_crlf
 
-from runtimes.bundle import open_bundle
+from runtimes.bundle.manifest import GRAPHS, to_json
+from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.errors import RunError
-from runtimes.manifest import GRAPHS, to_json
-from validation.recording import read_golden
+from validation.parity.recording import read_golden
 
 
 @pytest.fixture

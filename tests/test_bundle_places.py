@@ -20,13 +20,13 @@ from quantization.instrumented import instrumented
 from quantization.onnx_files import load, load_ir
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.atomic import seal
-from runtimes.bundle import open_bundle
-from runtimes.engine import Execution
-from runtimes.graphs import BundleGraphs, graph_file
-from runtimes.manifest import GOLDEN_FILE, read_manifest
-from runtimes.real_files import real_files
-from validation.recording import read_golden
+from runtimes.bundle.manifest import GOLDEN_FILE, read_manifest
+from runtimes.bundle.read import open_bundle
+from runtimes.bundle.real_files import real_files
+from runtimes.bundle.write import seal
+from runtimes.engines.base import Execution
+from runtimes.engines.sessions import BundleGraphs, graph_file
+from validation.parity.recording import read_golden
 
 NAME = "one_level"
 GRAPH = "stage_b"

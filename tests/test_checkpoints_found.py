@@ -11,13 +11,13 @@ import torch
 from diffusers.pipelines.deprecated import wuerstchen
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from exporter.checkpoint.configs import SchedulerConfig, StageAConfig, TextConfig, parse_config
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.harmless import CONFIG_KEYS
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
-from exporter.configs import SchedulerConfig, StageAConfig, TextConfig, parse_config
-from exporter.harmless import CONFIG_KEYS
 from exporter.job import checked
 from exporter.options import ExportOptions, resolve
-from exporter.sources import find_pair
 from runtimes.errors import UsageError
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,

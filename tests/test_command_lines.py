@@ -19,16 +19,16 @@ from exporter.cli import main as exporter_main
 from quantization.cli import main as quantization_main
 from runtimes import arguments
 from runtimes.arguments import Parser, package_version, seeds, settle_size, size
+from runtimes.bundle.manifest import FORMAT_VERSION, Graph
 from runtimes.cli import main
-from runtimes.command import BROKEN_PIPE, guarded
-from runtimes.engine import Execution, no_threads
+from runtimes.console import BROKEN_PIPE, guarded
+from runtimes.engines.base import Execution, no_threads
+from runtimes.engines.onnxruntime import provider_options, split_device
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import RunError, UsageError
-from runtimes.graphs import BundleGraphs
 from runtimes.images import read_parameters
-from runtimes.manifest import FORMAT_VERSION, Graph
-from runtimes.onnxruntime_engine import provider_options, split_device
-from runtimes.options import Options
 from runtimes.pipeline import Pipeline
+from runtimes.plan import Options
 from runtimes.sampler import advice_for
 from validation.cli import main as validation_main
 

@@ -10,13 +10,13 @@ from exporter.options import ExportOptions
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
 from runtimes import processor
-from runtimes.bundle import open_bundle
-from runtimes.engine import Execution
-from runtimes.graphs import BundleGraphs
-from runtimes.manifest import CONDITION_GRAPHS
-from runtimes.onnxruntime_engine import computed_precision
-from validation.metrics import difference
-from validation.recording import read_golden
+from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.read import open_bundle
+from runtimes.engines.base import Execution
+from runtimes.engines.onnxruntime import computed_precision
+from runtimes.engines.sessions import BundleGraphs
+from validation.parity.metrics import difference
+from validation.parity.recording import read_golden
 
 WIDENED = ("text_encoder", *CONDITION_GRAPHS)
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.coreml_graph import TARGETS, check_target, write_coreml
 from exporter.dimensions import make_static
+from exporter.formats.coreml import TARGETS, check_target, write_coreml
 from exporter.graphs import GraphPlan, plan_graphs
-from runtimes.coreml_engine import import_coremltools, read_specification
+from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS, Graph
+from runtimes.engines.coreml import import_coremltools, read_specification
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import CONDITION_GRAPHS, GRAPHS, Graph
-from validation.metrics import difference
 from validation.mil.engine import MilEngine
 from validation.mil.islands import HEAVY, WIDE, islands, precision_faults
 from validation.mil.operations import OPERATIONS
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("coremltools")
 import_coremltools()

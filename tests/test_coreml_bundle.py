@@ -8,15 +8,15 @@ import pytest
 from exporter.cli import main as exporter
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
-from runtimes.coreml_engine import read_specification
-from runtimes.engine import Execution
-from runtimes.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.engines.base import Execution
+from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
 from validation.cli import main as validation
-from validation.gate import run_gate
-from validation.graphs import InterpretedGraphs, graphs_for
 from validation.mil.islands import precision_faults
-from validation.reference import record_reference
+from validation.parity.gate import run_gate
+from validation.parity.graphs import InterpretedGraphs, graphs_for
+from validation.parity.reference import record_reference
 
 
 @pytest.fixture(scope="module")

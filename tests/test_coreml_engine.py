@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.coreml_graph import write_coreml
 from exporter.dimensions import make_static
+from exporter.formats.coreml import write_coreml
 from exporter.graphs import plan_graphs
-from runtimes.coreml_engine import COMPUTE_UNITS, CoreMLEngine, check_device, import_coremltools
-from runtimes.engine import Placement
+from runtimes.bundle.manifest import Graph
+from runtimes.engines.base import Placement
+from runtimes.engines.coreml import COMPUTE_UNITS, CoreMLEngine, check_device, import_coremltools
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import Graph
 from validation.mil.engine import MilEngine
 
 pytest.importorskip("coremltools")

@@ -7,23 +7,23 @@ import pytest
 import torch
 from quantized_coreml import made, package, tiny, values
 
-from exporter.components import open_checkpoint
+from exporter.checkpoint.find import demo_pair
+from exporter.checkpoint.open import open_checkpoint
 from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
-from exporter.sources import demo_pair
 from exporter.torch_engine import TorchGraphs
 from quantization.coreml_program import mil_name
 from runtimes import Options, Pipeline, RunError
-from runtimes.bundle_readme import PROMPT
-from runtimes.coreml_engine import read_specification
+from runtimes.bundle.readme import PROMPT
+from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
 from runtimes.schedule import timestep_embedding
-from validation.metrics import decibels, difference
 from validation.mil.compressed import COMPRESSED
 from validation.mil.engine import MilEngine
 from validation.mil.islands import precision_faults
 from validation.mil.program import read_program, unpack
-from validation.tolerances import LIMITS, limits_for
+from validation.parity.metrics import decibels, difference
+from validation.parity.tolerances import LIMITS, limits_for
 
 pytest.importorskip("coremltools")
 

@@ -20,20 +20,20 @@ from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import 
 )
 from PIL import Image
 
-from exporter.sources import DEMO, demo_pair
+from exporter.checkpoint.find import DEMO, demo_pair
 from quantization.calibration import default_prompts
-from runtimes.bundle import sha256
+from runtimes.bundle.manifest import DEMO_REVISION
+from runtimes.bundle.read import sha256
 from runtimes.cli import main as generate
 from runtimes.errors import UsageError
-from runtimes.manifest import DEMO_REVISION
-from runtimes.options import Options
 from runtimes.pipeline import Pipeline
+from runtimes.plan import Options
 from validation.cli import main as validate
 from validation.demo.drawing import draw
 from validation.demo.judge import Judge, score
 from validation.demo.scenes import caption, held_out_scenes, is_held_out, sample_scene
+from validation.parity.tolerances import SAME_SEED_LEVELS
 from validation.quality.prompts import prompts_for
-from validation.tolerances import SAME_SEED_LEVELS
 
 # diffusers 0.39 moved these classes and no longer finds them by the name in model_index.json, in
 # the public checkpoints either.

@@ -11,20 +11,20 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
+from exporter.checkpoint.embeddings import EmbeddingFile, parse_embedding
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
-from exporter.embeddings import EmbeddingFile, parse_embedding
+from exporter.formats.tokenizer import write_tokenizer
 from exporter.job import Job, checked
 from exporter.options import ExportOptions, resolve
-from exporter.sources import find_pair
-from exporter.tokenizer import write_tokenizer
-from runtimes.bundle import open_bundle
+from runtimes.bundle.manifest import Tokenizer
+from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
-from runtimes.manifest import Tokenizer
 from runtimes.tokenizer import PromptTokenizer
-from validation.checkpoints import check_no_adapters
-from validation.metrics import difference
-from validation.tolerances import LIMITS
+from validation.parity.checkpoints import check_no_adapters
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 NAME = "odd_c_r"  # text encoders 32 and 48 wide
 WIDTHS = {"text_encoder": 32, "decoder_text_encoder": 48}
@@ -170,7 +170,7 @@ def test_capitals_and_single_vectors(job, tmp_path):
 def test_the_openvino_tokenizer_gives_the_same_ids(job, tmp_path, count):
     ov = pytest.importorskip("openvino")
     pytest.importorskip("openvino_tokenizers")
-    from exporter.openvino_tokenizer import write_openvino_tokenizer
+    from exporter.formats.openvino_tokenizer import write_openvino_tokenizer
 
     save_file({"<My+Style>": vectors(count, 32)}, tmp_path / "a.safetensors")
     options = {"backend": "openvino", "openvino_tokenizer": True}

@@ -15,22 +15,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from exporter import budget, openvino_graph
-from exporter.backends import BACKENDS
+from exporter import budget
 from exporter.budget import estimate
+from exporter.checkpoint.find import demo_pair, find_pair
+from exporter.checkpoint.open import open_checkpoint
+from exporter.checkpoint.shapes import stage_c_shapes
 from exporter.cli import main
-from exporter.components import open_checkpoint
+from exporter.cost import one_picture, peak_bytes
 from exporter.dimensions import example_inputs
 from exporter.export import export as run_export
+from exporter.formats import openvino as openvino_graph
+from exporter.formats.onnx import OPSET, TRANSLATIONS, write_onnx
+from exporter.formats.table import BACKENDS
 from exporter.graphs import plan_graphs
-from exporter.inspection import one_picture, peak_bytes
 from exporter.job import checked
-from exporter.onnx_graph import OPSET, TRANSLATIONS, write_onnx
 from exporter.options import ExportOptions, resolve
 from exporter.sampling import sampling
-from exporter.shapes import stage_c_shapes
-from exporter.sources import demo_pair, find_pair
-from runtimes.free_memory import available_memory
+from runtimes.memory import available_memory
 from runtimes.progress import Progress
 from runtimes.sizes import sizes
 from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint

@@ -255,7 +255,7 @@ def test_combined_folder_equals_the_pair(capsys, tmp_path, bundles, folders):
 
 
 def test_check_output_refuses_a_file(tmp_path):
-    from runtimes.atomic import check_output
+    from runtimes.bundle.write import check_output
 
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is no folder"):

@@ -6,10 +6,10 @@ from pathlib import Path
 import checkpoints_found as make
 import pytest
 
+from exporter.checkpoint.find import DEMO, find_pair
+from exporter.checkpoint.folders import hub_id
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
-from exporter.folders import hub_id
-from exporter.sources import DEMO, find_pair
 from runtimes.errors import UsageError
 
 

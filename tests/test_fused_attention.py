@@ -12,15 +12,15 @@ from exporter.cli import main as export_main
 from exporter.modules.blocks import AttnBlock, fuse_attention
 from exporter.options import ExportOptions
 from quantization.onnx_fp16 import half_nodes
-from runtimes.engine import Execution
+from runtimes.engines.base import Execution
+from runtimes.engines.onnxruntime import provider_options
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import RunError
-from runtimes.graphs import BundleGraphs
-from runtimes.onnxruntime_engine import provider_options
-from runtimes.options import Options
 from runtimes.pipeline import Pipeline, load_tokenizers
-from validation.gate import run_gate
-from validation.metrics import difference
-from validation.reference import record_reference
+from runtimes.plan import Options
+from validation.parity.gate import run_gate
+from validation.parity.metrics import difference
+from validation.parity.reference import record_reference
 
 ENGINES = [Execution(engine="onnxruntime"), Execution(engine="openvino", precision="f32")]
 FUSED = ExportOptions(fused_attention=True, golden=False)

@@ -4,10 +4,10 @@ import pytest
 
 from exporter.cli import main
 from exporter.options import ExportOptions
+from runtimes.bundle.manifest import Golden
 from runtimes.errors import UsageError
-from runtimes.manifest import Golden
 from validation.cli import main as validate
-from validation.recording import read_golden
+from validation.parity.recording import read_golden
 
 
 def recorded(bundle) -> tuple[int, int]:

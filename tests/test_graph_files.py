@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from runtimes.bundle import Bundle
+from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files
+from runtimes.bundle.manifest import File, Graph
+from runtimes.bundle.read import Bundle
 from runtimes.errors import RunError
-from runtimes.graph_files import could_be_read, engine_reads, graph_files
-from runtimes.manifest import File, Graph
 
 
 @pytest.fixture

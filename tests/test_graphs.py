@@ -13,15 +13,15 @@ import torch
 
 from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
-from runtimes.engine import Execution
-from runtimes.graphs import BundleGraphs
-from runtimes.manifest import GRAPHS
-from runtimes.options import Options
+from runtimes.bundle.manifest import GRAPHS
+from runtimes.engines.base import Execution
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.pipeline import Pipeline
-from validation.gate import run_gate
-from validation.metrics import difference
-from validation.reference import record_reference
-from validation.tolerances import LIMITS
+from runtimes.plan import Options
+from validation.parity.gate import run_gate
+from validation.parity.metrics import difference
+from validation.parity.reference import record_reference
+from validation.parity.tolerances import LIMITS
 
 NAMES = list(tiny.TINY)
 # Height and width in pixels that each configuration's ratios and levels admit, both not square.

@@ -13,9 +13,9 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext impo
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from exporter.checkpoint.shapes import stage_b_shapes, stage_c_shapes, text_shapes
 from exporter.cli import main
 from exporter.graphs import stage_a_shapes
-from exporter.shapes import stage_b_shapes, stage_c_shapes, text_shapes
 
 STAGE_C = {"c_in": 16, "c": 1536, "c_cond": 1280, "c_r": 64, "depth": 32, "nhead": 24}
 TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "gelu"}

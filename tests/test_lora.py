@@ -9,15 +9,15 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.lora import LoraFile, open_lora, parse_lora
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
 from exporter.graphs import lora_shapes, plan_graphs
-from exporter.lora import LoraFile, open_lora, parse_lora
-from exporter.sources import find_pair
-from runtimes.bundle import open_bundle
+from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
-from validation.metrics import difference
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 NAME = "one_level"  # two blocks, 40 wide
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

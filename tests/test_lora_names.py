@@ -13,19 +13,19 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.lora import LoraFile, open_lora
+from exporter.checkpoint.lora_names import Target, spellings
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
 from exporter.graphs import lora_shapes, plan_graphs
 from exporter.job import checked
-from exporter.lora import LoraFile, open_lora
-from exporter.lora_names import Target, spellings
 from exporter.options import ExportOptions, resolve
 from exporter.origin import Origins
-from exporter.sources import find_pair
-from runtimes.bundle import open_bundle
+from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
-from validation.metrics import difference
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 NAME = "one_level"
 LIMIT = LIMITS["fp32"].graph_error / 10

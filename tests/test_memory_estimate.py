@@ -7,18 +7,17 @@ import weakref
 import onnxruntime
 import pytest
 
-from exporter.activations import activations
+from exporter.cost import activations, graph_parameters, peak_bytes
 from exporter.dimensions import make_static
 from exporter.graphs import plan_graphs
-from exporter.inspection import graph_parameters, peak_bytes
 from exporter.torch_engine import TorchGraphs
 from runtimes import Options, Pipeline, memory
 from runtimes.cli import main
-from runtimes.engine import ENGINES, Execution, Footprint
+from runtimes.engines.base import ENGINES, Execution, Footprint
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import UsageError
 from runtimes.estimate import Need, check_memory
-from runtimes.graphs import BundleGraphs
-from runtimes.options import make_plan
+from runtimes.plan import make_plan
 from runtimes.sizes import sizes
 from validation.bench.public import STAGE_B, STAGE_C, public_checkpoint
 

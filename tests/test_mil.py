@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from runtimes.coreml_engine import import_coremltools
+from runtimes.bundle.manifest import Graph, Tensor
+from runtimes.engines.coreml import import_coremltools
 from runtimes.errors import RunError
-from runtimes.manifest import Graph, Tensor
-from validation.metrics import difference
 from validation.mil.engine import MilEngine
 from validation.mil.operations import OPERATIONS
 from validation.mil.program import read_program
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("coremltools")
 ct = import_coremltools()

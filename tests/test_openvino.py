@@ -10,13 +10,13 @@ import pytest
 
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
+from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.cli import main
-from runtimes.engine import Execution
-from runtimes.graphs import BundleGraphs
-from runtimes.manifest import CONDITION_GRAPHS
-from validation.gate import run_gate
-from validation.recording import read_golden
-from validation.reference import record_reference
+from runtimes.engines.base import Execution
+from runtimes.engines.sessions import BundleGraphs
+from validation.parity.gate import run_gate
+from validation.parity.recording import read_golden
+from validation.parity.reference import record_reference
 
 SHORT = Options(steps=2, decoder_steps=2)
 # What this CPU computes in, as OpenVINO reports it.

@@ -11,10 +11,10 @@ import pytest
 import tiny
 import tokenizers_found
 
-from exporter import openvino_tokenizer
-from exporter.openvino_tokenizer import check_openvino_tokenizers, write_openvino_tokenizer
-from exporter.tokenizer import write_tokenizer
-from exporter.vocabulary import read_vocabulary
+from exporter.checkpoint.vocabulary import read_vocabulary
+from exporter.formats import openvino_tokenizer
+from exporter.formats.openvino_tokenizer import check_openvino_tokenizers, write_openvino_tokenizer
+from exporter.formats.tokenizer import write_tokenizer
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
 
@@ -214,7 +214,7 @@ def test_transformers_is_not_needed(tmp_path):
     spec = write_tokenizer(read_vocabulary(tiny.TOKENIZER), tmp_path / "t", "t", 77)
     script = (
         "import sys; sys.modules['transformers'] = sys.modules['torch'] = None\n"
-        "from pathlib import Path; from runtimes.manifest import Tokenizer\n"
+        "from pathlib import Path; from runtimes.bundle.manifest import Tokenizer\n"
         f"from {openvino_tokenizer.__name__} import write_openvino_tokenizer\n"
         f"write_openvino_tokenizer(Path('t'), {spec}, Path('o'))"
     )

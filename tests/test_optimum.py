@@ -15,14 +15,14 @@ from transformers import CLIPTextModel
 
 from exporter import cli
 from exporter import export as export_module
-from exporter.configs import TextConfig
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.find import DEMO
 from exporter.options import ExportOptions
-from exporter.sources import DEMO
-from runtimes.bundle import open_bundle
+from runtimes.bundle.read import open_bundle
 from runtimes.errors import RunError
 from runtimes.tokenizer import PromptTokenizer
-from validation.metrics import difference
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("optimum.onnxruntime")
 from optimum.commands.optimum_cli import main as optimum_main

@@ -7,10 +7,10 @@ from prompts_found import FILES
 from quantization.calibration import DEMO_PROMPTS_FILE, PROMPTS_FILE
 from quantization.cli import parser as quantization_parser
 from quantization.cli import prompts_of
+from runtimes.bundle.manifest import Model
 from runtimes.cli import parser as runtimes_parser
 from runtimes.cli import prompts_from
 from runtimes.errors import UsageError
-from runtimes.manifest import Model
 from runtimes.prompts import check_text, read_prompts
 from validation.quality.prompts import prompts_for
 

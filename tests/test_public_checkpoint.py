@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from exporter.components import Component, open_checkpoint
-from exporter.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
-from exporter.sources import find_pair
-from exporter.weights import Weights
+from exporter.checkpoint.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.open import Component, open_checkpoint
+from exporter.checkpoint.weights import Weights
 from validation import public_checkpoint as public
 from validation.bench.public import RandomWeights, public_checkpoint
 from validation.cli import main

@@ -18,6 +18,7 @@ from quantization.integers import quantized
 from quantization.plan_file import RECIPES, read_plan, write_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
+from quantization.roles import Use, uses
 from quantization.sensitivity import (
     Evaluation,
     Trial,
@@ -28,14 +29,13 @@ from quantization.sensitivity import (
     pick,
 )
 from quantization.smoothing import after_grn, smooth
-from quantization.weights import Use, uses
 from runtimes import Options, Pipeline
-from runtimes.bundle import open_bundle
-from runtimes.engine import Execution
+from runtimes.bundle.read import open_bundle
+from runtimes.engines.base import Execution
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import RunError
-from runtimes.graphs import BundleGraphs
-from validation.gate import run_gate
-from validation.recording import read_golden
+from validation.parity.gate import run_gate
+from validation.parity.recording import read_golden
 
 SAMPLES = 40
 

@@ -13,11 +13,11 @@ from exporter.options import ExportOptions
 from quantization.cli import main
 from quantization.coreml_program import mil_name, weights
 from quantization.recipes import INT8_WEIGHTS, PALETTE4, PALETTE6, PRESETS
-from quantization.weights import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, uses
-from runtimes.bundle import open_bundle
-from runtimes.coreml_engine import import_coremltools, read_specification
-from validation.metrics import difference
+from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, uses
+from runtimes.bundle.read import open_bundle
+from runtimes.engines.coreml import import_coremltools, read_specification
 from validation.mil.engine import MilEngine
+from validation.parity.metrics import difference
 
 pytest.importorskip("coremltools")
 

@@ -12,19 +12,19 @@ import openvino
 import pytest
 from openvino_cases import IR, KEEP, as_ir, damage, source, weighted
 
-from quantization import weights as onnx_side
+from quantization import roles as onnx_side
 from quantization.calibration import default_prompts, record
 from quantization.cli import main
 from quantization.integers import group_of
 from quantization.openvino_weights import quantize_weights, read, uses, weight_input
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT4_WEIGHTS, INT8_WEIGHTS, PRESETS
-from runtimes.bundle import open_bundle
-from runtimes.engine import Execution
+from runtimes.bundle.read import open_bundle
+from runtimes.engines.base import Execution
+from runtimes.engines.sessions import BundleGraphs
 from runtimes.errors import RunError
-from runtimes.graphs import BundleGraphs
-from validation.gate import run_gate
-from validation.recording import read_golden
+from validation.parity.gate import run_gate
+from validation.parity.recording import read_golden
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from quantization.openvino_int8 import quantize_int8
 from quantization.openvino_weights import read
 from quantization.quantize import Request, quantize
 from quantization.recipes import Int8
-from runtimes.bundle import open_bundle
-from validation.recording import read_golden
+from runtimes.bundle.read import open_bundle
+from validation.parity.recording import read_golden
 
 STEPS = 29  # of Stage C, the longer run: the fewest samples that miss no timestep
 SKIP = "blocks.0.expand.weight"

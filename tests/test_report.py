@@ -16,12 +16,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from runtimes.bundle import Bundle, open_bundle, sha256
-from runtimes.manifest import GOLDEN_FILE
-from runtimes.typed_json import decode
+from runtimes.bundle.manifest import GOLDEN_FILE
+from runtimes.bundle.read import Bundle, open_bundle, sha256
+from runtimes.bundle.typed_json import decode
 from validation.cli import main
+from validation.parity.recording import read_golden
 from validation.quality.metric import Metric
-from validation.recording import read_golden
 from validation.report.collect import Comparison
 from validation.report.data import STAGES, Report, to_json
 from validation.report.page import page

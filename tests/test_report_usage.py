@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.engine import Execution
+from runtimes.bundle.manifest import Model
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.engines.base import Execution
 from runtimes.errors import RunError, UsageError
-from runtimes.manifest import Model
-from validation.checkpoints import reference_pair
 from validation.cli import main
-from validation.recording import read_golden
+from validation.parity.checkpoints import reference_pair
+from validation.parity.recording import read_golden
 from validation.report import data
 from validation.report.cost import measure_costs
 
@@ -128,9 +128,9 @@ def test_pictures_of_each_variant_are_scored(capsys, bundles, tmp_path):
 
 
 def test_a_reference_of_another_model_is_refused(capsys, bundles, folders, monkeypatch):
-    import validation.reference
+    import validation.parity.reference
 
-    monkeypatch.setattr(validation.reference, "record_reference", None)
+    monkeypatch.setattr(validation.parity.reference, "record_reference", None)
     decoder, prior = folders("public")
     words = ["--reference", decoder, "--prior", prior]
     code, _, err = run(capsys, bundles("one_level").folder, *words)

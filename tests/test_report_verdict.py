@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import validation.report
-from runtimes.engine import Placement
-from validation.gate import Check, Gate
-from validation.metrics import decibels
+from runtimes.engines.base import Placement
+from validation.parity.gate import Check, Gate
+from validation.parity.metrics import decibels
+from validation.parity.tolerances import LIMITS
 from validation.report.charts import HEIGHT, WIDTH, Point, Series, line_chart, scatter
 from validation.report.data import Cost, Failure, Spread, Variant
 from validation.report.verdict import first_failure, limits_of, recommend
-from validation.tolerances import LIMITS
 
 CSS = Path(validation.report.__file__).with_name("page.css").read_text(encoding="utf-8")
 

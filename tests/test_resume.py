@@ -17,8 +17,8 @@ from filelock import FileLock
 
 from exporter import export as export_module
 from exporter.cli import main
-from runtimes.bundle import open_bundle
-from runtimes.manifest import Graph
+from runtimes.bundle.manifest import Graph
+from runtimes.bundle.read import open_bundle
 
 NAME = "one_level"
 GRAPHS = ("text_encoder", "stage_b_condition", "stage_a")

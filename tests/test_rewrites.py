@@ -5,13 +5,13 @@ import tiny
 import torch
 from torch.nn import functional as F
 
+from exporter.checkpoint.shapes import stage_b_shapes
+from exporter.cost import count, graph_parameters
 from exporter.graphs import plan_graphs
-from exporter.inspection import count, graph_parameters
 from exporter.modules.resize import resize, resize_matrix
 from exporter.modules.stage_b import StageB
-from exporter.shapes import stage_b_shapes
-from validation.metrics import difference
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.tolerances import LIMITS
 
 # Export-form modules in PyTorch differ by rounding alone: well inside the gate's limit.
 LIMIT = LIMITS["fp32"].graph_error / 10
@@ -112,7 +112,7 @@ def test_resize_rows_are_weighted_means():
 
 def test_rank_16_effnet_shrinks_the_public_stage_b():
     """Rewrite 1 on the public config: 1,055,365,280 parameters become 848,822,432."""
-    from exporter.configs import StageBConfig
+    from exporter.checkpoint.configs import StageBConfig
     from exporter.modules.stage_b import StageBCondition
 
     config = StageBConfig()

@@ -11,12 +11,12 @@ import runtimes.estimate
 from exporter.options import ExportOptions
 from runtimes.batches import MOST, UNKNOWN, batch_size, jobs_for, seeds_for
 from runtimes.cli import main
-from runtimes.engine import Footprint
+from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.images import read_parameters
-from runtimes.options import Options
 from runtimes.outputs import picture_paths
 from runtimes.pipeline import Pipeline
+from runtimes.plan import Options
 from runtimes.progress import Progress
 
 SHORT = ["--steps", "2", "--decoder-steps", "2"]

@@ -197,7 +197,7 @@ def test_nan_in_a_graph_stops_the_run(capsys, bundle, tmp_path):
     """A weight that is NaN in the file: the graph is named, no picture is written."""
     import shutil
 
-    from runtimes.bundle import sha256
+    from runtimes.bundle.read import sha256
 
     folder = tmp_path / "bundle"
     shutil.copytree(bundle.folder, folder)

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from transformers import CLIPTokenizer, CLIPTokenizerFast
 
-from exporter.tokenizer import check_tokenizer, write_tokenizer
-from exporter.vocabulary import read_vocabulary
+from exporter.checkpoint.vocabulary import read_vocabulary
+from exporter.formats.tokenizer import check_tokenizer, write_tokenizer
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from runtimes.bundle.typed_json import decode
 from runtimes.errors import RunError
-from runtimes.typed_json import decode
 
 
 @dataclass(frozen=True)

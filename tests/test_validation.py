@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from runtimes.bundle import sha256
+from runtimes.bundle.read import sha256
 from validation.cli import main
-from validation.metrics import EXACT_DB, difference, psnr_db
+from validation.parity.metrics import EXACT_DB, difference, psnr_db
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -62,9 +62,9 @@ def test_the_golden_run_takes_no_options_of_another_run(capsys, bundles):
 
 
 def test_everything_is_checked_before_the_reference_runs(capsys, bundles, folders, monkeypatch):
-    import validation.reference
+    import validation.parity.reference
 
-    monkeypatch.setattr(validation.reference, "record_reference", None)
+    monkeypatch.setattr(validation.parity.reference, "record_reference", None)
     decoder, prior = folders("one_level")
     words = [bundles("one_level").folder, "--reference", decoder, "--prior", prior]
     assert "--device tpu" in run(capsys, *words, "--device", "tpu")[2]

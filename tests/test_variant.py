@@ -6,7 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from exporter.cli import main as export
-from runtimes.bundle import open_bundle
+from runtimes.bundle.read import open_bundle
 from validation.cli import main as validate
 
 

@@ -14,9 +14,9 @@ from diffusers import WuerstchenPriorPipeline, pipelines
 from diffusers.pipelines.deprecated import wuerstchen
 from safetensors.torch import load_file
 
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.components import open_checkpoint
-from exporter.sources import find_pair
 from runtimes.errors import UsageError
 from validation.cli import main as validate
 
@@ -174,8 +174,8 @@ def hub(pair, tmp_path):
 def fetched(hub, tmp_path, *words):
     """Weight files that an inspection of weights asks a hub for, and what was said."""
     code = (
-        "import sys; from exporter.components import open_checkpoint as o;"
-        "from exporter.sources import find_pair as f; v = sys.argv[2] or None;"
+        "import sys; from exporter.checkpoint.open import open_checkpoint as o;"
+        "from exporter.checkpoint.find import find_pair as f; v = sys.argv[2] or None;"
         "print(*o(*f(sys.argv[1], 'owner/wuerstchen-prior', variant=v), v).notes, sep='\\n')"
     )
     cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_ENDPOINT": hub.address}

@@ -13,22 +13,22 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
+from exporter.checkpoint.configs import TextConfig, parse_config
+from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.json_file import read_json
+from exporter.checkpoint.open import open_checkpoint
+from exporter.checkpoint.shapes import text_shapes
+from exporter.checkpoint.vocabulary import read_vocabulary
+from exporter.checkpoint.weights import Weights
 from exporter.cli import main as export_main
-from exporter.components import open_checkpoint
-from exporter.configs import TextConfig, parse_config
+from exporter.formats.tokenizer import check_tokenizer, write_tokenizer
 from exporter.graphs import plan_graphs
-from exporter.json_file import read_json
-from exporter.shapes import text_shapes
-from exporter.sources import find_pair
-from exporter.tokenizer import check_tokenizer, write_tokenizer
-from exporter.vocabulary import read_vocabulary
-from exporter.weights import Weights
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
 from validation.cli import main as validation_main
-from validation.metrics import difference
-from validation.reference import load_text_encoder, load_tokenizer
-from validation.tolerances import LIMITS
+from validation.parity.metrics import difference
+from validation.parity.reference import load_text_encoder, load_tokenizer
+from validation.parity.tolerances import LIMITS
 
 STYLE = found.STYLE
 FLAGS = {

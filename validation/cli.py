@@ -17,21 +17,21 @@ from runtimes.arguments import (
     integer,
     settle_size,
 )
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import command, installed, subcommand
+from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.console import command, installed, subcommand
 from runtimes.errors import UsageError
-from runtimes.manifest import GRAPHS
-from runtimes.options import Options, check_static, make_plan
+from runtimes.plan import Options, check_static, make_plan
 from runtimes.progress import Progress
 from runtimes.prompts import argument_text
-from validation.gate import run_gate
-from validation.graphs import graphs_for
+from validation.parity.gate import run_gate
+from validation.parity.graphs import graphs_for
+from validation.parity.recording import Recording, read_golden
+from validation.parity.terminal import print_gate
+from validation.parity.tolerances import limits_for
 from validation.quality.prompts import prompts_for
-from validation.recording import Recording, read_golden
 from validation.report.collect import naming
 from validation.report.command import Request, check_request, entries_of, run
-from validation.terminal import print_gate
-from validation.tolerances import limits_for
 
 _REFERENCE_ONLY = (
     "reference", "prior", "prompt", "negative_prompt", "seed", "steps", "decoder_steps", "height",
@@ -206,9 +206,9 @@ def _check_before(bundles: Sequence[Bundle], options: Options) -> None:
 def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording:
     for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
-    from exporter.components import open_checkpoint
-    from validation.checkpoints import check_architecture, check_no_adapters, reference_pair
-    from validation.reference import record_reference
+    from exporter.checkpoint.open import open_checkpoint
+    from validation.parity.checkpoints import check_architecture, check_no_adapters, reference_pair
+    from validation.parity.reference import record_reference
 
     manifest = bundles[0].manifest
     check_no_adapters(bundles[0])

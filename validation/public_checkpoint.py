@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from exporter.components import Checkpoint
-from exporter.shapes import (
+from exporter.checkpoint.find import DEMO
+from exporter.checkpoint.open import Checkpoint
+from exporter.checkpoint.shapes import (
     Shapes,
     stage_a_decoder_shapes,
     stage_a_encoder_shapes,
@@ -25,10 +26,9 @@ from exporter.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from exporter.sources import DEMO
 from runtimes.arguments import Parser, integer
-from runtimes.atomic import check_space
-from runtimes.command import command
+from runtimes.bundle.write import check_space
+from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.progress import SILENT, Progress
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint

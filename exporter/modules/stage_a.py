@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.configs import StageAConfig
+from exporter.checkpoint.configs import StageAConfig
 from exporter.modules.layout import ChannelNorm, Convolution, Layout, Pointwise, to_layout, to_nchw
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.configs import StageBConfig
+from exporter.checkpoint.configs import StageBConfig
 from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
 from exporter.modules.layout import (
     ChannelNorm,

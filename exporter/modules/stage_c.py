@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.configs import StageCConfig
+from exporter.checkpoint.configs import StageCConfig
 from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
 from exporter.modules.layout import (
     ChannelNorm,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.configs import TextConfig
+from exporter.checkpoint.configs import TextConfig
 
 MASKED = torch.finfo(torch.float32).min
 

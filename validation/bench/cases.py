@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exporter.components import Checkpoint
+from exporter.checkpoint.open import Checkpoint
+from exporter.checkpoint.weights import MetaWeights, WeightSource
+from exporter.cost import GraphCost, inspect
 from exporter.graphs import GraphPlan, plan_graphs
-from exporter.inspection import GraphCost, inspect
-from exporter.weights import MetaWeights, WeightSource
-from runtimes.bundle import Bundle
-from runtimes.engine import GraphFile, Tensors
-from runtimes.graphs import graph_file
-from runtimes.manifest import Denoiser, Graph
-from runtimes.options import timesteps_for
+from runtimes.bundle.manifest import Denoiser, Graph
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import GraphFile, Tensors
+from runtimes.engines.sessions import graph_file
+from runtimes.plan import timesteps_for
 from runtimes.schedule import schedule, timestep_embedding
 from validation.bench.conditioning import Conditioning, watched
 from validation.bench.reference_modules import REFERENCE_INPUTS, reference_module
-from validation.recording import Recording
+from validation.parity.recording import Recording
 
 DENOISERS = ("stage_c", "stage_b")
 Arrays = Mapping[str, NDArray[np.generic]]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtimes.arguments import Parser, integer, number
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import command, installed
+from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.console import command, installed
 from runtimes.errors import UsageError
-from runtimes.manifest import GRAPHS
 from runtimes.progress import Progress
 from validation.machine import machine
-from validation.recording import read_golden
+from validation.parity.recording import read_golden
 
 if TYPE_CHECKING:
     from validation.bench.run import Findings
@@ -225,9 +225,9 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
 def _measure_bundle(
     args: argparse.Namespace, bundles: Sequence[Bundle], settings: "Settings", folder: Path
 ) -> "Findings":
-    from exporter.components import open_checkpoint
+    from exporter.checkpoint.open import open_checkpoint
     from validation.bench.run import bench_bundle
-    from validation.checkpoints import check_no_adapters, reference_pair
+    from validation.parity.checkpoints import check_no_adapters, reference_pair
 
     check_no_adapters(bundles[0])
     manifest = bundles[0].manifest

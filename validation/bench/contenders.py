@@ -4,11 +4,11 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtimes.bundle import Bundle
-from runtimes.engine import ENGINES, Execution, GraphFile, Tensors
+from runtimes.bundle.manifest import Tensor
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import ENGINES, Execution, GraphFile, Tensors
+from runtimes.engines.sessions import graph_file
 from runtimes.errors import RunError, UsageError
-from runtimes.graphs import graph_file
-from runtimes.manifest import Tensor
 from validation.bench import plain, pytorch
 from validation.bench.cases import Case
 from validation.bench.devices import DEVICES, Device

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runtimes.engine import ENGINES, Execution
+from runtimes.engines.base import ENGINES, Execution
 from runtimes.errors import UsageError
 
 

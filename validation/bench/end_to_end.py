@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from exporter.components import Checkpoint
+from exporter.checkpoint.open import Checkpoint
 from exporter.graphs import plan_graphs
 from exporter.torch_engine import TorchGraphs
-from runtimes.bundle import Bundle
-from runtimes.engine import ENGINES, Engine, Execution, Feeds, Placement, Tensors
-from runtimes.graphs import BundleGraphs, GraphSource
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import ENGINES, Engine, Execution, Feeds, Placement, Tensors
+from runtimes.engines.sessions import BundleGraphs, GraphSource
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
 from validation.bench.contenders import ENGINE_COPIES
 from validation.bench.measure import Spread, in_groups, interleaved, spread
 from validation.bench.settings import Settings
-from validation.metrics import psnr_db
-from validation.recording import Recording
+from validation.parity.metrics import psnr_db
+from validation.parity.recording import Recording
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exporter.inspection import GraphCost
+from exporter.cost import GraphCost
+from exporter.formats.onnx import FUSED_OPSET, OPSET
 from exporter.modules.blocks import AttnBlock, GlobalResponseNorm, ResBlock, fuse_attention
 from exporter.modules.layout import (
     Layout,
@@ -23,10 +24,9 @@ from exporter.modules.layout import (
     to_layout,
     to_nchw,
 )
-from exporter.onnx_graph import FUSED_OPSET, OPSET
-from runtimes.engine import GraphFile, Tensors
-from runtimes.manifest import Graph
-from runtimes.manifest import Tensor as Named
+from runtimes.bundle.manifest import Graph
+from runtimes.bundle.manifest import Tensor as Named
+from runtimes.engines.base import GraphFile, Tensors
 from validation.bench.cases import Case, count_flops
 from validation.bench.conditioning import Conditioning
 from validation.bench.contenders import Source

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import torch
 
-from runtimes.engine import Tensors
+from runtimes.engines.base import Tensors
 from runtimes.progress import SILENT, Progress
 from validation.bench.cases import Case
 from validation.bench.contenders import Contender
 from validation.bench.ready import Ready
 from validation.bench.settings import Settings
-from validation.metrics import difference
+from validation.parity.metrics import difference
 
 # Engines' threads spin for a while after a run, and would slow down whoever comes next.
 PAUSE, SETTLED = 0.1, 0.1

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.components import Checkpoint
-from exporter.dimensions import numbers
-from exporter.fixed_sizes import named_sizes
+from exporter.checkpoint.find import demo_pair
+from exporter.checkpoint.open import Checkpoint
+from exporter.checkpoint.vocabulary import read_vocabulary
+from exporter.dimensions import named_sizes, numbers
+from exporter.formats.tokenizer import write_tokenizer
 from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
-from exporter.sources import demo_pair
-from exporter.tokenizer import write_tokenizer
-from exporter.vocabulary import read_vocabulary
-from runtimes.engine import Engine, Feeds, Placement, Tensors
-from runtimes.manifest import FORMAT, FORMAT_VERSION, Manifest, Model
+from runtimes.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, Model
+from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 from runtimes.pipeline import Pipeline
 from runtimes.sizes import sizes
 from runtimes.tokenizer import PromptTokenizer

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtimes.command import installed
+from runtimes.console import installed
 
 # A chain of square products: what is converted at its ends does not count against it.
 SIZES, LENGTH, RUNS = (1024, 2048), 4, 6

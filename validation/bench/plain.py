@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from runtimes.command import installed
+from runtimes.console import installed
 from validation.bench.cases import Case, named
 from validation.bench.ready import Prepare, Ready
 from validation.bench.settings import Report

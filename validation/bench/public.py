@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.components import Checkpoint, Component, Constants
-from exporter.configs import (
+from exporter.checkpoint.configs import (
     SchedulerConfig,
     StageAConfig,
     StageBConfig,
     StageCConfig,
     TextConfig,
 )
-from exporter.shapes import Shapes
-from exporter.sources import Source
+from exporter.checkpoint.find import Source
+from exporter.checkpoint.open import Checkpoint, Component, Constants
+from exporter.checkpoint.shapes import Shapes
 
 # The configs of warp-ai/wuerstchen and wuerstchen-prior.
 STAGE_B = StageBConfig()

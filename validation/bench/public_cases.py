@@ -8,16 +8,15 @@ from pathlib import Path
 
 import torch
 
-from exporter.components import Checkpoint
-from exporter.configs import TextConfig
-from exporter.dimensions import numbers
-from exporter.fixed_sizes import close, named_sizes
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.open import Checkpoint
+from exporter.dimensions import close, named_sizes, numbers
+from exporter.formats.onnx import write_onnx
 from exporter.graphs import GraphPlan, plan_graphs
-from exporter.onnx_graph import write_onnx
 from exporter.sampling import sampling
-from runtimes.engine import GraphFile, Tensors
+from runtimes.bundle.manifest import CONDITION_GRAPHS, Graph, Sampling
+from runtimes.engines.base import GraphFile, Tensors
 from runtimes.errors import RunError
-from runtimes.manifest import CONDITION_GRAPHS, Graph, Sampling
 from runtimes.sizes import sizes
 from validation.bench.cases import DENOISERS, Case, graph_costs, make_case, named, step_values
 from validation.bench.devices import Form

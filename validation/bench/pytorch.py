@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runtimes.engine import Tensors
+from runtimes.engines.base import Tensors
 from validation.bench.cases import Case, named
 from validation.bench.ready import Prepare, Ready
 

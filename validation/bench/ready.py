@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtimes.engine import Tensors
+from runtimes.engines.base import Tensors
 from validation.bench.cases import Case
 
 

@@ -15,8 +15,8 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext impo
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from exporter.checkpoint.weights import WeightSource, fill
 from exporter.graphs import GraphPlan
-from exporter.weights import WeightSource, fill
 
 # What a public module takes, in order; `timestep` (B,) is the raw t, which it embeds by itself.
 REFERENCE_INPUTS = {

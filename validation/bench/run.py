@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from exporter.components import Checkpoint
+from exporter.checkpoint.open import Checkpoint
+from exporter.cost import count
 from exporter.graphs import plan_graphs
-from exporter.inspection import count
 from exporter.sampling import sampling
-from runtimes.atomic import check_space
-from runtimes.bundle import Bundle
+from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.read import Bundle
+from runtimes.bundle.write import check_space
 from runtimes.errors import RunError
-from runtimes.manifest import CONDITION_GRAPHS
 from runtimes.memory import peak_bytes
 from validation.bench.cases import DENOISERS, Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
@@ -25,7 +25,7 @@ from validation.bench.outside import outside_seconds
 from validation.bench.peak import matrix_peaks
 from validation.bench.public_cases import SIDE, public_cases
 from validation.bench.settings import Settings
-from validation.recording import Recording
+from validation.parity.recording import Recording
 
 
 @dataclass

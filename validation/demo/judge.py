@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.engine import Execution, GraphFile
-from runtimes.manifest import Graph, Tensor
-from runtimes.onnxruntime_engine import OnnxRuntimeEngine
+from runtimes.bundle.manifest import Graph, Tensor
+from runtimes.engines.base import Execution, GraphFile
+from runtimes.engines.onnxruntime import OnnxRuntimeEngine
 from validation.demo.drawing import SIDE
 from validation.demo.scenes import Scene
 

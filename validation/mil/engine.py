@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from runtimes.coreml_engine import PRECISIONS, Shapes, coreml_input, function_for
-from runtimes.engine import Feeds, Placement, Tensors
+from runtimes.bundle.manifest import Graph
+from runtimes.engines.base import Feeds, Placement, Tensors
+from runtimes.engines.coreml import PRECISIONS, Shapes, coreml_input, function_for
 from runtimes.errors import RunError
-from runtimes.manifest import Graph
 from validation.mil.compressed import COMPRESSED
 from validation.mil.operations import OPERATIONS
 from validation.mil.program import Constant, Function, Operation, Value, read_program

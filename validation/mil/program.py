@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.coreml_engine import read_specification, specification_file
+from runtimes.engines.coreml import read_specification, specification_file
 from runtimes.errors import RunError
 
 # MIL's DataType (MIL.proto) as torch's; strings are parameters only.

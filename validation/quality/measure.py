@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtimes.bundle import Bundle
-from runtimes.engine import Execution
+from runtimes.bundle.manifest import Model
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
-from runtimes.manifest import Model
-from runtimes.options import Options, make_plan
+from runtimes.plan import Options, make_plan
 from validation.demo.drawing import SIDE
 from validation.quality import judged
 from validation.quality.images import check_images, image_size, pixels_of

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from runtimes.bundle import Bundle, sha256
-from runtimes.engine import Execution, Tensors
+from runtimes.bundle.manifest import GRAPHS, MANIFEST_NAME
+from runtimes.bundle.read import Bundle, sha256
+from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters, save_png
-from runtimes.manifest import GRAPHS, MANIFEST_NAME
-from runtimes.options import Options, check_static, make_plan
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
-from validation.graphs import graphs_for
+from runtimes.plan import Options, check_static, make_plan
+from validation.parity.graphs import graphs_for
 
 OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
 LATENTS = ("stage_c", "stage_b")

@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtimes.bundle.manifest import Model
 from runtimes.errors import UsageError
-from runtimes.manifest import Model
 from runtimes.prompts import read_prompts
 from validation.demo.scenes import Scene, caption, held_out_scenes
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.bundle import sha256
-from runtimes.command import installed
+from runtimes.bundle.read import sha256
+from runtimes.console import installed
 from runtimes.errors import UsageError
 from validation.quality.bootstrap import interval_of
 from validation.quality.images import image_paths

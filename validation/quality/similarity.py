@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle import Bundle
-from runtimes.command import installed
-from runtimes.engine import Execution, Tensors
+from runtimes.bundle.read import Bundle
+from runtimes.console import installed
+from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError
 from runtimes.noise import RecordedNoise
 from runtimes.pipeline import Pipeline, load_tokenizers
-from validation.graphs import graphs_for
-from validation.metrics import difference, psnr_db
+from validation.parity.graphs import graphs_for
+from validation.parity.metrics import difference, psnr_db
+from validation.parity.recording import Recording, read_golden
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import LATENTS, Picture
-from validation.recording import Recording, read_golden
 
 Array = NDArray[np.generic]
 STAGES = {"stage_c": "Stage C", "stage_b": "Stage B"}

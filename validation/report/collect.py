@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle import Bundle
-from runtimes.engine import Execution, Tensors
+from runtimes.bundle.manifest import GOLDEN_FILE
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Execution, Tensors
+from runtimes.engines.sessions import BundleGraphs, GraphSource
 from runtimes.errors import RunError, UsageError
-from runtimes.graphs import BundleGraphs, GraphSource
-from runtimes.manifest import GOLDEN_FILE
 from runtimes.progress import Progress
-from validation.gate import DENOISERS, Gate, run_gate
 from validation.machine import machine
+from validation.parity.gate import DENOISERS, Gate, run_gate
+from validation.parity.recording import Recording
 from validation.quality.metric import Metric
 from validation.quality.similarity import run_metrics
-from validation.recording import Recording
 from validation.report.cost import measure_costs
 from validation.report.data import (
     FORMAT,

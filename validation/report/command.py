@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.atomic import atomic_folder
-from runtimes.bundle import Bundle
-from runtimes.engine import Execution
+from runtimes.bundle.read import Bundle
+from runtimes.bundle.write import atomic_folder
+from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
-from validation.graphs import graphs_for
+from validation.parity.graphs import graphs_for
+from validation.parity.recording import Recording
 from validation.quality.measure import Measures, picture_metrics
 from validation.quality.metric import Metric
 from validation.quality.pictures import Series, pictures_of
 from validation.quality.prompts import Prompts
-from validation.recording import Recording
 from validation.report.collect import Comparison, Entry, compare, naming
 from validation.report.data import to_json
 from validation.report.table import print_report

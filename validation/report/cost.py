@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle import Bundle
-from runtimes.engine import Execution
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Execution
 from runtimes.errors import RunError
 from runtimes.progress import SILENT, Progress
-from validation.recording import Recording
+from validation.parity.recording import Recording
 from validation.report.data import STAGES, Cost, Spread, StageCost
 
 Stages = dict[str, dict[str, Any]]  # graph -> what `python -m runtimes --json` says of it

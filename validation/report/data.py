@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.engine import Placement
-from runtimes.manifest import Model
-from validation.gate import Check
+from runtimes.bundle.manifest import Model
+from runtimes.engines.base import Placement
+from validation.parity.gate import Check
 from validation.quality.metric import Metric
 
 FORMAT = "wuerstchen-report"

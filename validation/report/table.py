@@ -1,8 +1,8 @@
 """The comparison on a terminal: a line per variant, then what to ship."""
 
+from validation.parity.terminal import print_checks
 from validation.report import text
 from validation.report.data import Report, Variant
-from validation.terminal import print_checks
 
 _HEAD = ("variant", "limits", "MB", "s", "loading s", "peak MB", "C dB", "B dB", "PSNR dB", "in")
 

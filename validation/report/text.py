@@ -2,7 +2,7 @@
 
 import math
 
-from validation.metrics import EXACT_DB
+from validation.parity.metrics import EXACT_DB
 from validation.report.data import Spread, Variant
 
 

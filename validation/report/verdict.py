@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from validation.gate import Check, Gate
+from validation.parity.gate import Check, Gate
 from validation.report.data import Failure, Limit, Variant, Verdict
 
 SAME_TIME = 1.05  # times that differ by less are one

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtimes.atomic import check_new
-from runtimes.bundle import Bundle
+from runtimes.bundle.read import Bundle
+from runtimes.bundle.write import check_new
 from runtimes.errors import UsageError
 from validation.report.collect import Comparison
 from validation.report.data import to_json

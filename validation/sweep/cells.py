@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.bundle import Bundle
-from runtimes.typed_json import decode
+from runtimes.bundle.read import Bundle
+from runtimes.bundle.typed_json import decode
 from validation.machine import machine
 from validation.quality import judged
 from validation.quality.bootstrap import interval_of

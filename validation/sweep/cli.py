@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.arguments import Parser, add_execution_options, execution_of, integer
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import command
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine

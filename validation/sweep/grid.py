@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
+from runtimes.bundle.manifest import Sampling
 from runtimes.errors import UsageError
-from runtimes.manifest import Sampling
-from runtimes.options import Options
+from runtimes.plan import Options
 
 DEFAULT = "default"
 Number = TypeVar("Number", int, float)

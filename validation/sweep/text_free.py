@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from exporter.sources import Source
-from runtimes.bundle import Bundle, open_bundle
-from runtimes.command import installed
+from exporter.checkpoint.find import Source
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.console import installed
 from runtimes.errors import UsageError
-from runtimes.manifest import MANIFEST_NAME
 from runtimes.progress import Progress
 
 FOLDER = "text-free"
@@ -35,7 +35,7 @@ def sources(
         )
     if (folder / MANIFEST_NAME).is_file():
         return None
-    from validation.checkpoints import reference_pair
+    from validation.parity.checkpoints import reference_pair
 
     return reference_pair(manifest.model, reference, prior)
 

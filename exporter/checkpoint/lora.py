@@ -1,0 +1,256 @@
+"""LoRA adapters for the prior and its text encoder: read, matched, fused before every rewrite.
+
+Files as diffusers, PEFT, kohya's sd-scripts and OneTrainer write them: see `lora_names`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from exporter.checkpoint.lora_config import LoraConfig, read_config
+from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
+from exporter.checkpoint.shapes import Shapes
+from exporter.checkpoint.weights import WeightSource
+from runtimes.bundle.manifest import Adapter
+from runtimes.bundle.read import sha256
+from runtimes.errors import UsageError
+
+_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+Roles = dict[str, str]  # a weight's tensors in the file by role: 'down', 'up' and perhaps 'alpha'
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """An adapter as asked for: a safetensors file, or the folder that holds it, and its weight."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What an adapter adds to one weight: factor * up @ down, its tensors named as in the file."""
+
+    down: str
+    up: str
+    factor: float
+
+
+@dataclass(frozen=True)
+class LoraPart:
+    """What an adapter adds to one component; `layers` by the weight's name."""
+
+    file: Path
+    layers: dict[str, Layer]
+
+    def delta(self, name: str) -> Tensor | None:
+        """What is added to a weight, (c_out, the rest flattened) in fp64; None for nothing."""
+        layer = self.layers.get(name)
+        if layer is None:
+            return None
+        with _open(self.file) as handle:
+            down, up = (
+                handle.get_tensor(key).double().flatten(1) for key in (layer.down, layer.up)
+            )
+        product: Tensor = layer.factor * (up @ down)
+        return product
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter whose every tensor belongs to a weight; `parts` by `lora_names`' PRIOR, TEXT."""
+
+    parts: dict[str, LoraPart]
+    adapter: Adapter
+
+
+class Fused:
+    """Weights with adapters added, in fp64 and rounded once."""
+
+    def __init__(self, weights: WeightSource, loras: Sequence[LoraPart]) -> None:
+        self._weights, self._loras = weights, loras
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._weights[name]
+        deltas = [delta for lora in self._loras if (delta := lora.delta(name)) is not None]
+        if not deltas:
+            return weight
+        fused = weight.double()
+        for delta in deltas:
+            fused += delta.view(weight.shape)
+        return fused.float()
+
+
+def parse_lora(text: str) -> LoraFile:
+    """PATH or PATH:SCALE. UsageError for a path that is not there or a scale that is no number."""
+    head, colon, tail = text.rpartition(":")
+    if Path(text).exists() or not (colon and Path(head).exists()):
+        return LoraFile(_safetensors(Path(text), text))
+    try:
+        scale = float(tail)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise UsageError(f"--lora {text}: the scale '{tail}' is no number such as 0.8")
+    return LoraFile(_safetensors(Path(head), text), scale)
+
+
+def open_lora(asked: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
+    """Match an adapter's tensors to the weights of each part; nothing of it is left out.
+
+    Raises UsageError naming the tensor that fits no weight, by name, rank or shape, or that
+    belongs to another method than plain LoRA.
+    """
+    file = asked.path
+    with _open(file) as handle:
+        tensors = _match(file, list(handle.keys()), spellings(shapes))
+        parts = {}
+        for part in shapes:
+            modules = {target.module: r for target, r in tensors.items() if target.part == part}
+            if modules:
+                config = read_config(file, handle.metadata() or {}, part)
+                layers = _layers(file, handle, part, modules, shapes[part], config)
+                parts[part] = LoraPart(file, _scaled(layers, asked.scale))
+    name = file.resolve().parent.name if file.name in _FILES else file.name
+    return Lora(parts, Adapter(name, sha256(file), asked.scale))
+
+
+def _match(
+    file: Path, keys: Iterable[str], table: Mapping[str, set[Target]]
+) -> dict[Target, Roles]:
+    """Each adapted weight's tensors, every name looked up in `table`."""
+    tensors: dict[Target, Roles] = {}
+    strangers = []
+    for key in keys:
+        if method := other_method(key):
+            raise UsageError(
+                f"--lora {file}: '{key}' belongs to {method}, which cannot be fused; plain LoRA can"
+            )
+        spelling, role = split_name(key)
+        targets = table.get(spelling, set())
+        if len(targets) > 1:
+            names = " or ".join(sorted(target.module for target in targets))
+            raise UsageError(f"--lora {file}: '{key}' may be for {names}; rename it with dots")
+        if not targets:
+            strangers.append(key)
+            continue
+        roles = tensors.setdefault(next(iter(targets)), {})
+        if role in roles:
+            raise UsageError(f"--lora {file}: '{roles[role]}' and '{key}' are for one weight")
+        roles[role] = key
+    if not tensors:
+        raise UsageError(
+            f"--lora {file} has nothing for the prior or its text encoder; it has "
+            f"{', '.join(strangers[:2]) or 'no tensors'}"
+        )
+    if strangers:
+        raise UsageError(
+            f"--lora {file}: '{strangers[0]}' fits no weight of the prior or its text encoder"
+        )
+    _check_pairs(file, tensors)
+    return tensors
+
+
+def _check_pairs(file: Path, tensors: Mapping[Target, Roles]) -> None:
+    for target, roles in tensors.items():
+        if roles.keys() == {"alpha"}:
+            raise UsageError(f"--lora {file}: '{roles['alpha']}' is for a weight it does not adapt")
+        for role in {"down", "up"} - roles.keys():
+            raise UsageError(f"--lora {file}: '{target.module}' has no {role} projection")
+
+
+def _layers(
+    file: Path,
+    handle: Any,
+    part: str,
+    modules: Mapping[str, Roles],
+    shapes: Shapes,
+    config: LoraConfig,
+) -> dict[str, Layer]:
+    """Each adapted weight's tensors and alpha / rank, before the adapter's own weight."""
+    layers, ranks, silent = {}, set(), []
+    for module, roles in modules.items():
+        name = f"{module}.weight"
+        _check_shapes(file, handle, CALLED[part], module, roles, shapes[name])
+        rank = handle.get_slice(roles["down"]).get_shape()[0]
+        alpha = _scalar(file, handle, roles["alpha"]) if "alpha" in roles else None
+        layers[name] = Layer(roles["down"], roles["up"], config.factor(file, module, rank, alpha))
+        ranks.add(rank)
+        # kohya's loader takes a missing alpha for the rank, diffusers' for that of most layers.
+        if alpha is None and config.lora_alpha is None and not roles["down"].startswith("lora_"):
+            silent.append(module)
+    if len(silent) == len(layers) and len(ranks) > 1:
+        raise UsageError(
+            f"--lora {file} has ranks {', '.join(map(str, sorted(ranks)))} and no alpha: how "
+            "strong each is cannot be known; save it with its configuration"
+        )
+    if 0 < len(silent) < len(layers):
+        raise UsageError(
+            f"--lora {file}: '{silent[0]}' has no alpha and others have: how strong it is cannot "
+            "be known; save it with its configuration"
+        )
+    return layers
+
+
+def _scaled(layers: Mapping[str, Layer], scale: float) -> dict[str, Layer]:
+    return {k: Layer(v.down, v.up, scale * v.factor) for k, v in layers.items()}
+
+
+def _check_shapes(
+    file: Path, handle: Any, whose: str, module: str, roles: Roles, shape: tuple[int, ...]
+) -> None:
+    slices = {role: handle.get_slice(roles[role]) for role in ("down", "up")}
+    for role, piece in slices.items():
+        if piece.get_dtype() not in _FLOATS or len(piece.get_shape()) < 2:
+            raise UsageError(f"--lora {file}: '{roles[role]}' is no matrix of floating point")
+    (down, up) = (tuple(piece.get_shape()) for piece in slices.values())
+    if down[0] != math.prod(up[1:]) or down[0] < 1:
+        raise UsageError(f"--lora {file}: '{module}' has ranks {down[0]} and {math.prod(up[1:])}")
+    if (up[0], math.prod(down[1:])) != (shape[0], math.prod(shape[1:])):
+        raise UsageError(
+            f"--lora {file}: '{module}' is for a weight of {up[0]} x {math.prod(down[1:])}, "
+            f"{whose}'s has shape {shape}"
+        )
+
+
+def _scalar(file: Path, handle: Any, key: str) -> float:
+    found = handle.get_tensor(key)
+    if found.numel() != 1 or not math.isfinite(found.item()):
+        raise UsageError(f"--lora {file}: '{key}' is no single number")
+    return float(found.item())
+
+
+def _safetensors(path: Path, given: str) -> Path:
+    """The one safetensors file that a path stands for."""
+    if not path.exists():
+        raise UsageError(f"--lora {given}: no such file or folder")
+    if path.is_dir():
+        names = [name for name in _FILES if (path / name).is_file()]
+        if len(names) == 1:
+            return path / names[0]
+        if names:
+            raise UsageError(f"--lora {path} holds {' and '.join(names)}; give one of the files")
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        if not pickles:
+            raise UsageError(f"--lora {path} holds none of {', '.join(_FILES)}; give the file")
+        path = path / pickles[0]
+    if path.suffix in _PICKLES:
+        raise UsageError(
+            f"--lora {path} is a pickle, which runs code when it is read; save the adapter with "
+            "safe_serialization=True"
+        )
+    return path
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"--lora {path} is truncated or no safetensors file ({error})") from None

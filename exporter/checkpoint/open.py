@@ -1,0 +1,244 @@
+"""The components of a checkpoint: their folders, checked configs and weight files."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from exporter.checkpoint.configs import (
+    SchedulerConfig,
+    StageAConfig,
+    StageBConfig,
+    StageCConfig,
+    TextConfig,
+    parse_config,
+)
+from exporter.checkpoint.find import Source
+from exporter.checkpoint.git_lfs import refuse_pointer
+from exporter.checkpoint.harmless import note_keys
+from exporter.checkpoint.json_file import read_json
+from exporter.checkpoint.text_section import TEXT_CLASSES, class_of, text_section
+from exporter.checkpoint.weight_files import weight_files
+from runtimes.bundle.manifest import DEMO_REVISION
+from runtimes.errors import UsageError
+
+C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig)
+
+
+@dataclass(frozen=True)
+class Component(Generic[C]):
+    """One network: its config and the safetensors files that hold its weights.
+
+    `variant` is that of the files, '' for the plain ones; `notes` say what of it was ignored.
+    """
+
+    folder: Path
+    config: C
+    files: tuple[Path, ...]
+    variant: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The pipeline's numbers from the two model_index.json, diffusers' defaults where absent."""
+
+    latent_mean: float = 42.0
+    latent_std: float = 1.0
+    resolution_multiple: float = 42.67
+    latent_dim_scale: float = 10.67
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole Wuerstchen checkpoint, located and checked, nothing loaded yet.
+
+    `notes`: lines on what was taken where something else was asked for, and what was ignored.
+    """
+
+    decoder_source: Source
+    prior_source: Source
+    text_encoder: Component[TextConfig]
+    stage_c: Component[StageCConfig]
+    decoder_text_encoder: Component[TextConfig]
+    stage_b: Component[StageBConfig]
+    stage_a: Component[StageAConfig]
+    tokenizer: Path
+    decoder_tokenizer: Path
+    stage_c_scheduler: SchedulerConfig
+    stage_b_scheduler: SchedulerConfig
+    constants: Constants
+    height: int
+    width: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def components(self) -> "tuple[Component[Any], ...]":
+        return (
+            self.text_encoder,
+            self.stage_c,
+            self.decoder_text_encoder,
+            self.stage_b,
+            self.stage_a,
+        )
+
+    @property
+    def variant(self) -> str:
+        """The variant of all components' files, '' where they differ."""
+        kinds = {component.variant for component in self.components}
+        return kinds.pop() if len(kinds) == 1 else ""
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether it is the demo checkpoint of this package."""
+        return self.decoder_source.revision == self.prior_source.revision == DEMO_REVISION
+
+
+def open_checkpoint(
+    source: Source, prior_source: Source, variant: str | None, *, weights: bool = True
+) -> Checkpoint:
+    """Locate and check every component; `weights=False` reads the networks' configs alone.
+
+    Raises UsageError for a missing component, another class's config, config keys that could
+    change a graph, pickled weights, or components that do not fit together.
+    """
+    decoder, prior = source.folder, prior_source.folder
+    prefix = "prior_" if (prior / "prior_prior").is_dir() else ""
+
+    def network(kind: type[C], folder: Path, *classes: str) -> Component[C]:
+        path = _folder(folder) / "config.json"
+        value = _config(path, classes)
+        files: tuple[Path, ...] = ()
+        notes: tuple[str, ...] = ()
+        taken = ""
+        if kind is TextConfig:
+            value, notes = text_section(value, path)
+        config = parse_config(kind, value, str(path))
+        if weights:
+            files, taken = weight_files(folder, variant)
+        ignored = note_keys(kind.__name__, value, path)
+        return Component(folder, config, files, taken, notes + ignored)
+
+    def tokenizer(folder: Path) -> Path:
+        for file in _folder(folder).iterdir() if weights else ():
+            refuse_pointer(file)
+        return folder
+
+    stage_c_scheduler, c_notes = _scheduler(prior / f"{prefix}scheduler", needed=weights)
+    stage_b_scheduler, b_notes = _scheduler(decoder / "scheduler", needed=weights)
+    height, width = _default_size(prior)
+    checkpoint = Checkpoint(
+        decoder_source=source,
+        prior_source=prior_source,
+        text_encoder=network(TextConfig, prior / f"{prefix}text_encoder", *TEXT_CLASSES),
+        stage_c=network(StageCConfig, prior / f"{prefix}prior", "WuerstchenPrior"),
+        decoder_text_encoder=network(TextConfig, decoder / "text_encoder", *TEXT_CLASSES),
+        stage_b=network(StageBConfig, decoder / "decoder", "WuerstchenDiffNeXt"),
+        stage_a=network(StageAConfig, decoder / "vqgan", "PaellaVQModel"),
+        tokenizer=tokenizer(prior / f"{prefix}tokenizer"),
+        decoder_tokenizer=tokenizer(decoder / "tokenizer"),
+        stage_c_scheduler=stage_c_scheduler,
+        stage_b_scheduler=stage_b_scheduler,
+        constants=_constants(decoder, prior, needed=weights),
+        height=height,
+        width=width,
+        notes=(*source.notes, *prior_source.notes, *c_notes, *b_notes),
+    )
+    _check_fit(checkpoint)
+    return replace(checkpoint, notes=_notes(checkpoint, variant if weights else None))
+
+
+def _folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is missing: --model needs text_encoder, tokenizer, decoder, vqgan, "
+            "scheduler; --prior needs text_encoder, tokenizer, prior, scheduler"
+        )
+    return folder
+
+
+def _config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    value = read_json(path)
+    name = class_of(value)
+    if name not in classes:
+        which = f"a config of {name}" if name else "a config that names no class"
+        cascade = " (Stable Cascade is not supported)" if "StableCascade" in str(name) else ""
+        raise UsageError(f"{path} is {which}, expected {' or '.join(classes)}{cascade}")
+    return value
+
+
+def _scheduler(folder: Path, *, needed: bool) -> tuple[SchedulerConfig, tuple[str, ...]]:
+    """A scheduler's config and notes; its defaults where there is none and none is needed."""
+    path = folder / "scheduler_config.json"
+    if not needed and not path.is_file():
+        return SchedulerConfig(), ()
+    _folder(folder)
+    value = _config(path, ("DDPMWuerstchenScheduler",))
+    config = parse_config(SchedulerConfig, value, str(path))
+    return config, note_keys("SchedulerConfig", value, path)
+
+
+def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
+    """Every note once. Raises UsageError where no component has the variant asked for."""
+    notes = list(checkpoint.notes)
+    notes += [note for component in checkpoint.components for note in component.notes]
+    taken = {str(component.folder): component.variant for component in checkpoint.components}
+    plain = [folder for folder, kind in taken.items() if not kind]
+    if variant and variant not in taken.values():
+        raise UsageError(
+            f"--variant {variant}: no component has such weight files; leave it out to take the "
+            "plain ones"
+        )
+    if variant and plain:
+        notes.append(f"no {variant} weights, the plain ones are taken: {', '.join(plain)}")
+    if not variant:
+        for kind in sorted(set(taken.values()) - {""}):
+            names = ", ".join(folder for folder, of in taken.items() if of == kind)
+            notes.append(f"no plain weights, the {kind} ones are taken: {names}")
+    return tuple(dict.fromkeys(notes))
+
+
+def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
+    """A combined folder has neither pipeline's constants: diffusers' defaults hold there too."""
+    found: dict[str, float] = {}
+    for folder, keys in (
+        (prior, ("latent_mean", "latent_std", "resolution_multiple")),
+        (decoder, ("latent_dim_scale",)),
+    ):
+        path = folder / "model_index.json"
+        index = read_json(path) if needed or path.is_file() else {}
+        for key in keys:
+            value = index.get(key, getattr(Constants, key))
+            if type(value) not in (int, float) or (value <= 0 and key != "latent_std"):
+                raise UsageError(
+                    f"{folder}/model_index.json: '{key}' is {value!r}, no valid number"
+                )
+            found[key] = float(value)
+    return Constants(**found)
+
+
+def _default_size(prior: Path) -> tuple[int, int]:
+    """The picture size a checkpoint was trained for: generation_config.json, else 1024 x 1024."""
+    path = prior / "generation_config.json"
+    value = read_json(path) if path.is_file() else {}
+    height, width = value.get("height", 1024), value.get("width", 1024)
+    if type(height) is not int or type(width) is not int:
+        raise UsageError(f"{path}: height and width must be whole numbers of pixels")
+    return height, width
+
+
+def _check_fit(checkpoint: Checkpoint) -> None:
+    """Whether the stages take what the ones before them give."""
+    c, b, a = checkpoint.stage_c, checkpoint.stage_b, checkpoint.stage_a
+    pairs: list[tuple[Path, str, int, str, Component[Any]]] = [
+        (c.folder, "c_cond", c.config.c_cond, "hidden_size", checkpoint.text_encoder),
+        (b.folder, "clip_embd", b.config.clip_embd, "hidden_size", checkpoint.decoder_text_encoder),
+        (b.folder, "effnet_embd", b.config.effnet_embd, "c_in", c),
+        (a.folder, "latent_channels", a.config.latent_channels, "c_out", b),
+    ]
+    for folder, key, value, other_key, other in pairs:
+        expected = getattr(other.config, other_key)
+        if value != expected:
+            raise UsageError(
+                f"{folder}/config.json: '{key}' is {value}, but {other.folder}/config.json has "
+                f"'{other_key}' {expected}: these components do not belong together"
+            )

@@ -1,0 +1,145 @@
+"""Which safetensors files are a component's weights: plain or a variant, whole or in shards.
+
+As in diffusers 0.39: a component without files of the variant asked for has its plain ones taken.
+Beyond it: where no variant is asked for and there are files of a single one alone, they are taken.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporter.checkpoint.git_lfs import refuse_pointer
+from exporter.checkpoint.json_file import read_json
+from runtimes.errors import UsageError
+
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_SHARD = r"-\d{5}-of-\d{5}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The file to open first, one with weights or an index of shards; '' is the plain variant."""
+
+    name: str
+    variant: str
+
+    @property
+    def is_index(self) -> bool:
+        return self.name.endswith(".json")
+
+
+def stem_of(component: str) -> str:
+    """How the weight files of a component's folder begin: transformers' name or diffusers'."""
+    return "model" if component.endswith("text_encoder") else "diffusion_pytorch_model"
+
+
+def choose(names: Collection[str], stem: str, variant: str | None) -> Choice | None:
+    """What to open of a component's file names; None where there is nothing, or no one choice."""
+    others = variants(names, stem) - {"", variant}
+    fallback = others if not variant and len(others) == 1 else set()
+    for wanted in dict.fromkeys([variant or "", "", *fallback]):
+        for name in _names(stem, wanted):
+            if name in names:
+                return Choice(name, wanted)
+    return None
+
+
+def variants(names: Collection[str], stem: str) -> set[str]:
+    """The variants that a component's file names are of; '' for the plain files."""
+    patterns = [
+        rf"{stem}(?:\.([\w-]+?))?(?:{_SHARD})?\.safetensors",
+        rf"{stem}{_SHARD}\.([\w-]+)\.safetensors",  # as older versions of diffusers wrote them
+    ]
+    matches = (re.fullmatch(pattern, name) for name in names for pattern in patterns)
+    return {match[1] or "" for match in matches if match}
+
+
+def files_of(names: Collection[str], stem: str, variant: str | None) -> list[str]:
+    """The names to fetch of a listed component: what is chosen, with all of an index's shards."""
+    choice = choose(names, stem, variant)
+    if choice is None or not choice.is_index:
+        return [choice.name] if choice else []
+    marked = re.escape(f".{choice.variant}") if choice.variant else ""
+    shard = re.compile(rf"{stem}(?:{marked}{_SHARD}|{_SHARD}{marked})\.safetensors")
+    return [choice.name, *(name for name in names if shard.fullmatch(name))]
+
+
+def weight_files(folder: Path, variant: str | None) -> tuple[tuple[Path, ...], str]:
+    """The safetensors files of a component's folder and their variant ('': plain).
+
+    Raises UsageError naming what is missing, or that is there instead.
+    """
+    names = sorted(path.name for path in folder.iterdir())
+    choice = choose(names, stem_of(folder.name), variant)
+    if choice is None:
+        raise UsageError(_nothing(folder, names, variant))
+    path = folder / choice.name
+    files = _shards(path) if choice.is_index else (path,)
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        by = f", which {choice.name} names," if choice.is_index else ""
+        raise UsageError(f"{folder / missing[0]}{by} is missing{_how_to_fetch(folder, missing)}")
+    for file in files:
+        refuse_pointer(file)
+    return files, choice.variant
+
+
+def _names(stem: str, variant: str) -> Iterator[str]:
+    """The files to look for, in the order of transformers' and diffusers' loaders."""
+    middle = f".{variant}" if variant else ""
+    single = f"{stem}{middle}.safetensors"
+    indexes = [f"{stem}.safetensors.index{middle}.json"]
+    if variant:  # diffusers before 0.32, other tools
+        indexes.append(f"{stem}.safetensors{middle}.index.json")
+        indexes.append(f"{stem}{middle}.safetensors.index.json")
+    yield from [single, *indexes] if stem == "model" else [*indexes, single]
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if not names or any(Path(str(name)).name != name for name in names):
+        raise UsageError(f"{index}: 'weight_map' does not name safetensors files beside it")
+    return tuple(index.parent / name for name in sorted(names))
+
+
+def _nothing(folder: Path, names: list[str], variant: str | None) -> str:
+    """Why no weights could be chosen."""
+    stem = stem_of(folder.name)
+    there = variants(names, stem)
+    unindexed = there & {variant or "", ""}
+    if unindexed:
+        index = next(n for n in _names(stem, sorted(unindexed)[-1]) if n.endswith(".json"))
+        fetch = _how_to_fetch(folder, [index])
+        return f"{folder / index}, the index of its shards, is missing{fetch}"
+    if there:
+        kinds = ", ".join(sorted(there))
+        return (
+            f"{folder} holds weights of the variants {kinds} only: give --variant with one of them"
+        )
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        return (
+            f"{folder} holds its weights as {pickles[0]}, a pickle, which runs code when it is "
+            "read; convert it with diffusers' save_pretrained(safe_serialization=True)"
+        )
+    wanted = [f"{stem}.safetensors"] + ([f"{stem}.{variant}.safetensors"] if variant else [])
+    others = [name for name in names if name.endswith(".safetensors")]
+    instead = f"; {others[0]} there is no name that diffusers reads" if others else ""
+    missing = " and ".join(reversed(wanted))
+    are = "are" if len(wanted) > 1 else "is"
+    fetch = _how_to_fetch(folder, wanted[:1])
+    return f"{folder} holds no weights: {missing} {are} missing{fetch}{instead}"
+
+
+def _how_to_fetch(folder: Path, names: list[str]) -> str:
+    """Where the folder is of a hub cache: that it is incomplete, and what completes it."""
+    for snapshot in folder.parents:
+        repository = snapshot.parent.parent.name
+        if snapshot.parent.name == "snapshots" and repository.startswith("models--"):
+            name = repository.removeprefix("models--").replace("--", "/")
+            files = " ".join(str(folder.relative_to(snapshot) / file) for file in names)
+            command = f"hf download {name} {files} --revision {snapshot.name}"
+            return f" from the hub's cache, which is incomplete: '{command}' fetches it"
+    return ""

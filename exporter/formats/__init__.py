@@ -1,0 +1,1 @@
+"""What a graph is written as: one file for each format behind one table."""

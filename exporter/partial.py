@@ -1,0 +1,172 @@
+"""Graphs of an export that is not whole yet, kept so that it can go on: `.NAME.partial`.
+
+The folder lies beside the output NAME, or in it as `.partial` where that exists already, for it may
+be a mounted volume. It holds a folder per graph and, once a graph is whole, GRAPH.json with its
+origin and the hashes of its files. Nothing in it is taken without its record and a check of both.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from runtimes.bundle.manifest import File, Graph
+from runtimes.bundle.read import Bundle, sha256
+from runtimes.bundle.typed_json import decode
+from runtimes.bundle.write import write_error
+from runtimes.errors import RunError
+
+_LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A graph that was written whole; `files` by their path inside the bundle."""
+
+    graph: Graph
+    files: dict[str, File]
+
+
+class Unfinished:
+    """The unfinished export of an output folder."""
+
+    def __init__(self, output: Path) -> None:
+        output = output.absolute()
+        self.output = output
+        beside = output.with_name(f".{output.name}.partial")
+        self.folder = output / ".partial" if output.is_dir() and not beside.is_dir() else beside
+
+    def records(self) -> dict[str, Record]:
+        """The finished graphs by name; a record that cannot be read is none."""
+        found = {}
+        for path in sorted(self.folder.glob("*.json")):
+            with suppress(OSError, ValueError, RunError):
+                found[path.stem] = decode(Record, json.loads(path.read_text("utf-8")), str(path))
+        return found
+
+    def is_whole(self, record: Record) -> bool:
+        """Whether a finished graph's files are still those that were written."""
+        return _are(self.folder, record.files)
+
+    def finish(self, name: str, graph: Graph) -> Record:
+        """Record that everything in the graph's folder is what it should be."""
+        paths = sorted(path for path in (self.folder / name).rglob("*") if path.is_file())
+        files = {
+            path.relative_to(self.folder).as_posix(): File(path.stat().st_size, sha256(path))
+            for path in paths
+        }
+        return self._write(name, Record(graph, files))
+
+    def _write(self, name: str, record: Record) -> Record:
+        text = json.dumps(dataclasses.asdict(record))
+        (self.folder / f"{name}.tmp").write_text(text, encoding="utf-8")
+        os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.json")
+        return record
+
+    def adopt(self, name: str, bundle: Bundle) -> Record:
+        """Take over a graph of a finished bundle, whose files were verified."""
+        self.discard(name)
+        files = bundle.files_of(name)
+        for key in files:
+            _link(bundle.path(key), self.folder / key, shutil.copyfile)
+        return self._write(name, Record(bundle.manifest.graphs[name], files))
+
+    def discard(self, name: str) -> None:
+        """Remove what there is of a graph."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+        if (self.folder / name).exists():
+            shutil.rmtree(self.folder / name)
+
+    def place(self, record: Record, folder: Path) -> None:
+        """Put a finished graph into the bundle that is being made; the unfinished keeps it too."""
+        for key in record.files:
+            _link(self.folder / key, folder / key, shutil.move)
+
+    def size(self, kept: Collection[str]) -> int:
+        """Bytes of all graphs but the `kept` ones, finished or not."""
+        files = (file for folder in self._others(kept) for file in folder.rglob("*"))
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def discard_others(self, kept: Collection[str]) -> None:
+        """Remove all graphs but the `kept` ones."""
+        for folder in self._others(kept):
+            self.discard(folder.name)
+
+    def _others(self, kept: Collection[str]) -> list[Path]:
+        found = self.folder.iterdir() if self.folder.exists() else ()
+        return [path for path in found if path.is_dir() and path.name not in kept]
+
+    def remove(self) -> None:
+        """Remove it all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder alone; RunError when another export has it, or it cannot be made.
+
+        A folder without a finished graph is removed in the end, and so are its new parents.
+        """
+        made = [path for path in self.folder.parents if not path.exists()]
+        lock = FileLock(self.folder / _LOCK, timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            if not Path(lock.lock_file).exists():  # another export ended at this very moment
+                raise Timeout(lock.lock_file)
+        except Timeout:
+            raise RunError(f"another export to {self.output} is running; wait for it") from None
+        except OSError as error:
+            raise write_error(self.output, error) from error
+        try:
+            yield
+        finally:
+            if not self.records():
+                self.remove()
+            lock.release()
+            for path in made:
+                with suppress(OSError):  # it holds something
+                    path.rmdir()
+
+    @contextmanager
+    def open(self, *, keep: bool) -> Iterator[None]:
+        """Work in the folder.
+
+        An error removes it unless `keep`; an interruption, or a process that is killed, leaves
+        the finished graphs.
+        """
+        try:
+            yield
+        except Exception:
+            if not keep:
+                self.remove()
+            raise
+
+
+def is_whole(name: str, bundle: Bundle) -> bool:
+    """Whether a graph's files in a bundle are those that its manifest names."""
+    return _are(bundle.folder, bundle.files_of(name))
+
+
+def _are(folder: Path, files: dict[str, File]) -> bool:
+    def is_file(key: str, file: File) -> bool:
+        path = folder / key
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            return False
+        return path.stat().st_size == file.size and sha256(path) == file.sha256
+
+    return all(is_file(key, file) for key, file in files.items())
+
+
+def _link(source: Path, target: Path, otherwise: Callable[[Path, Path], object]) -> None:
+    """One file under two names, which costs no space; `otherwise` where there are no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        otherwise(source, target)

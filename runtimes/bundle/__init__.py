@@ -1,0 +1,1 @@
+"""A bundle on disk: its manifest, reading and verifying it, writing it all or nothing."""

@@ -1,0 +1,279 @@
+"""The bundle's manifest, `bundle.json`: what a host needs to know to run the graphs."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtimes.bundle.manifest_check import check_manifest
+from runtimes.bundle.typed_json import decode
+from runtimes.errors import RunError
+
+FORMAT = "wuerstchen-bundle"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+GOLDEN_FILE = "golden/run.safetensors"
+# The revision of the demo checkpoint; tests/test_demo.py pins its weights. New weights: a new one.
+DEMO_REVISION = "demo-1"
+
+# Every graph of the pipeline, in the order it runs.
+GRAPHS = (
+    "text_encoder",
+    "stage_c_condition",
+    "stage_c",
+    "decoder_text_encoder",
+    "stage_b_condition",
+    "stage_b",
+    "stage_a",
+)
+TEXT_ENCODERS = ("text_encoder", "decoder_text_encoder")
+# What runs once per prompt or image is cheap, and its error would enter every step: always fp32.
+CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which checkpoint the graphs come from; revisions are commit hashes for hub models.
+
+    `variant` names the weight files ('fp16'), '' for the plain ones.
+    """
+
+    id: str
+    revision: str
+    prior_id: str
+    prior_revision: str
+    license: str
+    variant: str
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether both halves are the demo's: its judge and its prompts fit no other model.
+
+        By the revision, which stands for the hashes of its weights: anybody may call a model
+        'demo/...', and a hub's revisions are commit hashes.
+        """
+        return self.revision == self.prior_revision == DEMO_REVISION
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was fused in: a LoRA adapter, or an embedding, named 'file:token', of weight 1.
+
+    Its name, its file's SHA-256 and the weight it got.
+    """
+
+    id: str
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A graph input or output. A dimension is a number, or a name where it is dynamic."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One exported graph: its file (Core ML: package folder) inside the bundle, precision, tensors.
+
+    The precision is that of the stored weights and, but for fp32 islands, of the computation;
+    OpenVINO's computes in its device's. `origin` is the exporter's SHA-256 over what the graph was
+    made from and how: weights, adapters, options and tools. `activations`, where it is known: bytes
+    that one row of a batch keeps alive at once, in any case, per position (height * width) of
+    `latents`, and per pair of positions.
+    """
+
+    file: str
+    precision: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    origin: str = ""
+    activations: tuple[float, ...] = ()
+
+    @property
+    def batch_is_open(self) -> bool:
+        """Whether the graph takes any number of rows."""
+        return isinstance(self.inputs[0].shape[0], str)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A text encoder's tokenizer: its folder inside the bundle and its special token ids."""
+
+    folder: str
+    max_length: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampling step, x' = a*x + b*epsilon + c*noise, from timestep t to the next row's t."""
+
+    t: float
+    a: float
+    b: float
+    c: float
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """How a denoiser is sampled: `s` and `scaler` shape its cosine schedule.
+
+    `timestep_embedding` of t is sin, then cos, of (t * 10000) * timestep_frequencies in fp32,
+    zero-padded by `timestep_padding` values; `embeddings` tabulates it for the default schedule.
+    `guidance` above 1 doubles the batch: conditional half first.
+    """
+
+    channels: int
+    s: float
+    scaler: float
+    guidance: float
+    timestep_frequencies: tuple[float, ...]
+    timestep_padding: int
+    timesteps: tuple[float, ...]
+    schedule: tuple[Row, ...]
+    embeddings: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Constants of the C -> B -> A loop, from the checkpoint's configs.
+
+    Stage C's latent side is ceil(pixels / resolution_multiple); Stage B's is
+    int(that * latent_dim_scale) and a multiple of `stage_b_multiple`; the picture's is that
+    times `stage_a_scale`. image_embedding = stage C latents * latent_mean - latent_std.
+    """
+
+    resolution_multiple: float
+    latent_dim_scale: float
+    latent_mean: float
+    latent_std: float
+    stage_b_multiple: int
+    stage_a_scale: int
+    height: int
+    width: int
+    stage_c: Denoiser
+    stage_b: Denoiser
+
+
+@dataclass(frozen=True)
+class File:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that quantisation met: how it is stored now, or why it was left alone."""
+
+    name: str
+    stored: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What was done to one graph; bytes of its files before and after.
+
+    `worst_db`: a denoiser's SQNR at its worst step against fp32, on recorded runs, where measured.
+    """
+
+    recipe: str
+    weights: tuple[Weight, ...]
+    bytes_before: int
+    bytes_after: int
+    worst_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What activations were measured on: `samples` steps of runs of `prompts`, their SHA-256."""
+
+    prompts: int
+    samples: int
+    seed: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The recorded run: evaluations of Stage C and Stage B, and what else a replay has to know.
+
+    `default_schedule`: the schedules are the manifest's own; else both have even steps.
+    """
+
+    steps: int
+    decoder_steps: int
+    default_schedule: bool
+    seed: int
+    guidance: float
+    decoder_guidance: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is and holds.
+
+    `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
+    are the only picture sizes (height, width) its graphs take, none if sizes are open;
+    `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
+    `golden` what was recorded (None: nothing, or by a version that did not say).
+    """
+
+    format: str
+    format_version: int
+    model: Model
+    backend: str
+    precision: str
+    graphs: dict[str, Graph]
+    tokenizers: dict[str, Tokenizer]
+    text_graphs: dict[str, str | None]
+    sampling: Sampling
+    sizes: tuple[tuple[int, int], ...]
+    files: dict[str, File]
+    tools: dict[str, str]
+    quantization: dict[str, Quantization] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    adapters: tuple[Adapter, ...] = ()
+    golden: Golden | None = None
+
+
+def to_json(manifest: Manifest) -> str:
+    """The manifest as indented JSON text."""
+    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
+    path = folder / MANIFEST_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError:
+        raise RunError(
+            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise RunError(f"{path} is not a {FORMAT} manifest")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format version {value.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; export the bundle again with a matching version"
+        )
+    manifest = decode(Manifest, value, str(path))
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def _no_number(name: str) -> float:
+    """Python's JSON reads NaN and Infinity, which JSON does not have and no field means."""
+    raise ValueError(f"{name} is no number")

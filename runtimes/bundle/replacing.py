@@ -1,0 +1,216 @@
+"""Replace a bundle inside its folder, which stays, and with it all that is no part of the bundle.
+
+Each step is one rename, inside one folder:
+
+    .X.part -> .X.new            the new files are whole: from here on they win
+    bundle.json -> .X.old/       no bundle, until the end
+    its files -> .X.old/
+    new files -> their places    bundle.json last
+
+An error puts everything back. A process that is killed in between leaves `.X.new`, and the next
+one goes on from there (`finish`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from runtimes.bundle.graph_files import is_litter
+from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
+from runtimes.bundle.read import strangers
+from runtimes.errors import RunError, UsageError
+
+NEW, OLD = ".new", ".old"
+# Folders of a bundle in which an engine looks.
+_LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")
+Moves = list[tuple[Path, Path]]
+
+
+def check_replaceable(output: Path) -> None:
+    """UsageError when the bundle in a folder cannot be told from the rest, or not be replaced."""
+    known = known_files(output)
+    if known is None:
+        raise UsageError(
+            f"{output / MANIFEST_NAME} is no manifest of a bundle, so what else belongs to it is "
+            "not known; remove the folder, or choose another output"
+        )
+    for name in _beside_graphs(output, known):
+        raise UsageError(
+            f"{output}: {name} is no part of the bundle and would lie beside the new one's graphs; "
+            "move it elsewhere"
+        )
+    for folder in {(output / name).parent for name in known}:
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{folder} cannot be written; choose another output")
+
+
+def replace(output: Path, part: Path) -> None:
+    """Put the files of `part`, which are whole, in the place of the bundle in `output`.
+
+    Whatever else `output` holds stays where it is. RunError when it is in the way, OSError when
+    the disk does not do it; everything is then as it was.
+    """
+    _check_free(output, part)
+    new = output / f".{part.name.split('.')[-2]}{NEW}"
+    os.rename(part, new)
+    moves: Moves = []
+    try:
+        sync_one(output)
+        _move(new, output, moves)
+    except BaseException:
+        for source, target in reversed(moves):
+            os.rename(target, source)
+        _prune(output, [path.relative_to(new) for path in _tree(new)])
+        shutil.rmtree(new.with_suffix(OLD), ignore_errors=True)
+        os.rename(new, part)
+        raise
+    _clean(new, output)
+
+
+def finish(new: Path, output: Path) -> None:
+    """Go on with a replacement whose process was killed."""
+    _move(new, output, [])
+    _clean(new, output)
+
+
+def known_files(folder: Path) -> set[str] | None:
+    """What the manifest in a folder names, and itself, whatever its version; None without one.
+
+    Names that lead out of the folder are left out.
+    """
+    try:
+        value = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        return None
+    files = value.get("files")
+    names = [MANIFEST_NAME, *(files if isinstance(files, dict) else ())]
+    return {name for name in names if _is_inside(folder, name)}
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
+
+    BlockingIOError when somebody does already; gives False where folders cannot be locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            locked = False
+        yield locked
+    finally:
+        os.close(handle)
+
+
+def sync_one(path: Path) -> None:
+    """Have a file or folder on disk; Windows opens no folders, and syncs what it may write."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _move(new: Path, output: Path, moves: Moves) -> None:
+    """Everything into its place; `moves` hears of each step."""
+    old = new.with_suffix(OLD)
+    left = [path.relative_to(new).as_posix() for path in _tree(new)]
+    if MANIFEST_NAME in left:
+        arrived = (known_files(new) or set()) - set(left)
+        before = known_files(old) or known_files(output) or set()
+        for name in sorted(before - arrived, key=_manifest_first):
+            if os.path.lexists(output / name):
+                _rename(output / name, old / name, moves)
+    for name in sorted(left, key=_manifest_first, reverse=True):
+        _rename(new / name, output / name, moves)
+    for folder in {(output / name).parent for name in left}:
+        sync_one(folder)
+    sync_one(output)
+
+
+def _rename(source: Path, target: Path, moves: Moves) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(source, target)
+    moves.append((source, target))
+
+
+def _clean(new: Path, output: Path) -> None:
+    """What has served; a process killed here leaves `.X.old` alone, which nobody misses."""
+    old = new.with_suffix(OLD)
+    names = [path.relative_to(old) for path in _tree(old)]
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    _prune(output, names)
+
+
+def _prune(output: Path, names: Iterable[Path]) -> None:
+    """Remove the folders of files that are gone, where they are empty."""
+    folders = {parent for name in names for parent in name.parents if parent != Path()}
+    for folder in sorted(folders, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            (output / folder).rmdir()
+
+
+def _check_free(output: Path, part: Path) -> None:
+    """RunError when what is no part of the bundle in `output` would meet the new files."""
+    known = known_files(output) or set()
+    for path in _tree(part):
+        name = path.relative_to(part).as_posix()
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            place = output / parent
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise _in_the_way(output, str(parent))
+        if name not in known and os.path.lexists(output / name):
+            raise _in_the_way(output, name)
+    if (part / MANIFEST_NAME).is_file():
+        for name in _beside_graphs(output, known):
+            raise _in_the_way(output, name)
+
+
+def _in_the_way(output: Path, name: str) -> RunError:
+    return RunError(
+        f"{output}: {name} is in the way of the new files; move it elsewhere. Nothing was changed "
+        "there"
+    )
+
+
+def _beside_graphs(output: Path, known: Collection[str]) -> Iterator[str]:
+    """Files that are no part of a bundle and lie where engines look; the next bundle is refused."""
+    for name in strangers(output, known):
+        if PurePosixPath(name).parts[0] in _LOOKED_INTO:
+            files = _tree(output / name) if name.endswith("/") else [output / name]
+            names = (path.relative_to(output).as_posix() for path in files)
+            yield from (name for name in names if not is_litter(name))
+
+
+def _tree(folder: Path) -> list[Path]:
+    """Files and links below a folder."""
+    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+def _manifest_first(name: str) -> tuple[bool, str]:
+    return name != MANIFEST_NAME, name
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or {"\\", "\0"} & set(name):
+        return False
+    return (folder / name).parent.resolve().is_relative_to(folder.resolve())

@@ -1,0 +1,194 @@
+"""Write a folder all at once: what is new becomes visible when it is whole, and not before.
+
+A new folder is written beside its place and renamed. One that exists stays the folder that it is
+(it may be a mounted volume, or a shell's working folder): the new files are written inside it, in
+`.XXXXXXXX.part`, and moved into place when they are whole (runtimes.bundle.replacing).
+"""
+
+import errno
+import glob
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest, to_json
+from runtimes.bundle.read import sha256
+from runtimes.bundle.replacing import NEW, OLD, check_replaceable, finish, held, replace, sync_one
+from runtimes.errors import RunError, UsageError
+from runtimes.memory import in_bytes
+
+_PART = ".part"
+_YOUNG = 60  # seconds in which a folder may not be held yet by the process that made it
+_ANY = "????????"  # what tells one process's folders from another's
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """UsageError when a bundle cannot be written to `output`: before any work.
+
+    First puts right what a killed process left there. Files that are no part of an old bundle are
+    kept in their places; they are refused where an engine could take them for the new one's.
+    """
+    _sweep(output.absolute())
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UsageError(f"{output} exists and is no folder; choose another output")
+    _check_writable(output)
+    if _is_empty(output):
+        return
+    if not (output / MANIFEST_NAME).is_file():
+        raise UsageError(f"{output} exists and is no bundle; choose another output")
+    if not overwrite:
+        raise UsageError(
+            f"{output} exists; give --overwrite to replace it once the new one is whole"
+        )
+    check_replaceable(output)
+
+
+def check_new(output: Path, flag: str) -> None:
+    """UsageError when a folder that nothing is to be replaced in cannot be written: before work."""
+    _sweep(output.absolute())
+    if output.is_symlink() or (output.exists() and not output.is_dir()) or not _is_empty(output):
+        raise UsageError(f"{flag} {output} exists; give a folder that is new or empty")
+    _check_writable(output)
+
+
+def _is_empty(output: Path) -> bool:
+    """Whether a folder is new or holds nothing but hidden files, which stay where they are.
+
+    Such as those of version control, of file managers, and of an unfinished export.
+    """
+    if not output.exists():
+        return True
+    names = {path.name for path in output.iterdir()}
+    return all(name.startswith(".") or name == "lost+found" for name in names)
+
+
+@contextmanager
+def atomic_folder(output: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `output` when the block ends without an error.
+
+    Whatever ends the block early, an old `output` stays as it was. Raises RunError for a full
+    disk or a place that cannot be written.
+    """
+    output = output.absolute()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(output)
+        part = _make_part(output)
+    except OSError as error:
+        raise write_error(output, error) from error
+    with held(part):
+        try:
+            yield part
+            _sync(part)
+            if output.exists():
+                replace(output, part)
+            else:
+                os.rename(part, output)
+                sync_one(output.parent)
+        except OSError as error:
+            raise write_error(output, error) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def seal(
+    folder: Path, manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None
+) -> None:
+    """Enter every file of a new bundle into its manifest and write that, last.
+
+    `on_bytes` hears of each file that is hashed.
+    """
+    manifest.files.clear()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        size = path.stat().st_size
+        manifest.files[name] = File(size, sha256(path))
+        on_bytes(size)
+    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8", newline="\n")
+
+
+def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:
+    """UsageError when the disk has less than `needed` bytes free, with what to do about it."""
+    folder = _nearest(output)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UsageError(
+            f"{output} needs about {in_bytes(needed)} of disk and {folder} has {in_bytes(free)} "
+            f"free: {advice}"
+        )
+
+
+def write_error(output: Path, error: OSError) -> RunError:
+    """A full disk, or a place that cannot be written, in one line."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full" if full else (error.strerror or str(error))
+    return RunError(f"cannot write {output}: {reason}; nothing was changed there")
+
+
+def _make_part(output: Path) -> Path:
+    """A folder for the new files, with the permissions that this user's new folders have."""
+    token = secrets.token_hex(4)
+    inside = output.is_dir()
+    part = output / f".{token}{_PART}" if inside else _beside(output, f".{token}{_PART}")
+    part.mkdir()
+    return part
+
+
+def _beside(output: Path, suffix: str) -> Path:
+    return output.with_name(f".{output.name}{suffix}")
+
+
+def _nearest(output: Path) -> Path:
+    """The folder that `output` is, or will be made in."""
+    return next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+
+
+def _check_writable(output: Path) -> None:
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=_nearest(output)):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{output} cannot be written: {error.strerror or error}; choose another output"
+        ) from None
+
+
+def _sweep(output: Path) -> None:
+    """Put right what killed processes left: it may be as large as a bundle.
+
+    Parts are removed; whole new files that were on their way into their places arrive there.
+    """
+    inside = "." + "[0-9a-f]" * 8
+    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{_PART}")]
+    parts += output.glob(f"{inside}{_PART}")
+    for left in parts:
+        with suppress(OSError):  # somebody writes it, or it is gone or not ours
+            if _is_old(left):
+                with held(left) as locked:
+                    if locked:
+                        shutil.rmtree(left, ignore_errors=True)
+    for new in output.glob(f"{inside}{NEW}"):
+        with suppress(OSError), held(new) as locked:
+            if locked or _is_old(new):
+                finish(new, output)
+    for old in output.glob(f"{inside}{OLD}"):
+        if not old.with_suffix(NEW).exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime > _YOUNG
+
+
+def _sync(part: Path) -> None:
+    """Everything on disk, with the permissions of `part`: some writers make private files."""
+    mode = stat.S_IMODE(part.stat().st_mode)
+    for path in [*part.rglob("*"), part]:
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+        sync_one(path)

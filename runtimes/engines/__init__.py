@@ -1,0 +1,1 @@
+"""What runs a graph: one file for each engine behind one contract."""

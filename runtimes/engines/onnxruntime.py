@@ -1,0 +1,221 @@
+"""ONNX Runtime, on the CPU or on CUDA with the condition tensors kept on the device."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from runtimes.bundle.manifest import Graph
+from runtimes.engines.base import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.engines.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
+from runtimes.errors import RunError, UsageError
+from runtimes.processor import has_half_arithmetic
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# What takes a denoiser's time: none of these may end up on another device than the one asked for.
+HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
+             "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
+             "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"}  # fmt: skip
+# fp32 weights are packed anew, fp16 ones widened more than once, int8's mapped as they are stored;
+# the text encoders' int8-weights are widened, and int4 too. int8-dynamic is taken to be as int8.
+FOOTPRINT = Footprint(
+    {
+        "fp32": 1.3,
+        "fp16": 4.7,
+        "int8": 1.2,
+        "int8-dynamic": 1.2,
+        "int8-weights": 3.0,
+        "int4-weights": 2.9,
+    },
+    positions=1.6,
+)
+FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
+# MatMulNBits, which ONNX Runtime makes of integer weights in front of a MatMul, rounds activations
+# to int8 unless told otherwise (level 4): 9e-3 off in a condition graph. Level 1 is fp32.
+NBITS_LEVEL = ("session.qdq_matmulnbits_accuracy_level", "1")
+
+
+class OnnxRuntimeEngine:
+    """One ONNX graph in an InferenceSession.
+
+    On CUDA, a denoiser of fixed shapes is captured at its first run and replayed from then on.
+    """
+
+    def __init__(self, file: GraphFile, execution: Execution) -> None:
+        self._ort = _import_onnxruntime()
+        self._device, self._index = device, index = split_device(execution.device)
+        path, graph = file.path, file.graph
+        start = time.perf_counter()
+        provider = _provider(self._ort, execution.device)
+        if device == "cuda":
+            with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
+                self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = execution.threads or 0  # 0: one a core
+        # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
+        # the second run on (docs/performance.md), and on the CPU not a millisecond less.
+        options.enable_mem_pattern = device != "cpu"
+        options.add_session_config_entry(*NBITS_LEVEL)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        chosen = [(provider, provider_options(graph, device, index))]
+        try:
+            self._session = self._ort.InferenceSession(str(path), options, providers=chosen)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
+        self._check_device(path, provider)
+        used = computed_precision(graph.precision, device)
+        name = f"ONNX Runtime {self._ort.__version__}"
+        self.placement = Placement(name, execution.device.upper(), used, self._notes(graph))
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        self._inputs = {tensor.name for tensor in graph.inputs}
+        self._buffers = (
+            FixedBuffers(self._ort, self._session, graph, device, index)
+            if has_fixed_shapes(graph)
+            else None
+        )
+        self.load_seconds = time.perf_counter() - start
+
+    def run(self, feeds: Feeds) -> Tensors:
+        return self.bind({})(feeds)
+
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        given = dict(constants)
+        bound = self._bind_open(given) if self._buffers is None else self._buffers.bind(given)
+
+        def run(feeds: Feeds) -> Tensors:
+            missing = self._inputs - given.keys() - feeds.keys()
+            if missing:
+                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            try:
+                return bound(feeds)
+            except RunError:
+                raise
+            except Exception as error:
+                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
+
+        return run
+
+    def _bind_open(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        """For shapes that may change from run to run: outputs are placed anew in each."""
+        binding = self._session.io_binding()
+        kept = {name: self._on_device(value) for name, value in constants.items()}
+        for name, value in kept.items():
+            binding.bind_ortvalue_input(name, value)
+
+        def run(feeds: Feeds) -> Tensors:
+            for name, value in feeds.items():
+                binding.bind_cpu_input(name, value)
+            for name in self._outputs:
+                binding.bind_output(name, "cpu")
+            self._session.run_with_iobinding(binding)
+            return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
+
+        return run
+
+    def close(self) -> None:
+        del self._buffers, self._session
+
+    def _on_device(self, value: Any) -> Any:
+        return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, self._index)
+
+    def _notes(self, graph: Graph) -> tuple[str, ...]:
+        """What a user wants to see to be so: fused attention, a captured CUDA graph."""
+        parts = self._session.get_provider_graph_assignment_info()
+        nodes = [node for part in parts for node in part.get_nodes()]
+        fused = sum(node.op_type in FUSED_ATTENTION for node in nodes)
+        captured = "enable_cuda_graph" in provider_options(graph, self._device)
+        return (*[f"{fused} fused attention"] * (fused > 0), *["CUDA graph"] * captured)
+
+    def _check_device(self, path: Path, provider: str) -> None:
+        """The asked-for device or an error: ONNX Runtime falls back to the CPU on its own."""
+        if provider not in self._session.get_providers():
+            raise UsageError(
+                f"--device {self._device}: ONNX Runtime could not start {provider} (is the GPU "
+                "driver there, and CUDA and cuDNN of the version onnxruntime-gpu was built for?)"
+            )
+        elsewhere = [
+            f"{node.op_type} '{node.name}'"
+            for part in self._session.get_provider_graph_assignment_info()
+            if part.ep_name != provider
+            for node in part.get_nodes()
+            if node.op_type in HEAVY_OPS
+        ]
+        if elsewhere:
+            raise UsageError(
+                f"--device {self._device}: {len(elsewhere)} heavy nodes of {path.parent.name} "
+                f"would not run on {provider}, the first of them {elsewhere[0]}"
+            )
+
+
+def split_device(text: str) -> tuple[str, int]:
+    """What `--device` names: 'cuda:1' is CUDA's second GPU, a name alone the first one."""
+    name, colon, index = text.lower().partition(":")
+    if colon and not (name == "cuda" and index.isdecimal()):
+        raise UsageError(f"--device {text}: ONNX Runtime numbers GPUs only, such as cuda:0")
+    return name, int(index or 0)
+
+
+def provider_options(graph: Graph, device: str, index: int = 0) -> dict[str, str]:
+    """Options of a graph's execution provider on the GPU `index`.
+
+    TF32 keeps 10 bits of fp32's 23: an fp32 bundle would miss its limits. Shapes that change
+    cannot be captured.
+    """
+    if device != "cuda":
+        return {}
+    steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
+    captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
+    return {"use_tf32": "0"} | ({"device_id": str(index)} if index else {}) | captured
+
+
+def computed_precision(stored: str, device: str) -> str:
+    """What a graph's products compute in, from the precision it is stored in.
+
+    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
+    weights are widened too, and 'int8' has no kernels for products with float results.
+    """
+    if stored == "fp16":
+        return "f16" if device != "cpu" or has_half_arithmetic() else "f32"
+    return "int8" if stored == "int8-dynamic" else "f32"
+
+
+def check_device(device: str) -> None:
+    """UsageError when ONNX Runtime, or this build of it, cannot run on `device`."""
+    _provider(_import_onnxruntime(), device)
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError(
+            "onnxruntime is not installed: pip install 'wuerstchen-export[cpu]' (or [cuda])"
+        ) from None
+    return onnxruntime
+
+
+def _provider(ort: Any, named: str) -> str:
+    installed, device = ort.get_available_providers(), split_device(named)[0]
+    if device not in PROVIDERS:
+        raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
+    if PROVIDERS[device] not in installed:
+        twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
+                "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
+        raise UsageError(
+            f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
+            f"{', '.join(installed)}{twice}; pip install 'wuerstchen-export[{device}]'"
+        )
+    return PROVIDERS[device]
+
+
+def _both_installed() -> bool:
+    names = {str(found.metadata["Name"]).lower() for found in metadata.distributions()}
+    return {"onnxruntime", "onnxruntime-gpu"} <= names
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

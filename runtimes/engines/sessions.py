@@ -1,0 +1,83 @@
+"""The graphs of a bundle while they run: opened when needed, kept or released."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from runtimes.bundle.graph_files import engine_reads
+from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Engine, Execution, Footprint, GraphFile, engine_for
+from runtimes.errors import RunError
+from runtimes.memory import give_back
+
+
+class GraphSource(Protocol):
+    """Where a pipeline gets its graphs from: a bundle here, PyTorch modules in the exporter."""
+
+    def open(self, name: str) -> Engine: ...
+
+
+class BundleGraphs:
+    """The graphs of a bundle on one engine; UsageError when what is asked for is not there.
+
+    Condition graphs run in f32 where the engine has a choice: their error would enter every step.
+    """
+
+    def __init__(self, bundle: Bundle, execution: Execution) -> None:
+        self._bundle = bundle
+        self._execution = execution
+        self._engine = engine_for(bundle.manifest.backend, execution.engine)
+        self._engine.check(execution)
+
+    def footprint(self) -> Footprint:
+        """What the engine takes of the CPU's memory."""
+        return self._engine.footprint(self._execution)
+
+    def open(self, name: str) -> Engine:
+        execution = self._execution
+        if name in CONDITION_GRAPHS and self._engine.chooses_precision:
+            execution = replace(execution, precision="f32")
+        if execution.cache is not None:  # what is kept must have been made from the real files
+            self._bundle.verify(name)
+        return self._engine.open(graph_file(self._bundle, name), execution)
+
+
+def graph_file(bundle: Bundle, name: str) -> GraphFile:
+    """What an engine needs to know of a bundle's graph."""
+    graph = bundle.graph(name)
+    read = (key for key in bundle.files_of(name) if engine_reads(bundle.manifest, key))
+    names = (PurePosixPath(key).relative_to(PurePosixPath(graph.file).parent) for key in read)
+    return GraphFile(bundle.path(graph.file), graph, bundle.digest(name), tuple(map(str, names)))
+
+
+class Sessions:
+    """Opens each graph once and keeps it, or releases it after use (`one_at_a_time`)."""
+
+    def __init__(self, source: GraphSource, *, one_at_a_time: bool) -> None:
+        self._source = source
+        self._one_at_a_time = one_at_a_time
+        self._open: dict[str, Engine] = {}
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Engine]:
+        """A graph, ready to run. Errors inside name the graph."""
+        engine = self._open.get(name) or self._source.open(name)
+        if not self._one_at_a_time:
+            self._open[name] = engine
+        try:
+            yield engine
+        except RunError as error:
+            text = str(error)
+            raise RunError(text if name in text else f"{name}: {text}") from error
+        finally:
+            if self._one_at_a_time:
+                engine.close()
+                give_back()
+
+    def close(self) -> None:
+        for engine in self._open.values():
+            engine.close()
+        self._open.clear()

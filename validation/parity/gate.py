@@ -1,0 +1,197 @@
+"""The parity gate: each graph on the recorded inputs, then the free-running trajectory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import STORED, Engine, Placement, Tensors
+from runtimes.engines.sessions import GraphSource, Sessions
+from runtimes.noise import RecordedNoise
+from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
+from runtimes.plan import timesteps_for
+from runtimes.progress import SILENT, Progress
+from runtimes.schedule import schedule, timestep_embedding
+from validation.parity.metrics import Difference, decibels, difference, psnr_db
+from validation.parity.recording import Recording
+from validation.parity.tolerances import Limits, loosest
+
+DENOISERS = ("stage_c", "stage_b")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured value against its limit: `limit_db` is the least SQNR that passes.
+
+    `step` of the graph counts from 1; None for a graph that runs once.
+    """
+
+    what: str
+    graph: str
+    step: int | None
+    max_abs: float
+    relative: float
+    sqnr_db: float
+    limit: str
+    limit_db: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Gate:
+    """All checks of one bundle: per graph, per graph and step, per step of the trajectory.
+
+    `placements` says where and in which precision each graph really ran.
+    """
+
+    source: str
+    placements: dict[str, Placement]
+    graphs: tuple[Check, ...]
+    steps: tuple[Check, ...]
+    trajectory: tuple[Check, ...]
+    picture_db: float
+    picture_limit_db: float
+
+    @property
+    def failures(self) -> list[str]:
+        """What failed, in running order: the first entry is where the run diverges."""
+        checks = (*self.graphs, *self.steps, *self.trajectory)
+        found = [f"{check.what} ({check.limit})" for check in checks if not check.passed]
+        if self.picture_db < self.picture_limit_db:
+            found.append(f"picture (PSNR >= {self.picture_limit_db:g} dB)")
+        return found
+
+
+def run_gate(
+    bundle: Bundle,
+    graphs: GraphSource,
+    recording: Recording,
+    on_tensors: OnTensors = lambda name, tensors: None,
+    progress: Progress = SILENT,
+) -> Gate:
+    """Measure a bundle's graphs, opened by `graphs`, against a recording.
+
+    Each graph is held to the limits of its stored or its compute precision, whichever is less
+    exact; the trajectory and the picture to those of the least exact graph. `on_tensors` sees
+    the trajectory's tensors, as the pipeline names them.
+    """
+    sessions = Sessions(graphs, one_at_a_time=True)
+    checks, steps = [], []
+    placements: dict[str, Placement] = {}
+    for name in bundle.manifest.graphs:
+        with sessions.using(name) as engine:
+            results = []
+            for number, result in enumerate(_results(engine, bundle, name, recording), 1):
+                results.append(result)
+                if name in DENOISERS:
+                    progress.step(f"{name}, step by step", number, recording.steps(name))
+            placements[name] = engine.placement  # known to some engines only after a run
+        limits = loosest(_precisions(bundle, name, placements[name]))
+        found = [
+            _graph_check(name, step, what, measured, limits) for step, what, measured in results
+        ]
+        if name in DENOISERS:
+            steps += found
+        checks.append(replace(max(found, key=lambda check: check.relative), what=name))
+    used = {p for name in placements for p in _precisions(bundle, name, placements[name])}
+    limits = loosest(used)
+    trajectory, picture = _trajectory(bundle, graphs, recording, limits, on_tensors, progress)
+    return Gate(
+        recording.source,
+        placements,
+        tuple(checks),
+        tuple(steps),
+        tuple(trajectory),
+        picture,
+        limits.picture_db,
+    )
+
+
+def _precisions(bundle: Bundle, name: str, placement: Placement) -> tuple[str, str]:
+    stored = bundle.manifest.graphs[name].precision
+    return stored, STORED.get(placement.precision, stored)
+
+
+def _results(
+    engine: Engine, bundle: Bundle, name: str, recording: Recording
+) -> Iterator[tuple[int | None, str, Difference]]:
+    """Step, what it is called, and how far off it is."""
+    if name in DENOISERS:
+        yield from _denoiser_steps(engine, bundle, name, recording)
+    else:
+        yield None, name, _graph(engine, bundle, name, recording)
+
+
+def _graph(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> Difference:
+    spec = bundle.manifest.graphs[name]
+    outputs = engine.run(_recorded(recording, name, [t.name for t in spec.inputs]))
+    expected = _recorded(recording, name, [t.name for t in spec.outputs])
+    differences = [difference(outputs[key], values) for key, values in expected.items()]
+    return max(differences, key=lambda d: d.relative)
+
+
+def _denoiser_steps(
+    engine: Engine, bundle: Bundle, name: str, recording: Recording
+) -> Iterator[tuple[int, str, Difference]]:
+    """Each step by itself: the recorded latents in, the recorded epsilon expected."""
+    spec, denoiser = bundle.manifest.graphs[name], getattr(bundle.manifest.sampling, name)
+    names = [t.name for t in spec.inputs if t.name not in ("latents", "timestep_embedding")]
+    run = engine.bind(_recorded(recording, f"{name}_condition", names))
+    timesteps = timesteps_for(recording.options, name, denoiser)
+    before = "start"
+    for index, row in enumerate(schedule(timesteps, denoiser.s, denoiser.scaler)):
+        expected = recording.tensors[f"{name}/{index}.epsilon"]
+        latents = recording.tensors[f"{name}/{before}.latents"]
+        doubled = np.concatenate([latents] * (len(expected) // len(latents)))
+        embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
+        found = run({"latents": doubled, "timestep_embedding": embedding})["epsilon"]
+        what = f"{name}, step {index + 1} (t = {row.t:.4f})"
+        yield index + 1, what, difference(found, expected)
+        before = str(index)
+
+
+def _trajectory(
+    bundle: Bundle,
+    graphs: GraphSource,
+    recording: Recording,
+    limits: Limits,
+    on_tensors: OnTensors,
+    progress: Progress,
+) -> tuple[list[Check], float]:
+    """The whole pipeline on the recorded noise, its own outputs feeding every next step."""
+    checks = []
+
+    def compare(name: str, tensors: Tensors) -> None:
+        on_tensors(name, tensors)
+        graph, _, index = name.partition("/")
+        if index.isdigit():
+            step, least = int(index) + 1, limits.latent_db
+            found = difference(tensors["latents"], recording.tensors[f"{name}.latents"])
+            what, limit = f"{graph} latents after step {step}", f"SQNR >= {least:g} dB"
+            values = (found.max_abs, found.relative, found.sqnr_db)
+            checks.append(Check(what, graph, step, *values, limit, least, found.sqnr_db >= least))
+
+    with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
+        result = pipeline(
+            [recording.prompt],
+            recording.negative_prompt,
+            recording.options,
+            noise=RecordedNoise(recording.noise()),
+            on_step=progress.runs("whole run", 0, 1),
+            on_tensors=compare,
+        )
+    return checks, psnr_db(result.image, recording.tensors["stage_a.image"])
+
+
+def _recorded(recording: Recording, graph: str, names: list[str]) -> Tensors:
+    return {name: recording.tensors[f"{graph}.{name}"] for name in names}
+
+
+def _graph_check(
+    graph: str, step: int | None, what: str, found: Difference, limits: Limits
+) -> Check:
+    limit, least = f"relative error <= {limits.graph_error:.1e}", decibels(limits.graph_error)
+    values = (found.max_abs, found.relative, found.sqnr_db)
+    passed = found.relative <= limits.graph_error
+    return Check(what, graph, step, *values, limit, least, passed)

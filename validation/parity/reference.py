@@ -1,0 +1,263 @@
+"""The reference: diffusers' modules and scheduler, one module in memory at a time."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMWuerstchenScheduler
+from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel, WuerstchenPrior
+from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_common import AttnBlock
+from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_diffnext import (
+    WuerstchenDiffNeXt,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizerFast
+
+from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.open import Checkpoint, Component
+from exporter.checkpoint.shapes import TEXT_PREFIX
+from exporter.checkpoint.weight_files import stem_of
+from exporter.checkpoint.weights import weight_names
+from runtimes.bundle.manifest import Manifest
+from runtimes.pipeline import OnStep
+from runtimes.plan import Options, timesteps_for
+from runtimes.progress import SILENT, Progress
+from runtimes.sizes import sizes
+from validation.parity.recording import Recording
+
+
+def record_reference(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    prompt: str,
+    negative_prompt: str,
+    options: Options,
+    progress: Progress = SILENT,
+) -> Recording:
+    """Run one prompt through diffusers' modules as its pipelines do, and keep every tensor.
+
+    Guidance, schedules and sizes not given by `options` are the manifest's defaults. A text-free
+    bundle's reference has zero text (rewrite 6 is exact against that).
+    """
+    run = _Reference(checkpoint, manifest, options, progress.runs("reference run", 0, 1))
+    with torch.inference_mode():
+        run(prompt, negative_prompt)
+    return Recording("diffusers", run.tensors, prompt, negative_prompt, options)
+
+
+@dataclass
+class _Reference:
+    checkpoint: Checkpoint
+    manifest: Manifest
+    options: Options
+    on_step: OnStep
+    tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    def __call__(self, prompt: str, negative: str) -> None:
+        sampling, options, checkpoint = self.manifest.sampling, self.options, self.checkpoint
+        assert isinstance(options.seed, int)
+        generator = torch.Generator().manual_seed(options.seed)
+        made = sizes(options.height or sampling.height, options.width or sampling.width, sampling)
+        guidance = _or(options.guidance, sampling.stage_c.guidance)
+        decoder_guidance = _or(options.decoder_guidance, sampling.stage_b.guidance)
+        texts = [prompt, negative]
+
+        hidden = self._text("text_encoder", checkpoint.text_encoder, checkpoint.tokenizer, texts)
+        prior = _load(WuerstchenPrior, checkpoint.stage_c)
+        rows = hidden[: 2 if guidance > 1 else 1]
+        self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
+        latents = self._denoise(
+            "stage_c", _conditioned(prior, rows), made.stage_c, guidance, generator
+        )
+        del prior
+
+        embedding = latents * checkpoint.constants.latent_mean - checkpoint.constants.latent_std
+        text_graph = self.manifest.text_graphs["stage_b"]
+        if text_graph == "decoder_text_encoder":
+            encoder, tokens = checkpoint.decoder_text_encoder, checkpoint.decoder_tokenizer
+            hidden = self._text(text_graph, encoder, tokens, texts)
+        guided = 2 if decoder_guidance > 1 else 1
+        embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
+        rows = hidden[:guided]
+        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b)
+        if text_graph is None:
+            width = checkpoint.stage_b.config.clip_embd
+            rows = torch.zeros(guided, hidden.shape[1], width)
+        start = torch.randn(1, sampling.stage_b.channels, *made.stage_b, generator=generator)
+        conditions = _stage_b_conditions(decoder, embedding, start, rows, text_graph is not None)
+        kept = {
+            "image_embedding": embedding,
+            "latents": start.repeat(guided, 1, 1, 1),
+            **conditions,
+        }
+        if text_graph is not None:
+            kept["last_hidden_state"] = rows
+        self._keep("stage_b_condition", **kept)
+        latents = self._denoise(
+            "stage_b",
+            _conditioned(decoder, embedding, rows),
+            start,
+            decoder_guidance,
+            generator,
+        )
+        del decoder
+
+        vqgan = _load(PaellaVQModel, checkpoint.stage_a)
+        image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
+        self._keep("stage_a", latents=latents, image=image)
+
+    def _text(
+        self, graph: str, component: Component[TextConfig], tokenizer: Path, texts: list[str]
+    ) -> Tensor:
+        tokens = load_tokenizer(tokenizer)(
+            texts,
+            padding="max_length",
+            max_length=self.manifest.tokenizers[graph].max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        encoder = load_text_encoder(component)
+        hidden = encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        self._keep(
+            graph,
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            last_hidden_state=hidden,
+        )
+        return hidden
+
+    def _denoise(
+        self,
+        graph: str,
+        module: Callable[[Tensor, Tensor], Tensor],
+        start: Tensor | tuple[int, int],
+        guidance: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """diffusers' loop: WuerstchenPriorPipeline.__call__ and the decoder's are the same."""
+        denoiser = getattr(self.manifest.sampling, graph)
+        if isinstance(start, tuple):
+            start = torch.randn(1, denoiser.channels, *start, generator=generator)
+        latents = start
+        scheduler = DDPMWuerstchenScheduler(s=denoiser.s, scaler=denoiser.scaler)
+        scheduler.set_timesteps(timesteps=timesteps_for(self.options, graph, denoiser))
+        self._keep(f"{graph}/start", latents=latents)
+        for index, t in enumerate(scheduler.timesteps[:-1]):
+            ratio = t.expand(1)
+            guided = guidance > 1
+            doubled = torch.cat([latents] * 2) if guided else latents
+            output = module(doubled, torch.cat([ratio] * 2) if guided else ratio)
+            epsilon = output
+            if guided:
+                conditional, unconditional = output.chunk(2)
+                epsilon = torch.lerp(unconditional, conditional, guidance)
+            state = generator.get_state()
+            latents = scheduler.step(epsilon, ratio, latents, generator=generator).prev_sample
+            replay = torch.Generator()
+            replay.set_state(state)
+            noise = torch.randn(latents.shape, generator=replay)
+            self._keep(f"{graph}/{index}", epsilon=output, noise=noise, latents=latents)
+            self.on_step(graph, index + 1, len(scheduler.timesteps) - 1)
+        return latents
+
+    def _keep(self, name: str, **tensors: Tensor) -> None:
+        for tensor, values in tensors.items():
+            self.tensors[f"{name}.{tensor}"] = values.numpy().copy()
+
+
+def _load(cls: Any, component: Component[Any], **options: Any) -> Any:
+    """A component by the library's own loader, from the files that were exported.
+
+    Its loaders know some names of variants and indexes only: here all have a plain name.
+    """
+    with TemporaryDirectory() as name:
+        folder, stem = Path(name), stem_of(component.folder.name)
+        shutil.copyfile(component.folder / "config.json", folder / "config.json")
+        if len(component.files) == 1:
+            (folder / f"{stem}.safetensors").symlink_to(component.files[0].resolve())
+        else:
+            weight_map: dict[str, str] = {}
+            for number, file in enumerate(component.files, 1):
+                link = f"{stem}-{number:05}-of-{len(component.files):05}.safetensors"
+                (folder / link).symlink_to(file.resolve())
+                weight_map |= dict.fromkeys(weight_names(file), link)
+            index = json.dumps({"metadata": {}, "weight_map": weight_map})
+            (folder / f"{stem}.safetensors.index.json").write_text(index, encoding="utf-8")
+        module = cls.from_pretrained(
+            name, torch_dtype=torch.float32, use_safetensors=True, **options
+        )
+    return module.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """transformers' fast tokenizer: transformers 5 writes no files for the slow one.
+
+    Nor does transformers 4 read the list in which 5 keeps special tokens of a user's own.
+    """
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    extra = config.get("extra_special_tokens")
+    listed = {"extra_special_tokens": {}, "additional_special_tokens": extra}
+    return CLIPTokenizerFast.from_pretrained(
+        str(folder), **(listed if isinstance(extra, list) else {})
+    )
+
+
+def load_text_encoder(component: Component[TextConfig]) -> Any:
+    """CLIPTextModel, whether or not its weights are named with the prefix that it expects."""
+    names = {rf"^(?!{re.escape(TEXT_PREFIX)})": TEXT_PREFIX}
+    return _load(CLIPTextModel, component, key_mapping=names)
+
+
+def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, t: module(x, t, *conditions)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _text_kv(prior: WuerstchenPrior, hidden: Tensor) -> Tensor:
+    """(B,blocks,2,T,width): what each attention block computes from the text at every step."""
+    text = prior.cond_mapper(hidden)
+    return torch.stack(
+        [_key_value(b, text) for b in prior.blocks if isinstance(b, AttnBlock)], dim=1
+    )
+
+
+def _key_value(block: AttnBlock, text: Tensor) -> Tensor:
+    mapped = block.kv_mapper(text)
+    return torch.stack([block.attention.to_k(mapped), block.attention.to_v(mapped)], dim=1)
+
+
+def _stage_b_conditions(
+    decoder: WuerstchenDiffNeXt, embedding: Tensor, latents: Tensor, hidden: Tensor, text: bool
+) -> dict[str, Tensor]:
+    """`effnet_*` and `text_kv_*`, computed by torch and the reference's own layers."""
+    found = {}
+    for level, inject in enumerate(decoder.config.inject_effnet):
+        if inject:
+            cell = decoder.config.patch_size * 2**level
+            size = (latents.shape[2] // cell, latents.shape[3] // cell)
+            found[f"effnet_{level}"] = F.interpolate(
+                embedding, size=size, mode="bicubic", antialias=True, align_corners=True
+            )
+    if not text:
+        return found
+    mapped = decoder.gen_c_embeddings(hidden)
+    by_width: dict[int, list[Tensor]] = {}
+    for block in decoder.modules():
+        if isinstance(block, AttnBlock):
+            width = block.attention.to_k.in_features
+            by_width.setdefault(width, []).append(_key_value(block, mapped))
+    for width in sorted(by_width):
+        found[f"text_kv_{width}"] = torch.stack(by_width[width], dim=1)
+    return found
