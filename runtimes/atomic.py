@@ -100,10 +100,11 @@ def atomic_folder(output: Path) -> Iterator[Path]:
 def seal(folder: Path, manifest: Manifest) -> None:
     """Enter every file of a new bundle into its manifest and write that, last."""
     manifest.files.clear()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    manifest_file = folder / MANIFEST_NAME
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != manifest_file):
         name = path.relative_to(folder).as_posix()
         manifest.files[name] = File(path.stat().st_size, sha256(path))
-    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8", newline="\n")
+    manifest_file.write_text(to_json(manifest), encoding="utf-8", newline="\n")
 
 
 def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:
