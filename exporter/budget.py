@@ -102,7 +102,9 @@ def _weights(plan: GraphPlan) -> int:
 
 
 def _tokenizers(job: Job) -> int:
-    texts = [t for v in job.vocabularies.values() for t in plain_files(v).values()]
+    first, second = job.vocabularies.values()
+    written = [first] if first == second else [first, second]
+    texts = [text for vocabulary in written for text in plain_files(vocabulary).values()]
     return int(TOKENIZER * sum(len(text.encode()) for text in texts))
 
 

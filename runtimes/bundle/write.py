@@ -105,12 +105,13 @@ def seal(
     `on_bytes` hears of each file that is hashed.
     """
     manifest.files.clear()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    manifest_file = folder / MANIFEST_NAME
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != manifest_file):
         name = path.relative_to(folder).as_posix()
         size = path.stat().st_size
         manifest.files[name] = File(size, sha256(path))
         on_bytes(size)
-    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8", newline="\n")
+    manifest_file.write_text(to_json(manifest), encoding="utf-8", newline="\n")
 
 
 def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:
