@@ -15,7 +15,8 @@ from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, fixed_batch, negatives_for
 from runtimes.progress import Progress
 
-MOST = 8  # pictures at a time by default: more made none of them faster (docs/performance.md)
+# Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
+MOST = 8
 UNKNOWN = 4  # where nobody says how much memory is free, as on a GPU
 
 

@@ -172,7 +172,7 @@ def _bundles(args: argparse.Namespace) -> list[Bundle]:
             )
         if first and bundle.manifest.adapters != first[0].manifest.adapters:
             raise UsageError(
-                f"--also {bundle.folder}: other LoRA adapters are fused into it than into "
+                f"--also {bundle.folder}: other adapters or embeddings are fused into it than into "
                 f"{args.bundle}; compare bundles of one model"
             )
         if first and bundle.manifest.model != first[0].manifest.model:
