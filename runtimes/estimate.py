@@ -40,8 +40,7 @@ class Need:
         if not graph.activations:
             return 0.0
         constant, linear, quadratic = graph.activations
-        first = name.startswith("stage_c")
-        height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
+        height, width = plan.sizes.latent(name)
         alone = name == "stage_a" and graph.batch_is_open  # the pipeline's own choice
         rows = 1 if alone else plan.rows(name, self.count)
         positions, shares = height * width, self.footprint

@@ -17,10 +17,9 @@ from runtimes.estimate import Need, check_memory, largest_count
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured, process_memory
 from runtimes.noise import NoiseSource
-from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
+from runtimes.plan import Options, Plan, Stage, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
 from runtimes.sampler import Denoise, advice_for, check_finite, sample
-from runtimes.schedule import schedule
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
 
@@ -173,34 +172,37 @@ class _Run:
         self._truncated: dict[str, str] = {}
 
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
-        plan, count = self._plan, len(prompts)
+        plan, sampling, text = self._plan, self._sampling, self._text_graphs
+        # Both encoders run first: the second one may be the first one, which then runs once.
         hidden = {
-            stage: self._encode(graph, prompts, negatives)
-            for stage, graph in self._unique_text_graphs().items()
+            graph: self._encode(graph, prompts, negatives)
+            for graph in dict.fromkeys(filter(None, text.values()))
         }
-        rows = plan.rows("stage_c", count)
-        latents = self._stage_c(hidden[self._text_graphs["stage_c"]][:rows], count)
-        embedding = latents * np.float32(self._sampling.latent_mean) - np.float32(
-            self._sampling.latent_std
-        )
-        text = self._text_graphs["stage_b"]
-        rows = plan.rows("stage_b", count)
-        decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
+        count = len(prompts)
+        latents = self._stage_c(self._rows(plan.stage_c, hidden, count), count)
+        embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
+        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, count))
         image = self._stage_a(decoded)
-        truncated = tuple(self._truncated.items())
         return Result(
             to_uint8(image),
             image,
             latents,
-            truncated,
+            tuple(self._truncated.items()),
             plan.sizes,
             plan,
             self._usage,
             self._placements,
         )
 
-    def _unique_text_graphs(self) -> dict[str | None, str]:
-        return {name: name for name in self._text_graphs.values() if name is not None}
+    def _rows(self, stage: Stage, hidden: dict[str, Array], count: int) -> Tensors:
+        """What a stage's condition graph reads of the text; nothing where the stage is text-free.
+
+        The negative prompts' rows come last, and are left out without guidance.
+        """
+        graph = self._text_graphs[stage.name]
+        if graph is None:
+            return {}
+        return {"last_hidden_state": hidden[graph][: self._plan.rows(stage.name, count)]}
 
     def _encode(self, graph: str, prompts: list[str], negatives: list[str]) -> Array:
         """Hidden states (2B,T,width): the prompts', then the negative prompts'."""
@@ -214,23 +216,20 @@ class _Run:
         }
         return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
 
-    def _stage_c(self, hidden: Array, count: int) -> Array:
-        conditions = self._once("stage_c_condition", {"last_hidden_state": hidden})
-        shape = (count, self._sampling.stage_c.channels, *self._plan.sizes.stage_c)
-        start = self._plan.noise.draw(shape)
-        return self._denoise("stage_c", start, conditions)
+    def _stage_c(self, text: Tensors, count: int) -> Array:
+        stage = self._plan.stage_c
+        conditions = self._once("stage_c_condition", text)
+        start = self._plan.noise.draw(stage.latent_shape(count))
+        return self._denoise(stage, start, conditions)
 
-    def _stage_b(self, embedding: Array, hidden: Array | None) -> Array:
-        shape = (len(embedding), self._sampling.stage_b.channels, *self._plan.sizes.stage_b)
-        start = self._plan.noise.draw(shape)
-        doubled = start
-        if self._plan.decoder_guidance > 1:  # the unconditional half has a zero embedding
+    def _stage_b(self, embedding: Array, text: Tensors) -> Array:
+        stage = self._plan.stage_b
+        start = batch = self._plan.noise.draw(stage.latent_shape(len(embedding)))
+        if stage.guided:  # the unconditional half has a zero embedding
             embedding = np.concatenate([embedding, np.zeros_like(embedding)])
-            doubled = np.concatenate([start, start])
-        feeds: Tensors = {"image_embedding": embedding, "latents": doubled}
-        if hidden is not None:
-            feeds["last_hidden_state"] = hidden
-        return self._denoise("stage_b", start, self._once("stage_b_condition", feeds))
+            batch = np.concatenate([start, start])
+        feeds: Tensors = {"image_embedding": embedding, "latents": batch, **text}
+        return self._denoise(stage, start, self._once("stage_b_condition", feeds))
 
     def _stage_a(self, latents: Array) -> Array:
         # Picture by picture: its activations grow most with a batch, which saves a CPU no time.
@@ -240,26 +239,20 @@ class _Run:
         image = self._once("stage_a", *parts)["image"]
         return np.clip(image.astype(np.float32, copy=False), 0, 1)
 
-    def _denoise(self, graph: str, latents: Array, conditions: Tensors) -> Array:
-        plan, sampling = self._plan, self._sampling
-        is_c = graph == "stage_c"
-        denoiser = sampling.stage_c if is_c else sampling.stage_b
-        timesteps = plan.timesteps if is_c else plan.decoder_timesteps
-        rows = schedule(timesteps, denoiser.s, denoiser.scaler)
-        guidance = plan.guidance if is_c else plan.decoder_guidance
-        self._on_tensors(f"{graph}/start", {"latents": latents})
+    def _denoise(self, stage: Stage, latents: Array, conditions: Tensors) -> Array:
+        self._on_tensors(f"{stage.name}/start", {"latents": latents})
+        with self._running(stage.name) as engine:
+            advice = self._advice(stage.name, engine)
+            # The bound graph has no name here: it would hold the engine's memory past its closing.
+            return self._steps(stage, _bound(engine, conditions), latents, advice)
 
-        def steps(denoise: Denoise, advice: str) -> Array:
-            found = latents
-            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph, advice):
-                found = step.latents
-                self._on_step(graph, step.index + 1, len(rows))
-                tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": found}
-                self._on_tensors(f"{graph}/{step.index}", dict(tensors))
-            return found
-
-        with self._running(graph) as engine:
-            return steps(_bound(engine, conditions), self._advice(graph, engine))
+    def _steps(self, stage: Stage, denoise: Denoise, latents: Array, advice: str) -> Array:
+        for step in sample(denoise, stage, latents, self._plan.noise, advice):
+            latents = step.latents
+            self._on_step(stage.name, step.index + 1, len(stage.rows))
+            tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
+            self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
+        return latents
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.
