@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtimes.bundle.manifest import FORMAT_VERSION
-from runtimes.engines.base import ENGINES, STORED, Execution
+from runtimes.engines.base import STORED, Execution
+from runtimes.engines.table import ENGINES
 from runtimes.errors import UsageError
 
 PACKAGE = "wuerstchen-export"

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import RunError, UsageError, one_line
 
 # What a shell reports of a program that SIGPIPE ended: whoever reads no further, as `| head -1`
 # does, expects it and no message.
 BROKEN_PIPE = 141
 _OUTPUT = "standard output"
+# What pip calls a package whose module has another name.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
 def command(
@@ -150,6 +152,33 @@ def subcommand(
         return None
     main: Callable[[Sequence[str]], int] = importlib.import_module(commands[words[0]]).main
     return main
+
+
+def require(packages: Sequence[str], extra: str, *, note: str = "", other: str = "") -> None:
+    """UsageError with the command that installs them when one of `packages` is not there.
+
+    `packages` are modules by the names they are imported under; `extra` is what brings them all,
+    such as 'export' or 'quantization,cpu'. `note` says what they are for (', which ...'), `other`
+    what else would do.
+    """
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        name = DISTRIBUTIONS.get(missing[0], missing[0])
+        raise UsageError(
+            f"{name} is not installed{note}: pip install 'wuerstchen-export[{extra}]'{other}"
+        )
+
+
+def imported(name: str, extra: str, *, other: str = "") -> Any:
+    """The module of an optional package; UsageError where it is missing or does not load."""
+    require((name,), extra, other=other)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:  # it is there, and a library under it is not
+        raise UsageError(
+            f"{name} does not load ({one_line(error)}): pip install --force-reinstall "
+            f"'wuerstchen-export[{extra}]'{other}"
+        ) from error
 
 
 def installed(name: str) -> bool:

@@ -29,11 +29,10 @@ class Need:
         return max(needed) if low_memory else sum(needed)
 
     def weights(self, name: str) -> float:
-        """What an open graph holds. CPUs widen fp16 where an engine does not say otherwise."""
+        """What an open graph holds; RunError for a precision the engine has no figure for."""
         graph = self.manifest.graphs[name]
         stored = sum(file.size for file in graph_files(self.manifest, name).values())
-        default = 2.0 if graph.precision == "fp16" else 1.0
-        return stored * self.footprint.weights.get(graph.precision, default)
+        return stored * self.footprint.of_weights(graph.precision)
 
     def _activations(self, name: str) -> float:
         graph, plan = self.manifest.graphs[name], self.plan

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.engines.base import Engine, Execution, Footprint, Placement, Tensors
-from runtimes.engines.sessions import BundleGraphs, GraphSource, Sessions
+from runtimes.engines.table import BundleGraphs, GraphSource, Sessions
 from runtimes.estimate import Need, check_memory, largest_count
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured, process_memory

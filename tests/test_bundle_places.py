@@ -25,7 +25,7 @@ from runtimes.bundle.read import open_bundle
 from runtimes.bundle.real_files import real_files
 from runtimes.bundle.write import seal
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs, graph_file
+from runtimes.engines.table import BundleGraphs, graph_file
 from validation.parity.recording import read_golden
 
 NAME = "one_level"

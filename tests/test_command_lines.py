@@ -24,7 +24,7 @@ from runtimes.cli import main
 from runtimes.console import BROKEN_PIPE, guarded
 from runtimes.engines.base import Execution, no_threads
 from runtimes.engines.onnxruntime import provider_options, split_device
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline

@@ -14,7 +14,7 @@ from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.onnxruntime import computed_precision
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
 

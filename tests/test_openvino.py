@@ -1,8 +1,8 @@
 """OpenVINO: IR and ONNX bundles, the precision really used, the cache, and refusals."""
 
-import builtins
 import os
 import shutil
+import sys
 
 import numpy as np
 import openvino
@@ -13,7 +13,7 @@ from runtimes import Options, Pipeline, RunError, UsageError
 from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.cli import main
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from validation.parity.gate import run_gate
 from validation.parity.recording import read_golden
 from validation.parity.reference import record_reference
@@ -267,13 +267,6 @@ def test_onnx_runtime_has_no_such_options(bundles):
 
 
 def test_openvino_not_installed(capsys, ir, tmp_path, monkeypatch):
-    imported = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "openvino":
-            raise ImportError(name=name)
-        return imported(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     code, _, err = run(capsys, ir.folder, "a", "-o", tmp_path / "p.png")
     assert code == 2 and "pip install 'wuerstchen-export[openvino]'" in err

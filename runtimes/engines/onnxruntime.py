@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.bundle.manifest import Graph
-from runtimes.engines.base import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.console import imported
+from runtimes.engines.base import (
+    Engine,
+    Execution,
+    Feeds,
+    Footprint,
+    GraphFile,
+    Placement,
+    Tensors,
+    check_inputs,
+    no_such_options,
+    unknown_precision,
+)
 from runtimes.engines.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import RunError, UsageError, one_line
 from runtimes.processor import has_half_arithmetic
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -32,10 +44,35 @@ FOOTPRINT = Footprint(
     },
     positions=1.6,
 )
+# What products of graphs of these precisions compute in on a CPU; fp16 also depends on the CPU.
+COMPUTED = {
+    "fp32": "f32",
+    "fp16": "f32",
+    "int8": "f32",
+    "int8-dynamic": "int8",
+    "int8-weights": "f32",
+    "int4-weights": "f32",
+}
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 # MatMulNBits, which ONNX Runtime makes of integer weights in front of a MatMul, rounds activations
 # to int8 unless told otherwise (level 4): 9e-3 off in a condition graph. Level 1 is fp32.
 NBITS_LEVEL = ("session.qdq_matmulnbits_accuracy_level", "1")
+
+
+def open_graph(file: GraphFile, execution: Execution) -> Engine:
+    """A graph in a session of its own."""
+    return OnnxRuntimeEngine(file, execution)
+
+
+def check(execution: Execution) -> None:
+    """UsageError when ONNX Runtime, or this build of it, does not have what is asked for."""
+    no_such_options("ONNX Runtime", execution)
+    _provider(import_onnxruntime(), execution.device)
+
+
+def footprint(execution: Execution) -> Footprint:
+    """What it takes of the CPU's memory, whatever is asked for."""
+    return FOOTPRINT
 
 
 class OnnxRuntimeEngine:
@@ -45,12 +82,28 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, file: GraphFile, execution: Execution) -> None:
-        self._ort = _import_onnxruntime()
-        self._device, self._index = device, index = split_device(execution.device)
-        path, graph = file.path, file.graph
         start = time.perf_counter()
+        graph = file.graph
+        self._ort = import_onnxruntime()
+        self._device, self._index = split_device(execution.device)
+        self._session = self._open(file, execution)
+        self._check_heavy_nodes(file.path, PROVIDERS[self._device])
+        name = f"ONNX Runtime {self._ort.__version__}"
+        precision = computed_precision(graph.precision, self._device)
+        self.placement = Placement(name, execution.device.upper(), precision, self._notes(graph))
+        self._outputs = [tensor.name for tensor in graph.outputs]
+        self._inputs = {tensor.name for tensor in graph.inputs}
+        self._buffers = (
+            FixedBuffers(self._ort, self._session, graph, self._device, self._index)
+            if has_fixed_shapes(graph)
+            else None
+        )
+        self.load_seconds = time.perf_counter() - start
+
+    def _open(self, file: GraphFile, execution: Execution) -> Any:
+        """The session, on the provider asked for alone."""
         provider = _provider(self._ort, execution.device)
-        if device == "cuda":
+        if self._device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
@@ -58,44 +111,32 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = execution.threads or 0  # 0: one a core
         # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
         # the second run on (docs/performance.md), and on the CPU not a millisecond less.
-        options.enable_mem_pattern = device != "cpu"
+        options.enable_mem_pattern = self._device != "cpu"
         options.add_session_config_entry(*NBITS_LEVEL)
+        # Without this entry the session cannot be asked where its nodes went.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        chosen = [(provider, provider_options(graph, device, index))]
+        providers = [(provider, provider_options(file.graph, self._device, self._index))]
         try:
-            self._session = self._ort.InferenceSession(str(path), options, providers=chosen)
+            return self._ort.InferenceSession(str(file.path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
-        self._check_device(path, provider)
-        used = computed_precision(graph.precision, device)
-        name = f"ONNX Runtime {self._ort.__version__}"
-        self.placement = Placement(name, execution.device.upper(), used, self._notes(graph))
-        self._outputs = [tensor.name for tensor in graph.outputs]
-        self._inputs = {tensor.name for tensor in graph.inputs}
-        self._buffers = (
-            FixedBuffers(self._ort, self._session, graph, device, index)
-            if has_fixed_shapes(graph)
-            else None
-        )
-        self.load_seconds = time.perf_counter() - start
+            raise RunError(f"ONNX Runtime cannot load {file.path}: {one_line(error)}") from error
 
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
-        given = dict(constants)
-        bound = self._bind_open(given) if self._buffers is None else self._buffers.bind(given)
+        # A dict of this binding's own: the buffers know by it whose constants they hold.
+        kept = dict(constants)
+        bound = self._bind_open(kept) if self._buffers is None else self._buffers.bind(kept)
 
         def run(feeds: Feeds) -> Tensors:
-            missing = self._inputs - given.keys() - feeds.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            check_inputs(self._inputs, kept, feeds)
             try:
                 return bound(feeds)
             except RunError:
                 raise
-            except Exception as error:
-                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            except Exception as error:  # as above: no base class
+                raise RunError(f"ONNX Runtime failed: {one_line(error)}") from error
 
         return run
 
@@ -130,7 +171,7 @@ class OnnxRuntimeEngine:
         captured = "enable_cuda_graph" in provider_options(graph, self._device)
         return (*[f"{fused} fused attention"] * (fused > 0), *["CUDA graph"] * captured)
 
-    def _check_device(self, path: Path, provider: str) -> None:
+    def _check_heavy_nodes(self, path: Path, provider: str) -> None:
         """The asked-for device or an error: ONNX Runtime falls back to the CPU on its own."""
         if provider not in self._session.get_providers():
             raise UsageError(
@@ -176,46 +217,35 @@ def computed_precision(stored: str, device: str) -> str:
     """What a graph's products compute in, from the precision it is stored in.
 
     The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
-    weights are widened too, and 'int8' has no kernels for products with float results.
+    weights are widened too, and 'int8' has no kernels for products with float results. RunError
+    for a precision that no bundle of this version has.
     """
-    if stored == "fp16":
-        return "f16" if device != "cpu" or has_half_arithmetic() else "f32"
-    return "int8" if stored == "int8-dynamic" else "f32"
+    if stored == "fp16" and (device != "cpu" or has_half_arithmetic()):
+        return "f16"
+    if stored not in COMPUTED:
+        raise unknown_precision(stored)
+    return COMPUTED[stored]
 
 
-def check_device(device: str) -> None:
-    """UsageError when ONNX Runtime, or this build of it, cannot run on `device`."""
-    _provider(_import_onnxruntime(), device)
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError(
-            "onnxruntime is not installed: pip install 'wuerstchen-export[cpu]' (or [cuda])"
-        ) from None
-    return onnxruntime
+def import_onnxruntime() -> Any:
+    """onnxruntime, of whichever package; UsageError where there is none."""
+    return imported("onnxruntime", "cpu", other=" (or [cuda])")
 
 
 def _provider(ort: Any, named: str) -> str:
-    installed, device = ort.get_available_providers(), split_device(named)[0]
+    available, device = ort.get_available_providers(), split_device(named)[0]
     if device not in PROVIDERS:
         raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
-    if PROVIDERS[device] not in installed:
+    if PROVIDERS[device] not in available:
         twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
                 "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
         raise UsageError(
             f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
-            f"{', '.join(installed)}{twice}; pip install 'wuerstchen-export[{device}]'"
+            f"{', '.join(available)}{twice}; pip install 'wuerstchen-export[{device}]'"
         )
     return PROVIDERS[device]
 
 
 def _both_installed() -> bool:
-    names = {str(found.metadata["Name"]).lower() for found in metadata.distributions()}
+    names = {str(package.metadata["Name"]).lower() for package in metadata.distributions()}
     return {"onnxruntime", "onnxruntime-gpu"} <= names
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 
 from runtimes.bundle.real_files import real_files
-from runtimes.engines.base import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.console import imported
+from runtimes.engines.base import (
+    Engine,
+    Execution,
+    Feeds,
+    Footprint,
+    GraphFile,
+    Placement,
+    Tensors,
+    check_inputs,
+)
 from runtimes.engines.openvino_cache import check_folder, load, store
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import RunError, UsageError, one_line
 
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -48,6 +58,15 @@ FOOTPRINTS = {
 }
 
 
+# OpenVINO keeps f16 in as many bytes as bf16.
+FOOTPRINTS["f16"] = FOOTPRINTS["bf16"]
+
+
+def open_graph(file: GraphFile, execution: Execution) -> Engine:
+    """A graph, which is read and compiled at its first run."""
+    return OpenVinoEngine(file, execution)
+
+
 class OpenVinoEngine:
     """One graph. It is compiled for the shapes of its first run, and again when they change.
 
@@ -56,7 +75,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, file: GraphFile, execution: Execution) -> None:
-        self._ov = _import_openvino()
+        self._ov = import_openvino()
         self._core = self._ov.Core()
         self._file, self._execution = file, execution
         self._device = execution.device.upper()
@@ -86,9 +105,7 @@ class OpenVinoEngine:
 
         def run(feeds: Feeds) -> Tensors:
             nonlocal bound, shapes
-            missing = self._inputs - kept.keys() - feeds.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            check_inputs(self._inputs, kept, feeds)
             fed = {name: value.shape for name, value in {**constants, **feeds}.items()}
             try:
                 if bound is None or fed != shapes:
@@ -100,7 +117,7 @@ class OpenVinoEngine:
                 bound.infer()
                 found = {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
             except RuntimeError as error:
-                raise RunError(f"OpenVINO failed: {_one_line(error)}") from error
+                raise RunError(f"OpenVINO failed: {one_line(error)}") from error
             return found
 
         return run
@@ -179,7 +196,7 @@ class OpenVinoEngine:
 
 def check(execution: Execution) -> None:
     """UsageError when OpenVINO, the device, the precision or the cache folder is not there."""
-    core = _import_openvino().Core()
+    core = import_openvino().Core()
     device = execution.device.upper()
     available = list(core.available_devices)
     family = {name.split(".")[0] for name in available}
@@ -205,9 +222,9 @@ def check(execution: Execution) -> None:
 
 def footprint(execution: Execution) -> Footprint:
     """What OpenVINO takes of the CPU's memory, in the precision asked for or its default."""
-    core = _import_openvino().Core()
+    core = import_openvino().Core()
     default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
-    return FOOTPRINTS["f32" if (execution.precision or default) == "f32" else "bf16"]
+    return FOOTPRINTS[execution.precision or default]
 
 
 def _check_capabilities(execution: Execution, device: str, has: list[str]) -> None:
@@ -224,15 +241,6 @@ def _check_capabilities(execution: Execution, device: str, has: list[str]) -> No
         raise UsageError(f"--cache-dir: OpenVINO cannot keep the compiled graphs of this {device}")
 
 
-def _import_openvino() -> Any:
-    try:
-        import openvino
-    except ImportError:
-        raise UsageError(
-            "openvino is not installed: pip install 'wuerstchen-export[openvino]'"
-        ) from None
-    return openvino
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def import_openvino() -> Any:
+    """openvino; UsageError when it is not installed."""
+    return imported("openvino", "openvino")
