@@ -1,7 +1,6 @@
 """Pictures to PNG files, with the parameters that made them inside."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from runtimes.bundle.write import atomic_file
 from runtimes.errors import RunError
 
 METADATA_KEY = "wuerstchen"
@@ -21,16 +21,14 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def save_png(picture: NDArray[np.uint8], path: Path, parameters: dict[str, Any]) -> None:
-    """Write (H,W,3) as PNG; `parameters` go into a text chunk as JSON. All or nothing."""
+    """Write (H,W,3) as PNG; `parameters` go into a text chunk as JSON.
+
+    All or nothing: an older picture stays where this one cannot be written (RunError).
+    """
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(parameters, ensure_ascii=False))
-    part = path.with_name(f".{path.name}.part")
-    try:
-        Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    with atomic_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -40,5 +38,5 @@ def read_parameters(path: Path) -> dict[str, Any]:
         text = getattr(image, "text", {}).get(METADATA_KEY)
     if text is None:
         raise RunError(f"{path} carries no '{METADATA_KEY}' parameters")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    parameters: dict[str, Any] = json.loads(text)
+    return parameters

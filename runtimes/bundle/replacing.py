@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import is_litter
@@ -90,31 +90,6 @@ def known_files(folder: Path) -> set[str] | None:
     files = value.get("files")
     names = [MANIFEST_NAME, *(files if isinstance(files, dict) else ())]
     return {name for name in names if _is_inside(folder, name)}
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
-
-    BlockingIOError when somebody does already; gives False where folders cannot be locked.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            locked = False
-        yield locked
-    finally:
-        os.close(handle)
 
 
 def sync_one(path: Path) -> None:

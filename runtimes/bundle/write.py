@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest, to_json
 from runtimes.bundle.read import sha256
-from runtimes.bundle.replacing import NEW, OLD, check_replaceable, finish, held, replace, sync_one
+from runtimes.bundle.replacing import NEW, OLD, check_replaceable, finish, replace, sync_one
 from runtimes.errors import RunError, UsageError
 from runtimes.memory import in_bytes
 
@@ -82,7 +83,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
         part = _make_part(output)
     except OSError as error:
         raise write_error(output, error) from error
-    with held(part):
+    with locked(part):
         try:
             yield part
             _sync(part)
@@ -95,6 +96,57 @@ def atomic_folder(output: Path) -> Iterator[Path]:
             raise write_error(output, error) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write into that becomes `path` when the block ends without an error.
+
+    Whatever ends the block early, an old `path` stays as it was. `mode`: a new file's permissions,
+    which the umask narrows. Raises RunError for a full disk or a place that cannot be written.
+    """
+    # Beside its place: a rename does not leave a file system. A name that no other process takes.
+    part = path.with_name(f".{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(
+            part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode
+        )
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # or a crash after the rename could leave an empty file
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_reason(error)}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
+
+    BlockingIOError when somebody does already; gives False where folders cannot be locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            # The kernel lets go of it when the process ends, however: no lock is ever left behind.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)
 
 
 def seal(
@@ -127,9 +179,12 @@ def check_space(output: Path, needed: int, advice: str = "choose another place")
 
 def write_error(output: Path, error: OSError) -> RunError:
     """A full disk, or a place that cannot be written, in one line."""
+    return RunError(f"cannot write {output}: {_reason(error)}; nothing was changed there")
+
+
+def _reason(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    reason = "the disk is full" if full else (error.strerror or str(error))
-    return RunError(f"cannot write {output}: {reason}; nothing was changed there")
+    return "the disk is full" if full else (error.strerror or str(error))
 
 
 def _make_part(output: Path) -> Path:
@@ -171,12 +226,12 @@ def _sweep(output: Path) -> None:
     for left in parts:
         with suppress(OSError):  # somebody writes it, or it is gone or not ours
             if _is_old(left):
-                with held(left) as locked:
-                    if locked:
+                with locked(left) as alone:
+                    if alone:
                         shutil.rmtree(left, ignore_errors=True)
     for new in output.glob(f"{inside}{NEW}"):
-        with suppress(OSError), held(new) as locked:
-            if locked or _is_old(new):
+        with suppress(OSError), locked(new) as alone:
+            if alone or _is_old(new):
                 finish(new, output)
     for old in output.glob(f"{inside}{OLD}"):
         if not old.with_suffix(NEW).exists():

@@ -83,6 +83,7 @@ class OpenVinoEngine:
         self._outputs = [tensor.name for tensor in file.graph.outputs]
         self._shapes: Shapes = {}
         self._compiled: Any = None
+        self._cache_notes: tuple[str, ...] = ()
         self.load_seconds = 0.0
 
     @property
@@ -115,10 +116,9 @@ class OpenVinoEngine:
                 for name, value in feeds.items():
                     bound.get_tensor(name).data[...] = value
                 bound.infer()
-                found = {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
+                return {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
             except RuntimeError as error:
                 raise RunError(f"OpenVINO failed: {one_line(error)}") from error
-            return found
 
         return run
 
@@ -137,30 +137,42 @@ class OpenVinoEngine:
 
     def _compile(self, shapes: Shapes) -> Any:
         """From the cache where it holds this very graph, else compiled (and kept there)."""
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if self._execution.precision:
-            config["INFERENCE_PRECISION_HINT"] = self._execution.precision
-        if self._execution.precision == "f32" and GROUPS in self._supported():
-            config[GROUPS] = 0
-        if self._execution.threads:
-            config["INFERENCE_NUM_THREADS"] = self._execution.threads
+        config = self._config()
         folder = self._execution.cache
+        if folder is None:
+            return self._core.compile_model(self._model(shapes), self._device, config)
+        # All that the compiled graph depends on, beside OpenVINO's build and the device's name.
         key = (self._file.digest, sorted(shapes.items()), self._device, sorted(config.items()))
-        if folder is not None:
-            cached = load(folder, self._core, self._device, key, config)
-            if cached is not None:
-                return cached
+        compiled, unread = load(folder, self._core, self._device, key, config)
+        unkept = ""
+        if compiled is None:
+            compiled = self._core.compile_model(self._model(shapes), self._device, config)
+            unkept = store(folder, compiled, self._core, self._device, key)
+        self._cache_notes = tuple(filter(None, (unread, unkept)))
+        return compiled
+
+    def _config(self) -> dict[str, Any]:
+        """OpenVINO's options for what is asked for; the rest is the device's default."""
+        execution = self._execution
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if execution.precision:
+            config["INFERENCE_PRECISION_HINT"] = execution.precision
+        if execution.precision == "f32" and GROUPS in self._supported():
+            config[GROUPS] = 0
+        if execution.threads:
+            config["INFERENCE_NUM_THREADS"] = execution.threads
+        return config
+
+    def _model(self, shapes: Shapes) -> Any:
+        """The graph as OpenVINO reads it, of these input shapes."""
         with real_files(self._file.path, self._file.files) as path:
             model = self._core.read_model(str(path))  # mapped: the files may go
-        held = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
-        missing = {*self._inputs, *self._outputs} - held
+        names = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
+        missing = {*self._inputs, *self._outputs} - names
         if missing:
             raise RunError(f"{self._file.path} has no tensor {sorted(missing)[0]}; export it again")
         model.reshape({name: list(shape) for name, shape in shapes.items()})
-        compiled = self._core.compile_model(model, self._device, config)
-        if folder is not None:
-            store(folder, compiled, self._core, self._device, key)
-        return compiled
+        return model
 
     def _supported(self) -> set[str]:
         return set(self._core.get_property(self._device, "SUPPORTED_PROPERTIES"))
@@ -176,13 +188,13 @@ class OpenVinoEngine:
         return NAMES.get(used.to_string(), used.get_type_name())
 
     def _notes(self) -> tuple[str, ...]:
-        """How many convolutions and matrix products of the compiled graph run in int8."""
+        """How many products of the compiled graph run in int8, and what the cache could not do."""
         if self._file.graph.precision not in ("int8", "int8-dynamic"):
-            return ()
+            return self._cache_notes
         nodes = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
         products = [info for info in nodes if info["layerType"].astype(str) in PRODUCTS]
         narrow = sum(info["runtimePrecision"].astype(str) in ("u8", "i8") for info in products)
-        return (f"{narrow} of {len(products)} products in int8",)
+        return (f"{narrow} of {len(products)} products in int8", *self._cache_notes)
 
     def _check_precision(self) -> None:
         asked, used = self._execution.precision, self._used_precision()
@@ -210,8 +222,8 @@ def check(execution: Execution) -> None:
     if execution.threads is not None and device != "CPU":
         raise UsageError(f"--threads is for --device cpu: OpenVINO runs on {device.lower()} here")
     if device == "AUTO":
-        given = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
-        for option, value in given.items():
+        options = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
+        for option, value in options.items():
             if value is not None:
                 raise UsageError(f"{option} needs a device by name, not --device auto")
         return
