@@ -25,8 +25,7 @@ from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle, sha256
 from runtimes.console import command
 from runtimes.errors import UsageError
-from runtimes.images import save_png
-from runtimes.outputs import is_there, picture_paths
+from runtimes.images import is_there, picture_paths, save_png
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options, Plan, make_plan
 from runtimes.progress import Progress

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
-from runtimes.bundle.manifest import MANIFEST_NAME, File, Graph, Manifest, read_manifest
+from runtimes.bundle.manifest import MANIFEST_NAME, File, Graph, Manifest
+from runtimes.bundle.manifest_json import read_manifest
 from runtimes.errors import RunError
 
 

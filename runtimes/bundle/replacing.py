@@ -11,11 +11,13 @@ An error puts everything back. A process that is killed in between leaves `.X.ne
 one goes on from there (`finish`).
 """
 
+import glob
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import is_litter
@@ -23,7 +25,9 @@ from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.read import strangers
 from runtimes.errors import RunError, UsageError
 
-NEW, OLD = ".new", ".old"
+PART, NEW, OLD = ".part", ".new", ".old"
+_YOUNG = 60  # seconds in which a folder may not be locked yet by the process that made it
+_ANY = "????????"  # what tells one process's folders from another's
 # Folders of a bundle in which an engine looks.
 _LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")
 Moves = list[tuple[Path, Path]]
@@ -76,6 +80,29 @@ def finish(new: Path, output: Path) -> None:
     _clean(new, output)
 
 
+def sweep(output: Path) -> None:
+    """Put right what killed processes left: it may be as large as a bundle.
+
+    Parts are removed; whole new files that were on their way into their places arrive there.
+    """
+    inside = "." + "[0-9a-f]" * 8
+    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{PART}")]
+    parts += output.glob(f"{inside}{PART}")
+    for left in parts:
+        with suppress(OSError):  # somebody writes it, or it is gone or not ours
+            if _is_old(left):
+                with locked(left) as alone:
+                    if alone:
+                        shutil.rmtree(left, ignore_errors=True)
+    for new in output.glob(f"{inside}{NEW}"):
+        with suppress(OSError), locked(new) as alone:
+            if alone or _is_old(new):
+                finish(new, output)
+    for old in output.glob(f"{inside}{OLD}"):
+        if not old.with_suffix(NEW).exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def known_files(folder: Path) -> set[str] | None:
     """What the manifest in a folder names, and itself, whatever its version; None without one.
 
@@ -92,6 +119,32 @@ def known_files(folder: Path) -> set[str] | None:
     return {name for name in names if _is_inside(folder, name)}
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
+
+    BlockingIOError when somebody does already; gives False where folders cannot be locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            # The kernel lets go of it when the process ends, however: no lock is ever left behind.
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)
+
+
 def sync_one(path: Path) -> None:
     """Have a file or folder on disk; Windows opens no folders, and syncs what it may write."""
     if os.name == "nt" and path.is_dir():
@@ -101,6 +154,10 @@ def sync_one(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime > _YOUNG
 
 
 def _move(new: Path, output: Path, moves: Moves) -> None:

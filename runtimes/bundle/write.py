@@ -6,27 +6,22 @@ A new folder is written beside its place and renamed. One that exists stays the 
 """
 
 import errno
-import glob
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest, to_json
+from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest
+from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import sha256
-from runtimes.bundle.replacing import NEW, OLD, check_replaceable, finish, replace, sync_one
+from runtimes.bundle.replacing import PART, check_replaceable, locked, replace, sweep, sync_one
 from runtimes.errors import RunError, UsageError
 from runtimes.memory import in_bytes
-
-_PART = ".part"
-_YOUNG = 60  # seconds in which a folder may not be held yet by the process that made it
-_ANY = "????????"  # what tells one process's folders from another's
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -35,7 +30,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     First puts right what a killed process left there. Files that are no part of an old bundle are
     kept in their places; they are refused where an engine could take them for the new one's.
     """
-    _sweep(output.absolute())
+    sweep(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} exists and is no folder; choose another output")
     _check_writable(output)
@@ -52,7 +47,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 def check_new(output: Path, flag: str) -> None:
     """UsageError when a folder that nothing is to be replaced in cannot be written: before work."""
-    _sweep(output.absolute())
+    sweep(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()) or not _is_empty(output):
         raise UsageError(f"{flag} {output} exists; give a folder that is new or empty")
     _check_writable(output)
@@ -79,7 +74,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     output = output.absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(output)
+        sweep(output)
         part = _make_part(output)
     except OSError as error:
         raise write_error(output, error) from error
@@ -123,32 +118,6 @@ def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
         raise RunError(f"cannot write {path}: {_reason(error)}") from error
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
-
-    BlockingIOError when somebody does already; gives False where folders cannot be locked.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            # The kernel lets go of it when the process ends, however: no lock is ever left behind.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            alone = False
-        yield alone
-    finally:
-        os.close(handle)
-
-
 def seal(
     folder: Path, manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None
 ) -> None:
@@ -177,6 +146,17 @@ def check_space(output: Path, needed: int, advice: str = "choose another place")
         )
 
 
+def check_writable(path: Path, option: str) -> None:
+    """UsageError unless a file can be made where `path` is to be; nothing is left there."""
+    folder = path.absolute().parent
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{option} {path}: {folder} cannot be written to: {reason}") from None
+
+
 def write_error(output: Path, error: OSError) -> RunError:
     """A full disk, or a place that cannot be written, in one line."""
     return RunError(f"cannot write {output}: {_reason(error)}; nothing was changed there")
@@ -191,7 +171,7 @@ def _make_part(output: Path) -> Path:
     """A folder for the new files, with the permissions that this user's new folders have."""
     token = secrets.token_hex(4)
     inside = output.is_dir()
-    part = output / f".{token}{_PART}" if inside else _beside(output, f".{token}{_PART}")
+    part = output / f".{token}{PART}" if inside else _beside(output, f".{token}{PART}")
     part.mkdir()
     return part
 
@@ -213,33 +193,6 @@ def _check_writable(output: Path) -> None:
         raise UsageError(
             f"{output} cannot be written: {error.strerror or error}; choose another output"
         ) from None
-
-
-def _sweep(output: Path) -> None:
-    """Put right what killed processes left: it may be as large as a bundle.
-
-    Parts are removed; whole new files that were on their way into their places arrive there.
-    """
-    inside = "." + "[0-9a-f]" * 8
-    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{_PART}")]
-    parts += output.glob(f"{inside}{_PART}")
-    for left in parts:
-        with suppress(OSError):  # somebody writes it, or it is gone or not ours
-            if _is_old(left):
-                with locked(left) as alone:
-                    if alone:
-                        shutil.rmtree(left, ignore_errors=True)
-    for new in output.glob(f"{inside}{NEW}"):
-        with suppress(OSError), locked(new) as alone:
-            if alone or _is_old(new):
-                finish(new, output)
-    for old in output.glob(f"{inside}{OLD}"):
-        if not old.with_suffix(NEW).exists():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_old(folder: Path) -> bool:
-    return time.time() - folder.stat().st_mtime > _YOUNG
 
 
 def _sync(part: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.real_files import real_files
+from runtimes.bundle.graph_files import real_files
 from runtimes.console import imported
 from runtimes.engines.base import (
     Engine,
