@@ -23,7 +23,7 @@ from runtimes.bundle.manifest import FORMAT_VERSION, Graph
 from runtimes.cli import main
 from runtimes.console import BROKEN_PIPE, guarded
 from runtimes.engines.base import Execution, no_threads
-from runtimes.engines.onnxruntime import provider_options, split_device
+from runtimes.engines.onnxruntime_device import provider_options, split_device
 from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters

@@ -4,12 +4,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.manifest import Graph
-from runtimes.console import imported
+import numpy as np
+
+from runtimes.bundle.manifest import Graph, Tensor
 from runtimes.engines.base import (
     Engine,
     Execution,
@@ -20,13 +20,18 @@ from runtimes.engines.base import (
     Tensors,
     check_inputs,
     no_such_options,
-    unknown_precision,
 )
-from runtimes.engines.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
+from runtimes.engines.onnxruntime_device import (
+    PROVIDERS,
+    computed_precision,
+    has_fixed_shapes,
+    import_onnxruntime,
+    provider_for,
+    provider_options,
+    split_device,
+)
 from runtimes.errors import RunError, UsageError, one_line
-from runtimes.processor import has_half_arithmetic
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
              "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
@@ -44,15 +49,6 @@ FOOTPRINT = Footprint(
     },
     positions=1.6,
 )
-# What products of graphs of these precisions compute in on a CPU; fp16 also depends on the CPU.
-COMPUTED = {
-    "fp32": "f32",
-    "fp16": "f32",
-    "int8": "f32",
-    "int8-dynamic": "int8",
-    "int8-weights": "f32",
-    "int4-weights": "f32",
-}
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 # MatMulNBits, which ONNX Runtime makes of integer weights in front of a MatMul, rounds activations
 # to int8 unless told otherwise (level 4): 9e-3 off in a condition graph. Level 1 is fp32.
@@ -67,7 +63,7 @@ def open_graph(file: GraphFile, execution: Execution) -> Engine:
 def check(execution: Execution) -> None:
     """UsageError when ONNX Runtime, or this build of it, does not have what is asked for."""
     no_such_options("ONNX Runtime", execution)
-    _provider(import_onnxruntime(), execution.device)
+    provider_for(import_onnxruntime(), execution.device)
 
 
 def footprint(execution: Execution) -> Footprint:
@@ -102,7 +98,7 @@ class OnnxRuntimeEngine:
 
     def _open(self, file: GraphFile, execution: Execution) -> Any:
         """The session, on the provider asked for alone."""
-        provider = _provider(self._ort, execution.device)
+        provider = provider_for(self._ort, execution.device)
         if self._device == "cuda":
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
@@ -192,60 +188,49 @@ class OnnxRuntimeEngine:
             )
 
 
-def split_device(text: str) -> tuple[str, int]:
-    """What `--device` names: 'cuda:1' is CUDA's second GPU, a name alone the first one."""
-    name, colon, index = text.lower().partition(":")
-    if colon and not (name == "cuda" and index.isdecimal()):
-        raise UsageError(f"--device {text}: ONNX Runtime numbers GPUs only, such as cuda:0")
-    return name, int(index or 0)
+class FixedBuffers:
+    """Inputs and outputs of a session at fixed addresses on its device, and a binding to them.
 
-
-def provider_options(graph: Graph, device: str, index: int = 0) -> dict[str, str]:
-    """Options of a graph's execution provider on the GPU `index`.
-
-    TF32 keeps 10 bits of fp32's 23: an fp32 bundle would miss its limits. Shapes that change
-    cannot be captured.
+    They are shared by all that is bound to the session: a captured CUDA graph replays a run with
+    the addresses it saw, so whatever is fed must be copied there.
     """
-    if device != "cuda":
-        return {}
-    steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
-    captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
-    return {"use_tf32": "0"} | ({"device_id": str(index)} if index else {}) | captured
 
+    def __init__(self, ort: Any, session: Any, graph: Graph, device: str, index: int) -> None:
+        def buffer(tensor: Tensor) -> Any:
+            dtype = np.dtype(tensor.dtype)
+            return ort.OrtValue.ortvalue_from_shape_and_type(tensor.shape, dtype, device, index)
 
-def computed_precision(stored: str, device: str) -> str:
-    """What a graph's products compute in, from the precision it is stored in.
+        self._session = session
+        self._tensors = {tensor.name: tensor for tensor in graph.inputs}
+        self._binding = session.io_binding()
+        self._inputs = {tensor.name: buffer(tensor) for tensor in graph.inputs}
+        self._outputs = {tensor.name: buffer(tensor) for tensor in graph.outputs}
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._constants: Feeds | None = None  # whose constants the buffers hold now
 
-    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
-    weights are widened too, and 'int8' has no kernels for products with float results. RunError
-    for a precision that no bundle of this version has.
-    """
-    if stored == "fp16" and (device != "cpu" or has_half_arithmetic()):
-        return "f16"
-    if stored not in COMPUTED:
-        raise unknown_precision(stored)
-    return COMPUTED[stored]
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        """A run with some inputs fixed; they are copied again only after another one's run."""
 
+        def run(feeds: Feeds) -> Tensors:
+            if self._constants is not constants:
+                self._fill(constants)
+                self._constants = constants
+            self._fill(feeds)
+            self._session.run_with_iobinding(self._binding)
+            return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
-def import_onnxruntime() -> Any:
-    """onnxruntime, of whichever package; UsageError where there is none."""
-    return imported("onnxruntime", "cpu", other=" (or [cuda])")
+        return run
 
-
-def _provider(ort: Any, named: str) -> str:
-    available, device = ort.get_available_providers(), split_device(named)[0]
-    if device not in PROVIDERS:
-        raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
-    if PROVIDERS[device] not in available:
-        twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
-                "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
-        raise UsageError(
-            f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
-            f"{', '.join(available)}{twice}; pip install 'wuerstchen-export[{device}]'"
-        )
-    return PROVIDERS[device]
-
-
-def _both_installed() -> bool:
-    names = {str(package.metadata["Name"]).lower() for package in metadata.distributions()}
-    return {"onnxruntime", "onnxruntime-gpu"} <= names
+    def _fill(self, feeds: Feeds) -> None:
+        for name, value in feeds.items():
+            tensor = self._tensors[name]
+            # What fits the buffer's bytes would be copied, whatever its type and shape.
+            if (str(value.dtype), value.shape) != (tensor.dtype, tensor.shape):
+                raise RunError(
+                    f"'{name}' is {value.dtype} {list(value.shape)}, the graph takes "
+                    f"{tensor.dtype} {list(tensor.shape)}"
+                )
+            self._inputs[name].update_inplace(np.ascontiguousarray(value))
