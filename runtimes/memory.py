@@ -38,8 +38,8 @@ def measured() -> Iterator[Usage]:
 
 def peak_bytes() -> int:
     """The process's peak resident set size since the last reset; 0 where nothing says (Windows)."""
-    if found := process_memory("VmHWM"):
-        return found
+    if peak := process_memory("VmHWM"):
+        return peak
     try:
         import resource
     except ImportError:
@@ -72,8 +72,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
     The least of MemAvailable (/proc/meminfo) and what each control group above this process has
     left, version 1 or 2. Pages of files count as free: the kernel gives them up.
     """
-    found = [value for value in (_machine(root), *_groups(root)) if value is not None]
-    return min(found, default=None)
+    limits = [value for value in (_machine(root), *_groups(root)) if value is not None]
+    return min(limits, default=None)
 
 
 def process_memory(kind: str = "VmRSS") -> int:

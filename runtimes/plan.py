@@ -129,11 +129,11 @@ def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: flo
 def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
     """UsageError where graphs of fixed shape cannot serve this batch, size or guidance."""
     if manifest.sizes and plan.sizes.picture not in manifest.sizes:
-        made = ", ".join("{} x {}".format(*size) for size in manifest.sizes)
+        possible = ", ".join("{} x {}".format(*size) for size in manifest.sizes)
         height, width = plan.sizes.picture
         raise UsageError(
-            f"this bundle makes pictures of {made} pixels (height x width) only, this run asks for "
-            f"{height} x {width}; export it for that size"
+            f"this bundle makes pictures of {possible} pixels (height x width) only, this run asks "
+            f"for {height} x {width}; export it for that size"
         )
     for name in ("stage_c", "stage_b"):
         fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""

@@ -76,8 +76,8 @@ def _faults(manifest: Manifest) -> Iterator[Fault]:
 
 def _graph(graph: Graph, where: str) -> Iterator[Fault]:
     if len(graph.activations) not in (0, 3):
-        found = len(graph.activations)
-        yield f"{where}.activations", f"expected 3 values or none, found {found}"
+        count = len(graph.activations)
+        yield f"{where}.activations", f"expected 3 values or none, found {count}"
     elif any(value < 0 for value in graph.activations):
         yield f"{where}.activations", _least(min(graph.activations), 0)
     for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):

@@ -94,7 +94,7 @@ def strangers(folder: Path, known: Collection[str]) -> list[str]:
     A folder that holds nothing known is named once, as 'NAME/'; links are not followed.
     """
     homes = {parent.as_posix() for name in known for parent in PurePosixPath(name).parents}
-    found: list[str] = []
+    names: list[str] = []
 
     def look(inside: Path) -> None:
         for path in sorted(inside.iterdir()):
@@ -103,10 +103,10 @@ def strangers(folder: Path, known: Collection[str]) -> list[str]:
             if is_folder and name in homes:
                 look(path)
             elif name not in known:
-                found.append(f"{name}/" if is_folder else name)
+                names.append(f"{name}/" if is_folder else name)
 
     look(folder)
-    return found
+    return names
 
 
 def _check_file(bundle: Bundle, name: str, file: File) -> None:

@@ -33,8 +33,12 @@ def provider_for(ort: Any, named: str) -> str:
     if device not in PROVIDERS:
         raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
     if PROVIDERS[device] not in available:
-        twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
-                "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
+        twice = ""
+        if _both_installed():
+            twice = (
+                " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: "
+                "uninstall both, then install one)"
+            )
         raise UsageError(
             f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
             f"{', '.join(available)}{twice}; pip install 'wuerstchen-export[{device}]'"
