@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """As argparse's; an unknown flag is command_line before anything else is."""
         words = sys.argv[1:] if args is None else list(args)
+        # Before argparse looks: it would complain of what the unknown flag left missing.
         known = self._option_string_actions
         for word in words[: words.index("--")] if "--" in words else words:
             flag = word.partition("=")[0]
@@ -50,6 +51,7 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, flag: str) -> str:
         if flag in self._meant:
             return f"there is no {flag}: {self._meant[flag]}"
+        # Spelling alone would miss a flag that is the start of another, or longer by a word.
         plain = flag.replace("_", "-").lower()
         flags = [name for name in self._option_string_actions if name.startswith("--")]
         near = [name for name in flags if name.startswith(plain) or plain.startswith(f"{name}-")]

@@ -39,6 +39,7 @@ def seeds_for(seeds: Sequence[int], prompts: int, images: int) -> list[int]:
     seed + k. UsageError for another number of seeds than one, one a prompt, or one a picture.
     """
     count = prompts * images
+    # First: as many seeds as pictures are meant one by one, also where there is one picture.
     if len(seeds) == count:
         return list(seeds)
     if len(seeds) == 1:

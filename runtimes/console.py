@@ -34,6 +34,7 @@ def command(
 
     `intermixed`: options may stand between positional arguments of any number.
     """
+    # In two steps: how an error is shown (--debug) is known only after the arguments were read.
     parsed: list[argparse.Namespace] = []
     parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     code = guarded(lambda: parsed.append(parse(argv)), debug=False, interrupted=interrupted)
@@ -54,7 +55,7 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     try:
         with contextlib.redirect_stdout(cast(TextIO, _Output(output))):
             code = _code_of(action)
-            sys.stdout.flush()
+            sys.stdout.flush()  # in here: a full disk shows only now, and is an error of ours
         return code
     except (UsageError, RunError) as error:
         code, line = error.exit_code, str(error)
@@ -107,6 +108,7 @@ def settle_streams() -> None:
     library prints would end up in it. What a terminal cannot show is printed as its escape.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
+        # Until 0, 1 and 2 are taken, whichever of them was closed.
         while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(handle)
@@ -185,5 +187,5 @@ def installed(name: str) -> bool:
     """Whether a package is there, without importing it; one blocked in sys.modules is not."""
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:
+    except ValueError:  # its entry in sys.modules is None
         return False

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# Linux keeps a process's peak for its whole life; writing here starts a new one for each stage.
 _CLEAR = Path("/proc/self/clear_refs")
 _LARGE = 1e8  # bytes of garbage that are worth the half second of a full collection
 
@@ -44,7 +45,7 @@ def peak_bytes() -> int:
         import resource
     except ImportError:
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
     return peak if sys.platform == "darwin" else peak * 1024
 
 
@@ -107,6 +108,7 @@ def _groups(root: Path) -> Iterator[int | None]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
+        # A group is bounded by its own limit and by those of all groups above it.
         folder = base / path.lstrip("/")
         for group in (folder, *folder.parents):
             if group.is_relative_to(base):
@@ -117,6 +119,7 @@ def _left(group: Path, limit_name: str, used_name: str, start: str) -> int | Non
     limit, used = (_number(group / name) for name in (limit_name, used_name))
     if limit is None or used is None:  # 'max' in version 2: no limit
         return None
+    # Pages of files count as used until somebody needs them, so they are free for our purpose.
     cached = {f"{start}inactive_file", f"{start}active_file"}
     pairs = (line.split() for line in _lines(group / "memory.stat"))
     return max(limit - used + sum(int(pair[1]) for pair in pairs if pair[0] in cached), 0)

@@ -12,7 +12,7 @@ from runtimes.engines.base import Engine, Placement, Tensors
 from runtimes.engines.table import Sessions
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured
-from runtimes.plan import Plan, Stage
+from runtimes.plan import Plan, Stage, decoded_at_once
 from runtimes.sampler import Denoise, advice_for, check_finite, sample
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -108,24 +108,26 @@ class Run:
     def _stage_c(self, text: Tensors, count: int) -> Array:
         stage = self._plan.stage_c
         conditions = self._once("stage_c_condition", text)
+        # Drawn here and in this order: the same seed is to give the pictures diffusers gives.
         start = self._plan.noise.draw(stage.latent_shape(count))
         return self._denoise(stage, start, conditions)
 
     def _stage_b(self, embedding: Array, text: Tensors) -> Array:
         stage = self._plan.stage_b
         start = batch = self._plan.noise.draw(stage.latent_shape(len(embedding)))
-        if stage.guided:  # the unconditional half has a zero embedding
+        if stage.guided:  # the unconditional half has a zero embedding, as in diffusers
             embedding = np.concatenate([embedding, np.zeros_like(embedding)])
             batch = np.concatenate([start, start])
         feeds: Tensors = {"image_embedding": embedding, "latents": batch, **text}
         return self._denoise(stage, start, self._once("stage_b_condition", feeds))
 
     def _stage_a(self, latents: Array) -> Array:
-        # Picture by picture: its activations grow most with a batch, which saves a CPU no time.
-        graph = self._graphs.get("stage_a")  # a source of graphs may bring its own
-        count = len(latents) if graph is not None and graph.batch_is_open else 1
-        parts: list[Tensors] = [{"latents": part} for part in np.split(latents, count)]
+        # None: a source of graphs may bring one that the manifest does not have.
+        size = decoded_at_once(self._graphs.get("stage_a"), len(latents))
+        runs = np.split(latents, len(latents) // size)
+        parts: list[Tensors] = [{"latents": part} for part in runs]
         image = self._once("stage_a", *parts)["image"]
+        # The graph clamps too; what narrow types round may lie a little outside all the same.
         return np.clip(image.astype(np.float32, copy=False), 0, 1)
 
     def _denoise(self, stage: Stage, latents: Array, conditions: Tensors) -> Array:
@@ -175,7 +177,8 @@ class Run:
         """A graph, ready to run; its time, memory and placement are kept."""
         with measured() as usage, self._sessions.using(graph) as engine:
             yield engine
-            self._placements[graph] = engine.placement
+            self._placements[graph] = engine.placement  # some engines know it only after a run
+            # Taken over and reset: an engine stays open, and the next run did not load it.
             usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
         self._usage[graph] = usage
 

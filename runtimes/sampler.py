@@ -46,7 +46,7 @@ def sample(
         epsilon = denoise(batch, embedding)
         where = f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {row.t:.4f})"
         check_finite(epsilon, where, advice)
-        drawn = noise.draw(latents.shape)
+        drawn = noise.draw(latents.shape)  # also in the last step: see above
         # In fp32 throughout: NumPy does not let Python floats widen an array.
         with np.errstate(over="ignore", invalid="ignore"):  # said in words below
             latents = row.a * latents + row.b * _guided(epsilon, stage) + row.c * drawn

@@ -14,7 +14,8 @@ from runtimes.bundle.read import open_bundle
 from runtimes.engines import onnxruntime_device
 from runtimes.engines.base import Execution
 from runtimes.engines.onnxruntime_device import computed_precision
-from runtimes.engines.table import BundleGraphs
+from runtimes.engines.table import ENGINES, BundleGraphs
+from runtimes.errors import RunError
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
 
@@ -96,3 +97,14 @@ def test_fp16_is_reported_as_what_computes(monkeypatch, machine, flags, device, 
     monkeypatch.setattr(onnxruntime_device.platform, "machine", lambda: machine)
     monkeypatch.setattr(onnxruntime_device, "cpu_flags", lambda: frozenset(flags))
     assert computed_precision("fp16", device) == label
+
+
+def test_an_unknown_precision_is_an_error():
+    """Nobody guesses what a graph of a later version computes in, or takes of memory."""
+    with pytest.raises(RunError, match="stored in 'int3-weights', which this version does not"):
+        computed_precision("int3-weights", "cpu")
+    for engine in ENGINES.values():
+        footprint = engine.footprint(Execution())
+        assert footprint.of_weights("int8-weights") >= 1
+        with pytest.raises(RunError, match="int3-weights"):
+            footprint.of_weights("int3-weights")

@@ -74,10 +74,10 @@ def open_bundle(
     Raises RunError naming the first file that is missing, changed, outside the bundle or in the
     way.
     """
-    root = Path(folder).resolve()
+    root = Path(folder).resolve()  # links are compared with real paths below
     bundle = Bundle(root, read_manifest(root))
     for name, file in bundle.manifest.files.items():
-        _inside(bundle.folder, name)
+        _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
         read = engine_reads(bundle.manifest, name)
         if verify_rest or (read and verify_hashes):
             bundle.verified(name)

@@ -58,6 +58,7 @@ def replace(output: Path, part: Path) -> None:
     the disk does not do it; everything is then as it was.
     """
     _check_free(output, part)
+    # The same token in another role: `sweep` of another process tells by it what to do.
     new = output / f".{part.name.split('.')[-2]}{NEW}"
     os.rename(part, new)
     moves: Moves = []
@@ -65,6 +66,7 @@ def replace(output: Path, part: Path) -> None:
         sync_one(output)
         _move(new, output, moves)
     except BaseException:
+        # In reverse, so that every name is free again when its old file returns.
         for source, target in reversed(moves):
             os.rename(target, source)
         _prune(output, [path.relative_to(new) for path in _tree(new)])
@@ -164,6 +166,7 @@ def _move(new: Path, output: Path, moves: Moves) -> None:
     """Everything into its place; `moves` hears of each step."""
     old = new.with_suffix(OLD)
     left = [path.relative_to(new).as_posix() for path in _tree(new)]
+    # The manifest moves last: while it is here, old files may still be in their places.
     if MANIFEST_NAME in left:
         arrived = (known_files(new) or set()) - set(left)
         before = known_files(old) or known_files(output) or set()
@@ -172,6 +175,7 @@ def _move(new: Path, output: Path, moves: Moves) -> None:
                 _rename(output / name, old / name, moves)
     for name in sorted(left, key=_manifest_first, reverse=True):
         _rename(new / name, output / name, moves)
+    # A rename is on disk when the folder is.
     for folder in {(output / name).parent for name in left}:
         sync_one(folder)
     sync_one(output)
@@ -184,7 +188,10 @@ def _rename(source: Path, target: Path, moves: Moves) -> None:
 
 
 def _clean(new: Path, output: Path) -> None:
-    """What has served; a process killed here leaves `.X.old` alone, which nobody misses."""
+    """Remove the old files and the folders that a finished replacement has emptied.
+
+    A process killed here leaves `.X.old`; the next one finds no `.X.new` beside it and removes it.
+    """
     old = new.with_suffix(OLD)
     names = [path.relative_to(old) for path in _tree(old)]
     shutil.rmtree(new, ignore_errors=True)

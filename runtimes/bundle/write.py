@@ -78,7 +78,7 @@ def atomic_folder(output: Path) -> Iterator[Path]:
         part = _make_part(output)
     except OSError as error:
         raise write_error(output, error) from error
-    with locked(part):
+    with locked(part):  # or another process would take it for a dead one's and remove it
         try:
             yield part
             _sync(part)
@@ -186,6 +186,7 @@ def _nearest(output: Path) -> Path:
 
 
 def _check_writable(output: Path) -> None:
+    # By trying: permissions do not tell of read-only disks, quotas and network shares.
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=_nearest(output)):
             pass

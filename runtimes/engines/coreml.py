@@ -85,13 +85,14 @@ class CoreMLEngine:
     def _model(self, function: str) -> Any:
         if self._loaded is None or self._loaded[0] != function:
             self._loaded = None  # before the next one is loaded: one in memory
+            # Not by name where there is one: packages from before functions have none.
             options = {} if len(self._functions) == 1 else {"function_name": function}
             units = getattr(self._ct.ComputeUnit, self._units)
             start = time.perf_counter()
             try:
                 with real_files(self._path, self._files) as path:
                     model = self._ct.models.MLModel(str(path), compute_units=units, **options)
-            except Exception as error:
+            except Exception as error:  # as above: no base class
                 raise RunError(f"Core ML cannot load {self._path}: {one_line(error)}") from error
             self.load_seconds += time.perf_counter() - start
             self._loaded = function, model

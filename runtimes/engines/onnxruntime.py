@@ -103,7 +103,7 @@ class OnnxRuntimeEngine:
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors: they are raised, and warnings are for developers
         options.intra_op_num_threads = execution.threads or 0  # 0: one a core
         # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
         # the second run on (docs/performance.md), and on the CPU not a millisecond less.
@@ -146,7 +146,7 @@ class OnnxRuntimeEngine:
         def run(feeds: Feeds) -> Tensors:
             for name, value in feeds.items():
                 binding.bind_cpu_input(name, value)
-            for name in self._outputs:
+            for name in self._outputs:  # anew: their shapes follow from the inputs' each time
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
@@ -154,6 +154,7 @@ class OnnxRuntimeEngine:
         return run
 
     def close(self) -> None:
+        # A session has no `close`: it goes with the last reference to it.
         del self._buffers, self._session
 
     def _on_device(self, value: Any) -> Any:
@@ -220,6 +221,7 @@ class FixedBuffers:
                 self._constants = constants
             self._fill(feeds)
             self._session.run_with_iobinding(self._binding)
+            # Copies: the next replay writes to the same addresses.
             return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
         return run

@@ -47,6 +47,7 @@ def provider_for(ort: Any, named: str) -> str:
 
 
 def _both_installed() -> bool:
+    """Whether two packages brought the same module: pip lets them overwrite each other."""
     names = {str(package.metadata["Name"]).lower() for package in metadata.distributions()}
     return {"onnxruntime", "onnxruntime-gpu"} <= names
 

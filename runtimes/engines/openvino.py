@@ -88,6 +88,7 @@ class OpenVinoEngine:
 
     @property
     def placement(self) -> Placement:
+        # Its version has the commit behind a dash.
         version = f"OpenVINO {self._ov.__version__.split('-')[0]}"
         if self._compiled is None:
             return Placement(version, self._device, self._execution.precision or "default")
@@ -113,6 +114,7 @@ class OpenVinoEngine:
                     bound, shapes = self._request(fed), fed
                     for name, tensor in kept.items():
                         bound.set_tensor(name, tensor)
+                # Into the request's own memory: it need not be told of a new address.
                 for name, value in feeds.items():
                     bound.get_tensor(name).data[...] = value
                 bound.infer()
@@ -132,7 +134,7 @@ class OpenVinoEngine:
             self._compiled = self._compile(shapes)
             self.load_seconds += time.perf_counter() - start
             self._shapes = shapes
-            self._check_precision()
+            self._check_precision()  # OpenVINO takes a hint as a hint and says nothing
         return self._compiled.create_infer_request()
 
     def _compile(self, shapes: Shapes) -> Any:

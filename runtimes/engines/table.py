@@ -68,7 +68,9 @@ class BundleGraphs:
         execution = self._execution
         if name in CONDITION_GRAPHS and self._engine.chooses_precision:
             execution = replace(execution, precision="f32")
-        if execution.cache is not None:  # what is kept must have been made from the real files
+        # What is kept must have been made from the real files: a bundle that was damaged once would
+        # stay so after it was mended, for the cache goes by the manifest's hashes.
+        if execution.cache is not None:
             self._bundle.verify(name)
         return self._engine.open_graph(graph_file(self._bundle, name), execution)
 
@@ -104,7 +106,7 @@ class Sessions:
         finally:
             if self._one_at_a_time:
                 engine.close()
-                give_back()
+                give_back()  # or the next graph is loaded beside what the C library kept
 
     def close(self) -> None:
         """Release every graph that is open."""
