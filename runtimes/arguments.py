@@ -163,6 +163,10 @@ def add_execution_options(command_line: argparse.ArgumentParser) -> None:
         help="cpu, cuda or a GPU of several such as cuda:1 (ONNX Runtime); cpu, gpu, gpu.1, npu or "
         "auto (OpenVINO); cpu, gpu, npu or all (Core ML) (default: cpu)",
     )
+    _add_compute_options(command_line)
+
+
+def _add_compute_options(command_line: argparse.ArgumentParser) -> None:
     command_line.add_argument(
         "--execution-precision",
         type=str.lower,

@@ -70,13 +70,6 @@ def parser() -> argparse.ArgumentParser:
         help="PNG file; several pictures get -000, -001, ... before the suffix, in as many digits "
         "as the last one needs (default: out.png)",
     )
-    add(
-        "--negative-prompt",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="what the pictures should not show; once for all prompts, or once per prompt in order",
-    )
     _picture_options(command_line)
     _batch_options(command_line)
     add_execution_options(command_line)
@@ -100,6 +93,13 @@ def _run_options(command_line: argparse.ArgumentParser) -> None:
 
 def _picture_options(command_line: argparse.ArgumentParser) -> None:
     add = command_line.add_argument
+    add(
+        "--negative-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what the pictures should not show; once for all prompts, or once per prompt in order",
+    )
     add(
         "--seed",
         type=seeds,
