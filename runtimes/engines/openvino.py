@@ -238,7 +238,13 @@ def footprint(execution: Execution) -> Footprint:
     """What OpenVINO takes of the CPU's memory, in the precision asked for or its default."""
     core = import_openvino().Core()
     default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
-    return FOOTPRINTS[execution.precision or default]
+    used = execution.precision or default
+    if used not in FOOTPRINTS:
+        raise RunError(
+            f"OpenVINO computes in {used} here, whose need of memory was not measured; run with "
+            "--no-memory-check"
+        )
+    return FOOTPRINTS[used]
 
 
 def _check_capabilities(execution: Execution, device: str, has: list[str]) -> None:
