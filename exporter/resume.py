@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from exporter.job import Job
 from exporter.origin import Origins
 from exporter.partial import Record, Unfinished, is_whole
-from runtimes.bundle.manifest import MANIFEST_NAME, read_manifest
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.manifest_json import read_manifest
 from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
 from runtimes.progress import Progress

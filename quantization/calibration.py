@@ -13,8 +13,8 @@ import numpy as np
 
 from runtimes.bundle.manifest import Calibration, Model
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import Engine, Execution, Feeds, Tensors, engine_for
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.base import Engine, Execution, Feeds, Tensors
+from runtimes.engines.table import BundleGraphs, engine_for
 from runtimes.errors import UsageError
 from runtimes.memory import give_back
 from runtimes.pipeline import Pipeline, load_tokenizers

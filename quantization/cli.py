@@ -15,8 +15,8 @@ from runtimes.arguments import Parser, integer, number
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import command, guarded, installed, subcommand
+from runtimes.engines.onnxruntime_device import cpu_flags
 from runtimes.errors import UsageError
-from runtimes.processor import cpu_flags
 from runtimes.progress import Progress
 from runtimes.prompts import read_prompts
 

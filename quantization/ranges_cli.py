@@ -10,9 +10,9 @@ from pathlib import Path
 from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, add_size_options, integer, settle_size
+from runtimes.bundle.write import check_writable
 from runtimes.console import command
 from runtimes.errors import UsageError
-from runtimes.outputs import check_writable
 from runtimes.plan import Options
 
 Report = Callable[[str], None]

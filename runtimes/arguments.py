@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtimes.bundle.manifest import FORMAT_VERSION
-from runtimes.engines.base import ENGINES, STORED, Execution
+from runtimes.engines.base import STORED, Execution
+from runtimes.engines.table import ENGINES
 from runtimes.errors import UsageError
 
 PACKAGE = "wuerstchen-export"
@@ -32,8 +33,9 @@ class Parser(argparse.ArgumentParser):
         add_version(self)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
-        """As argparse's; an unknown flag is found before anything else is."""
+        """As argparse's; an unknown flag is command_line before anything else is."""
         words = sys.argv[1:] if args is None else list(args)
+        # Before argparse looks: it would complain of what the unknown flag left missing.
         known = self._option_string_actions
         for word in words[: words.index("--")] if "--" in words else words:
             flag = word.partition("=")[0]
@@ -49,6 +51,7 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, flag: str) -> str:
         if flag in self._meant:
             return f"there is no {flag}: {self._meant[flag]}"
+        # Spelling alone would miss a flag that is the start of another, or longer by a word.
         plain = flag.replace("_", "-").lower()
         flags = [name for name in self._option_string_actions if name.startswith("--")]
         near = [name for name in flags if name.startswith(plain) or plain.startswith(f"{name}-")]
@@ -56,9 +59,9 @@ class Parser(argparse.ArgumentParser):
         return f"there is no {flag}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
-def add_version(found: argparse.ArgumentParser) -> None:
+def add_version(command_line: argparse.ArgumentParser) -> None:
     """`--version`."""
-    found.add_argument(
+    command_line.add_argument(
         "--version",
         action="version",
         version=f"{PACKAGE} {package_version()}, bundle format {FORMAT_VERSION}",
@@ -123,12 +126,14 @@ def size(text: str) -> tuple[int, int]:
 
 
 def add_size_options(
-    found: argparse.ArgumentParser, about: str = "default: the bundle's", what: str = "picture"
+    command_line: argparse.ArgumentParser,
+    about: str = "default: the bundle's",
+    what: str = "picture",
 ) -> None:
     """`--height`, `--width`, and both as `--size`; `settle_size` reads them."""
-    found.add_argument("--height", type=integer, help=f"{what} height in pixels ({about})")
-    found.add_argument("--width", type=integer, help=f"{what} width in pixels ({about})")
-    found.add_argument(
+    command_line.add_argument("--height", type=integer, help=f"{what} height in pixels ({about})")
+    command_line.add_argument("--width", type=integer, help=f"{what} width in pixels ({about})")
+    command_line.add_argument(
         "--size", type=size, metavar="HEIGHTxWIDTH", help="both at once, such as 512x768"
     )
 
@@ -143,34 +148,38 @@ def settle_size(args: argparse.Namespace) -> None:
     args.height, args.width = args.size
 
 
-def add_execution_options(found: argparse.ArgumentParser) -> None:
+def add_execution_options(command_line: argparse.ArgumentParser) -> None:
     """The options that say where and how a bundle runs."""
-    found.add_argument(
+    command_line.add_argument(
         "--engine",
         type=str.lower,
         choices=list(ENGINES),
         help="what runs the graphs (default: the bundle's own; openvino runs ONNX bundles too)",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--device",
         type=str.lower,
         default="cpu",
         help="cpu, cuda or a GPU of several such as cuda:1 (ONNX Runtime); cpu, gpu, gpu.1, npu or "
         "auto (OpenVINO); cpu, gpu, npu or all (Core ML) (default: cpu)",
     )
-    found.add_argument(
+    _add_compute_options(command_line)
+
+
+def _add_compute_options(command_line: argparse.ArgumentParser) -> None:
+    command_line.add_argument(
         "--execution-precision",
         type=str.lower,
         choices=list(STORED),
         help="type OpenVINO computes in (default: the device's best; condition graphs always f32)",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--threads",
         type=positive,
         metavar="N",
         help="CPU threads a graph runs on (default: the engine's, one a core)",
     )
-    found.add_argument(
+    command_line.add_argument(
         "--cache-dir",
         type=Path,
         metavar="DIR",

@@ -1,18 +1,20 @@
-"""Many pictures: what each is made of, and how many are made at a time.
+"""Many pictures: what each is made of, how many are made at a time, and what came of them.
 
 A picture has its own seed and its own noise, so that it does not depend on which others are made
 with it, nor on how many.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from runtimes.engines.base import Placement
 from runtimes.errors import UsageError
 from runtimes.memory import Usage
 from runtimes.pipeline import Pipeline, Result
-from runtimes.plan import Options, fixed_batch, negatives_for
+from runtimes.plan import Options, Plan, fixed_batch, negatives_for
 from runtimes.progress import Progress
 
 # Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
@@ -38,6 +40,7 @@ def seeds_for(seeds: Sequence[int], prompts: int, images: int) -> list[int]:
     seed + k. UsageError for another number of seeds than one, one a prompt, or one a picture.
     """
     count = prompts * images
+    # First: as many seeds as pictures are meant one by one, also where there is one picture.
     if len(seeds) == count:
         return list(seeds)
     if len(seeds) == 1:
@@ -127,3 +130,47 @@ class Summary:
             if prompt not in self.truncated:
                 warn(prompt, lost)
             self.truncated[prompt] = lost
+
+
+def as_json(
+    summary: Summary, jobs: Sequence[Job], skipped: Sequence[Job], plan: Plan
+) -> dict[str, Any]:
+    """The result of a run for machines: `jobs` were made in it, `skipped` before."""
+    return {
+        "pictures": [str(job.path) for job in jobs],
+        "seeds": [job.seed for job in jobs],
+        "skipped": [str(job.path) for job in skipped],
+        "height": plan.sizes.picture[0],
+        "width": plan.sizes.picture[1],
+        "truncated": summary.truncated,
+        "stages": {
+            name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
+            for name, usage in summary.usage.items()
+        },
+    }
+
+
+def print_summary(
+    summary: Summary, jobs: Sequence[Job], plan: Plan, asked: tuple[int | None, int | None]
+) -> None:
+    """The result of a run for people: a line a stage, a line a picture; `asked` is its size."""
+    height, width = plan.sizes.picture
+    if summary.usage:
+        _print_stages(summary)
+    if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
+        print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
+    for job in jobs:
+        print(f"wrote {job.path} ({height} x {width}, seed {job.seed})")
+
+
+def _print_stages(summary: Summary) -> None:
+    print(f"{'stage':<20}{'seconds':>9}{'of it loading':>15}{'peak MB':>9}  ran on")
+    for name, usage in summary.usage.items():
+        peak = usage.peak_bytes / 1e6
+        print(
+            f"{name:<20}{usage.seconds:>9.3f}{usage.load_seconds:>15.3f}{peak:>9.0f}"
+            f"  {summary.placements[name]}"
+        )
+    seconds = sum(usage.seconds for usage in summary.usage.values())
+    loading = sum(usage.load_seconds for usage in summary.usage.values())
+    print(f"{'all':<20}{seconds:>9.3f}{loading:>15.3f}")

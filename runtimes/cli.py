@@ -1,7 +1,6 @@
 """python -m runtimes: a bundle and prompts to PNG files."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -20,14 +19,23 @@ from runtimes.arguments import (
     seeds,
     settle_size,
 )
-from runtimes.batches import MOST, UNKNOWN, Job, Summary, batch_size, jobs_for, run_batches
+from runtimes.batches import (
+    MOST,
+    UNKNOWN,
+    Job,
+    Summary,
+    as_json,
+    batch_size,
+    jobs_for,
+    print_summary,
+    run_batches,
+)
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle, sha256
 from runtimes.console import command
 from runtimes.errors import UsageError
-from runtimes.images import save_png
-from runtimes.outputs import is_there, picture_paths
-from runtimes.pipeline import Pipeline
+from runtimes.images import is_there, picture_paths, save_png
+from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, make_plan
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
@@ -44,12 +52,12 @@ MEANT = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m runtimes`."""
-    found = Parser(
+    command_line = Parser(
         prog="python -m runtimes",
         description="Make pictures from prompts with a bundle; needs NumPy and one engine only.",
         meant=MEANT,
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
     add("prompts", nargs="*", metavar="PROMPT", help="pictures are made of each prompt")
     add("--prompts-file", type=Path, metavar="FILE", help=f"text file, after PROMPT: {RULE}")
@@ -62,16 +70,15 @@ def parser() -> argparse.ArgumentParser:
         help="PNG file; several pictures get -000, -001, ... before the suffix, in as many digits "
         "as the last one needs (default: out.png)",
     )
-    add(
-        "--negative-prompt",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="what the pictures should not show; once for all prompts, or once per prompt in order",
-    )
-    _picture_options(found)
-    _batch_options(found)
-    add_execution_options(found)
+    _picture_options(command_line)
+    _batch_options(command_line)
+    add_execution_options(command_line)
+    _run_options(command_line)
+    return command_line
+
+
+def _run_options(command_line: argparse.ArgumentParser) -> None:
+    add = command_line.add_argument
     add("--low-memory", action="store_true", help="hold one graph in memory at a time")
     add(
         "--no-memory-check",
@@ -82,11 +89,17 @@ def parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def _picture_options(found: argparse.ArgumentParser) -> None:
-    add = found.add_argument
+def _picture_options(command_line: argparse.ArgumentParser) -> None:
+    add = command_line.add_argument
+    add(
+        "--negative-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what the pictures should not show; once for all prompts, or once per prompt in order",
+    )
     add(
         "--seed",
         type=seeds,
@@ -106,11 +119,11 @@ def _picture_options(found: argparse.ArgumentParser) -> None:
     add("--decoder-steps", type=integer, help="even Stage B steps (default: 12)")
     add("--decoder-timesteps", type=numbers, help="Stage B timesteps, comma-separated")
     add("--decoder-guidance", type=number, help="Stage B guidance scale (default: 0, off)")
-    add_size_options(found)
+    add_size_options(command_line)
 
 
-def _batch_options(found: argparse.ArgumentParser) -> None:
-    add = found.add_argument
+def _batch_options(command_line: argparse.ArgumentParser) -> None:
+    add = command_line.add_argument
     add(
         "--num-images",
         type=positive,
@@ -149,11 +162,30 @@ def _run(args: argparse.Namespace) -> None:
         print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     common = _parameters(bundle, plan)
-    about = {job: _own_parameters(job) | common for job in jobs}
-    made = [job for job in jobs if not (args.skip_existing and is_there(job.path, about[job]))]
+    # What each PNG will say of itself; a picture that is there already is compared with it.
+    parameters = {job: _job_parameters(job) | common for job in jobs}
+    missing = [
+        job for job in jobs if not (args.skip_existing and is_there(job.path, parameters[job]))
+    ]
+    summary = Summary()
+    progress = Progress(quiet=args.quiet or args.json)
+    with _open(bundle, args) as pipeline:
+        size = batch_size(pipeline, options, args.batch_size)
+        for batch, result in run_batches(pipeline, missing, size, options, progress):
+            _save(batch, result, parameters)
+            summary.add(result, _warn)
+    skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
+    if args.json:
+        print(json.dumps(as_json(summary, missing, skipped, plan), indent=1))
+    elif not args.quiet:
+        print_summary(summary, missing, plan, (options.height, options.width))
+        if skipped:
+            print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+
+
+def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
     execution = execution_of(args)
-    summary, progress = Summary(), Progress(quiet=args.quiet or args.json)
-    with Pipeline.open(
+    return Pipeline.open(
         bundle,
         device=execution.device,
         engine=execution.engine,
@@ -162,20 +194,15 @@ def _run(args: argparse.Namespace) -> None:
         threads=execution.threads,
         low_memory=args.low_memory,
         memory_check=not args.no_memory_check,
-    ) as pipeline:
-        size = batch_size(pipeline, options, args.batch_size)
-        for batch, result in run_batches(pipeline, made, size, options, progress):
-            used = {name: str(place) for name, place in result.placements.items()}
-            for job, picture in zip(batch, result.pictures, strict=False):  # without the spare ones
-                save_png(picture, job.path, about[job] | {"index": job.index, "placements": used})
-            summary.add(result, _warn)
-    skipped = sorted({*jobs} - {*made}, key=lambda job: job.index)
-    if args.json:
-        print(json.dumps(_as_json(summary, made, skipped, plan), indent=1))
-    elif not args.quiet:
-        _print_summary(summary, made, plan, (options.height, options.width))
-        if skipped:
-            print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+    )
+
+
+def _save(batch: Sequence[Job], result: Result, parameters: dict[Job, dict[str, Any]]) -> None:
+    placements = {name: str(place) for name, place in result.placements.items()}
+    # Not strict: a batch of fixed size may have spare pictures at its end.
+    for job, picture in zip(batch, result.pictures, strict=False):
+        about = {"index": job.index, "placements": placements}
+        save_png(picture, job.path, parameters[job] | about)
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
@@ -217,7 +244,7 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _own_parameters(job: Job) -> dict[str, Any]:
+def _job_parameters(job: Job) -> dict[str, Any]:
     return {"prompt": job.prompt, "negative_prompt": job.negative, "seed": [job.seed]}
 
 
@@ -240,45 +267,3 @@ def _parameters(bundle: Bundle, plan: Plan) -> dict[str, Any]:
 
 def _warn(prompt: str, lost: str) -> None:
     print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
-
-
-def _as_json(
-    summary: Summary, made: Sequence[Job], skipped: Sequence[Job], plan: Plan
-) -> dict[str, Any]:
-    return {
-        "pictures": [str(job.path) for job in made],
-        "seeds": [job.seed for job in made],
-        "skipped": [str(job.path) for job in skipped],
-        "height": plan.sizes.picture[0],
-        "width": plan.sizes.picture[1],
-        "truncated": summary.truncated,
-        "stages": {
-            name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
-            for name, usage in summary.usage.items()
-        },
-    }
-
-
-def _print_summary(
-    summary: Summary, made: Sequence[Job], plan: Plan, asked: tuple[int | None, int | None]
-) -> None:
-    height, width = plan.sizes.picture
-    if summary.usage:
-        _print_stages(summary)
-    if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
-        print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
-    for job in made:
-        print(f"wrote {job.path} ({height} x {width}, seed {job.seed})")
-
-
-def _print_stages(summary: Summary) -> None:
-    print(f"{'stage':<20}{'seconds':>9}{'of it loading':>15}{'peak MB':>9}  ran on")
-    for name, usage in summary.usage.items():
-        peak = usage.peak_bytes / 1e6
-        print(
-            f"{name:<20}{usage.seconds:>9.3f}{usage.load_seconds:>15.3f}{peak:>9.0f}"
-            f"  {summary.placements[name]}"
-        )
-    seconds = sum(usage.seconds for usage in summary.usage.values())
-    loading = sum(usage.load_seconds for usage in summary.usage.values())
-    print(f"{'all':<20}{seconds:>9.3f}{loading:>15.3f}")

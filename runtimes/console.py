@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import RunError, UsageError, one_line
 
 # What a shell reports of a program that SIGPIPE ended: whoever reads no further, as `| head -1`
 # does, expects it and no message.
 BROKEN_PIPE = 141
 _OUTPUT = "standard output"
+# What pip calls a package whose module has another name.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
 def command(
@@ -32,6 +34,7 @@ def command(
 
     `intermixed`: options may stand between positional arguments of any number.
     """
+    # In two steps: how an error is shown (--debug) is known only after the arguments were read.
     parsed: list[argparse.Namespace] = []
     parse = parser.parse_intermixed_args if intermixed else parser.parse_args
     code = guarded(lambda: parsed.append(parse(argv)), debug=False, interrupted=interrupted)
@@ -52,7 +55,7 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     try:
         with contextlib.redirect_stdout(cast(TextIO, _Output(output))):
             code = _code_of(action)
-            sys.stdout.flush()
+            sys.stdout.flush()  # in here: a full disk shows only now, and is an error of ours
         return code
     except (UsageError, RunError) as error:
         code, line = error.exit_code, str(error)
@@ -105,6 +108,7 @@ def settle_streams() -> None:
     library prints would end up in it. What a terminal cannot show is printed as its escape.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
+        # Until 0, 1 and 2 are taken, whichever of them was closed.
         while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
         os.close(handle)
@@ -152,9 +156,36 @@ def subcommand(
     return main
 
 
+def require(packages: Sequence[str], extra: str, *, note: str = "", other: str = "") -> None:
+    """UsageError with the command that installs them when one of `packages` is not there.
+
+    `packages` are modules by the names they are imported under; `extra` is what brings them all,
+    such as 'export' or 'quantization,cpu'. `note` says what they are for (', which ...'), `other`
+    what else would do.
+    """
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        name = DISTRIBUTIONS.get(missing[0], missing[0])
+        raise UsageError(
+            f"{name} is not installed{note}: pip install 'wuerstchen-export[{extra}]'{other}"
+        )
+
+
+def imported(name: str, extra: str, *, other: str = "") -> Any:
+    """The module of an optional package; UsageError where it is missing or does not load."""
+    require((name,), extra, other=other)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:  # it is there, and a library under it is not
+        raise UsageError(
+            f"{name} does not load ({one_line(error)}): pip install --force-reinstall "
+            f"'wuerstchen-export[{extra}]'{other}"
+        ) from error
+
+
 def installed(name: str) -> bool:
     """Whether a package is there, without importing it; one blocked in sys.modules is not."""
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:
+    except ValueError:  # its entry in sys.modules is None
         return False

@@ -7,7 +7,7 @@ from runtimes.bundle.manifest import Manifest
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes
-from runtimes.plan import Plan
+from runtimes.plan import Plan, decoded_at_once
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,19 @@ class Need:
         return max(needed) if low_memory else sum(needed)
 
     def weights(self, name: str) -> float:
-        """What an open graph holds. CPUs widen fp16 where an engine does not say otherwise."""
+        """What an open graph holds; RunError for a precision the engine has no figure for."""
         graph = self.manifest.graphs[name]
         stored = sum(file.size for file in graph_files(self.manifest, name).values())
-        default = 2.0 if graph.precision == "fp16" else 1.0
-        return stored * self.footprint.weights.get(graph.precision, default)
+        return stored * self.footprint.of_weights(graph.precision)
 
     def _activations(self, name: str) -> float:
         graph, plan = self.manifest.graphs[name], self.plan
         if not graph.activations:
             return 0.0
         constant, linear, quadratic = graph.activations
-        first = name.startswith("stage_c")
-        height, width = plan.sizes.stage_c if first else plan.sizes.stage_b
-        alone = name == "stage_a" and graph.batch_is_open  # the pipeline's own choice
-        rows = 1 if alone else plan.rows(name, self.count)
+        height, width = plan.sizes.latent(name)
+        at_once = decoded_at_once(graph, self.count) if name == "stage_a" else self.count
+        rows = plan.rows(name, at_once)
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
         return rows * (constant + grown)
@@ -60,15 +58,10 @@ def largest_count(need: Need, most: int, *, low_memory: bool, held: int = 0) -> 
     free = available_memory()
     if free is None:
         return None
-    sizes = range(most, 1, -1)
-    return next(
-        (
-            count
-            for count in sizes
-            if replace(need, count=count).memory(low_memory=low_memory) <= SHARE * (free + held)
-        ),
-        1,
-    )
+    for count in range(most, 1, -1):
+        if replace(need, count=count).memory(low_memory=low_memory) <= SHARE * (free + held):
+            return count
+    return 1  # whether one fits is for `check_memory` to say, in words
 
 
 def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:

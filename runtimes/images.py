@@ -1,7 +1,7 @@
-"""Pictures to PNG files, with the parameters that made them inside."""
+"""Pictures to PNG files: their names, and the parameters that made them inside."""
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from runtimes.errors import RunError
+from runtimes.bundle.write import atomic_file, check_writable
+from runtimes.errors import RunError, UsageError
 
 METADATA_KEY = "wuerstchen"
+DIGITS = 3  # at least, so that the names of one run sort as its pictures do
 
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -21,16 +23,14 @@ def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def save_png(picture: NDArray[np.uint8], path: Path, parameters: dict[str, Any]) -> None:
-    """Write (H,W,3) as PNG; `parameters` go into a text chunk as JSON. All or nothing."""
+    """Write (H,W,3) as PNG; `parameters` go into a text chunk as JSON.
+
+    All or nothing: an older picture stays where this one cannot be written (RunError).
+    """
     info = PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(parameters, ensure_ascii=False))
-    part = path.with_name(f".{path.name}.part")
-    try:
-        Image.fromarray(picture).save(part, format="PNG", pnginfo=info)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    with atomic_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:
@@ -40,5 +40,41 @@ def read_parameters(path: Path) -> dict[str, Any]:
         text = getattr(image, "text", {}).get(METADATA_KEY)
     if text is None:
         raise RunError(f"{path} carries no '{METADATA_KEY}' parameters")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    parameters: dict[str, Any] = json.loads(text)
+    return parameters
+
+
+def picture_paths(output: Path, count: int) -> list[Path]:
+    """`output` for one picture, else out-000.png, out-001.png, ...; UsageError where that fails."""
+    if output.suffix.lower() != ".png":
+        raise UsageError(f"--output {output}: pictures are PNG files, end the name in .png")
+    digits = max(DIGITS, len(str(count - 1)))
+    names = [f"{output.stem}-{index:0{digits}}{output.suffix}" for index in range(count)]
+    paths = [output] if count == 1 else [output.with_name(name) for name in names]
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"--output {output}: the folder {output.absolute().parent} does not exist")
+    for path in (output, *paths):
+        if path.is_dir():
+            raise UsageError(f"--output {output}: {path} is a folder; give another file name")
+    check_writable(paths[-1], "--output")
+    return paths
+
+
+def is_there(path: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether `path` holds, whole, the picture that `parameters` make.
+
+    A file that is cut off is none. UsageError for another picture, which nobody may lose.
+    """
+    try:
+        there = read_parameters(path)
+    except RunError as error:
+        raise UsageError(f"--skip-existing: {error}; choose another --output") from None
+    except (OSError, ValueError, SyntaxError):  # Pillow's, for files that are cut off
+        return False
+    for key, value in json.loads(json.dumps(parameters)).items():
+        if there.get(key) != value:
+            raise UsageError(
+                f"--skip-existing: {path} was made with another {key} ({there.get(key)!r}, now "
+                f"{value!r}); choose another --output, or leave --skip-existing out to replace it"
+            )
+    return True

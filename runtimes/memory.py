@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# Linux keeps a process's peak for its whole life; writing here starts a new one for each stage.
 _CLEAR = Path("/proc/self/clear_refs")
 _LARGE = 1e8  # bytes of garbage that are worth the half second of a full collection
 
@@ -38,13 +39,13 @@ def measured() -> Iterator[Usage]:
 
 def peak_bytes() -> int:
     """The process's peak resident set size since the last reset; 0 where nothing says (Windows)."""
-    if found := process_memory("VmHWM"):
-        return found
+    if peak := process_memory("VmHWM"):
+        return peak
     try:
         import resource
     except ImportError:
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere
     return peak if sys.platform == "darwin" else peak * 1024
 
 
@@ -72,8 +73,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
     The least of MemAvailable (/proc/meminfo) and what each control group above this process has
     left, version 1 or 2. Pages of files count as free: the kernel gives them up.
     """
-    found = [value for value in (_machine(root), *_groups(root)) if value is not None]
-    return min(found, default=None)
+    limits = [value for value in (_machine(root), *_groups(root)) if value is not None]
+    return min(limits, default=None)
 
 
 def process_memory(kind: str = "VmRSS") -> int:
@@ -107,6 +108,7 @@ def _groups(root: Path) -> Iterator[int | None]:
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         else:
             continue
+        # A group is bounded by its own limit and by those of all groups above it.
         folder = base / path.lstrip("/")
         for group in (folder, *folder.parents):
             if group.is_relative_to(base):
@@ -117,6 +119,7 @@ def _left(group: Path, limit_name: str, used_name: str, start: str) -> int | Non
     limit, used = (_number(group / name) for name in (limit_name, used_name))
     if limit is None or used is None:  # 'max' in version 2: no limit
         return None
+    # Pages of files count as used until somebody needs them, so they are free for our purpose.
     cached = {f"{start}inactive_file", f"{start}active_file"}
     pairs = (line.split() for line in _lines(group / "memory.stat"))
     return max(limit - used + sum(int(pair[1]) for pair in pairs if pair[0] in cached), 0)

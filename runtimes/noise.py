@@ -38,6 +38,7 @@ class TorchNoise:
     def _word(self, count: int) -> NDArray[np.uint32]:
         return self._words.randint(0, 1 << 32, size=count, dtype=np.uint32)
 
+    # 24 bits: what fits a single-precision mantissa, so that every value is exact.
     def _uniform(self, count: int) -> NDArray[np.float64]:
         return (self._word(count) & 0xFFFFFF).astype(np.float64) * 2.0**-24
 
@@ -46,7 +47,7 @@ class TorchNoise:
         values = np.empty(size, dtype=np.float32)
         whole = size - size % 16
         values[:whole] = _box_muller(uniform[:whole])
-        if whole < size:
+        if whole < size:  # overwrites the end of the last whole block: torch does so, too
             values[-16:] = _box_muller(self._uniform(16))
         return values
 
@@ -56,6 +57,7 @@ class TorchNoise:
             if self._spare is not None:
                 values[i], self._spare = self._spare, None
                 continue
+            # Two words make 64 bits, of which a double takes the lower 53.
             high1, low1, high2, low2 = (int(word) for word in self._word(4))
             first = ((high1 << 32 | low1) & ((1 << 53) - 1)) * 2.0**-53
             second = ((high2 << 32 | low2) & ((1 << 53) - 1)) * 2.0**-53
@@ -65,8 +67,9 @@ class TorchNoise:
 
 
 def _box_muller(uniform: NDArray[np.float64]) -> Array:
+    # In each 16 values the first 8 are radii, the last 8 angles: torch's layout for vector units.
     blocks = uniform.reshape(-1, 2, 8)
-    radius = np.sqrt(-2 * np.log(1 - blocks[:, 0]))
+    radius = np.sqrt(-2 * np.log(1 - blocks[:, 0]))  # 1 - u: u may be 0, whose logarithm is not
     angle = 2 * np.pi * blocks[:, 1]
     pair = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     return pair.reshape(-1).astype(np.float32)

@@ -1,50 +1,23 @@
 """Prompts to pictures: C -> B -> A over the graphs of a bundle, NumPy between them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
-
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.engines.base import Engine, Execution, Footprint, Placement, Tensors
-from runtimes.engines.sessions import BundleGraphs, GraphSource, Sessions
+from runtimes.engines.base import Execution, Footprint, Tensors
+from runtimes.engines.table import BundleGraphs, GraphSource, Sessions
 from runtimes.estimate import Need, check_memory, largest_count
-from runtimes.images import to_uint8
-from runtimes.memory import Usage, measured, process_memory
+from runtimes.memory import process_memory
 from runtimes.noise import NoiseSource
-from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
+from runtimes.plan import Options, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
-from runtimes.sampler import Denoise, advice_for, check_finite, sample
-from runtimes.schedule import schedule
-from runtimes.sizes import Sizes
+from runtimes.run import OnStep, OnTensors, Result, Run
 from runtimes.tokenizer import PromptTokenizer
 
-Array = NDArray[np.float32]
-OnStep = Callable[[str, int, int], None]  # stage, steps done, steps in all
-OnTensors = Callable[[str, Tensors], None]  # what was computed: 'stage_c/3' -> latents, ...
-
-
-@dataclass(frozen=True)
-class Result:
-    """Pictures (B,H,W,3) uint8, `image` the same as fp32 (B,3,H,W), Stage C's final latents.
-
-    `truncated` pairs each prompt that was too long with the part that was cut off; `usage` has
-    time and peak memory per graph, `placements` the engine, device and precision of each.
-    """
-
-    pictures: NDArray[np.uint8]
-    image: Array
-    latents: Array
-    truncated: tuple[tuple[str, str], ...]
-    sizes: Sizes
-    plan: Plan
-    usage: dict[str, Usage] = field(default_factory=dict)
-    placements: dict[str, Placement] = field(default_factory=dict)
+__all__ = ["OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
 
 
 class Pipeline:
@@ -122,7 +95,8 @@ class Pipeline:
         if self._footprint is not None:
             need = Need(self.manifest, self._footprint, plan, len(texts))
             check_memory(need, low_memory=self._low_memory, held=self._held())
-        run = _Run(self, plan, on_step or _ignore_step, on_tensors or _ignore_tensors)
+        on_step, on_tensors = on_step or _ignore_step, on_tensors or _ignore_tensors
+        run = Run(self.manifest, self._sessions, self._tokenizers, plan, on_step, on_tensors)
         return run(texts, negatives)
 
     def largest_batch(self, options: Options, most: int) -> int | None:
@@ -156,165 +130,10 @@ class Pipeline:
         self.close()
 
 
-class _Run:
-    """One call of a pipeline, stage by stage."""
-
-    def __init__(
-        self, pipeline: Pipeline, plan: Plan, on_step: OnStep, on_tensors: OnTensors
-    ) -> None:
-        self._sampling = pipeline.manifest.sampling
-        self._graphs = pipeline.manifest.graphs
-        self._text_graphs = pipeline.manifest.text_graphs
-        self._sessions = pipeline._sessions
-        self._tokenizers = pipeline._tokenizers
-        self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
-        self._usage: dict[str, Usage] = {}
-        self._placements: dict[str, Placement] = {}
-        self._truncated: dict[str, str] = {}
-
-    def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
-        plan, count = self._plan, len(prompts)
-        hidden = {
-            stage: self._encode(graph, prompts, negatives)
-            for stage, graph in self._unique_text_graphs().items()
-        }
-        rows = plan.rows("stage_c", count)
-        latents = self._stage_c(hidden[self._text_graphs["stage_c"]][:rows], count)
-        embedding = latents * np.float32(self._sampling.latent_mean) - np.float32(
-            self._sampling.latent_std
-        )
-        text = self._text_graphs["stage_b"]
-        rows = plan.rows("stage_b", count)
-        decoded = self._stage_b(embedding, None if text is None else hidden[text][:rows])
-        image = self._stage_a(decoded)
-        truncated = tuple(self._truncated.items())
-        return Result(
-            to_uint8(image),
-            image,
-            latents,
-            truncated,
-            plan.sizes,
-            plan,
-            self._usage,
-            self._placements,
-        )
-
-    def _unique_text_graphs(self) -> dict[str | None, str]:
-        return {name: name for name in self._text_graphs.values() if name is not None}
-
-    def _encode(self, graph: str, prompts: list[str], negatives: list[str]) -> Array:
-        """Hidden states (2B,T,width): the prompts', then the negative prompts'."""
-        texts = prompts + negatives
-        encoding = self._tokenizers[graph](texts)
-        lost = zip(texts, encoding.truncated, strict=True)
-        self._truncated |= {text: tail for text, tail in lost if tail}
-        feeds: Tensors = {
-            "input_ids": encoding.input_ids,
-            "attention_mask": encoding.attention_mask,
-        }
-        return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
-
-    def _stage_c(self, hidden: Array, count: int) -> Array:
-        conditions = self._once("stage_c_condition", {"last_hidden_state": hidden})
-        shape = (count, self._sampling.stage_c.channels, *self._plan.sizes.stage_c)
-        start = self._plan.noise.draw(shape)
-        return self._denoise("stage_c", start, conditions)
-
-    def _stage_b(self, embedding: Array, hidden: Array | None) -> Array:
-        shape = (len(embedding), self._sampling.stage_b.channels, *self._plan.sizes.stage_b)
-        start = self._plan.noise.draw(shape)
-        doubled = start
-        if self._plan.decoder_guidance > 1:  # the unconditional half has a zero embedding
-            embedding = np.concatenate([embedding, np.zeros_like(embedding)])
-            doubled = np.concatenate([start, start])
-        feeds: Tensors = {"image_embedding": embedding, "latents": doubled}
-        if hidden is not None:
-            feeds["last_hidden_state"] = hidden
-        return self._denoise("stage_b", start, self._once("stage_b_condition", feeds))
-
-    def _stage_a(self, latents: Array) -> Array:
-        # Picture by picture: its activations grow most with a batch, which saves a CPU no time.
-        graph = self._graphs.get("stage_a")  # a source of graphs may bring its own
-        count = len(latents) if graph is not None and graph.batch_is_open else 1
-        parts: list[Tensors] = [{"latents": part} for part in np.split(latents, count)]
-        image = self._once("stage_a", *parts)["image"]
-        return np.clip(image.astype(np.float32, copy=False), 0, 1)
-
-    def _denoise(self, graph: str, latents: Array, conditions: Tensors) -> Array:
-        plan, sampling = self._plan, self._sampling
-        is_c = graph == "stage_c"
-        denoiser = sampling.stage_c if is_c else sampling.stage_b
-        timesteps = plan.timesteps if is_c else plan.decoder_timesteps
-        rows = schedule(timesteps, denoiser.s, denoiser.scaler)
-        guidance = plan.guidance if is_c else plan.decoder_guidance
-        self._on_tensors(f"{graph}/start", {"latents": latents})
-
-        def steps(denoise: Denoise, advice: str) -> Array:
-            found = latents
-            for step in sample(denoise, rows, denoiser, found, plan.noise, guidance, graph, advice):
-                found = step.latents
-                self._on_step(graph, step.index + 1, len(rows))
-                tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": found}
-                self._on_tensors(f"{graph}/{step.index}", dict(tensors))
-            return found
-
-        with self._running(graph) as engine:
-            return steps(_bound(engine, conditions), self._advice(graph, engine))
-
-    def _once(self, graph: str, *parts: Tensors) -> Tensors:
-        """Run a graph outside the steps; see to it that its outputs are finite.
-
-        `parts` are rows of one batch that run one after the other; the outputs are of all of them.
-        """
-        with self._running(graph) as engine:
-            outputs = _joined([engine.run(part) for part in parts])
-            advice = self._advice(graph, engine)
-        for name, values in outputs.items():
-            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
-        self._on_step(graph, 1, 1)
-        self._on_tensors(graph, {**_joined(parts), **outputs})
-        return outputs
-
-    def _advice(self, graph: str, engine: Engine) -> str:
-        """What to do where this graph's values are not finite."""
-        spec, computed = self._graphs.get(graph), engine.placement.precision
-        scales = {"--guidance": self._plan.guidance}
-        if graph in ("stage_b", "stage_a"):
-            scales["--decoder-guidance"] = self._plan.decoder_guidance
-        reached = {} if "text_encoder" in graph or graph == "stage_c_condition" else scales
-        return advice_for(spec.precision if spec else "fp32", computed, reached)
-
-    @contextmanager
-    def _running(self, graph: str) -> Iterator[Engine]:
-        """A graph, ready to run; its time, memory and placement are kept."""
-        with measured() as usage, self._sessions.using(graph) as engine:
-            yield engine
-            self._placements[graph] = engine.placement
-            usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
-        self._usage[graph] = usage
-
-
-def _bound(engine: Engine, conditions: Tensors) -> Denoise:
-    """A graph with its conditions; whoever holds it holds the graph's memory."""
-    run = engine.bind(conditions)
-
-    def denoise(latents: Array, embedding: Array) -> Array:
-        outputs = run({"latents": latents, "timestep_embedding": embedding})
-        return outputs["epsilon"].astype(np.float32, copy=False)
-
-    return denoise
-
-
 def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
     """The tokenizer of each text encoder graph."""
     specs = bundle.manifest.tokenizers
     return {graph: PromptTokenizer(bundle.path(spec.folder), spec) for graph, spec in specs.items()}
-
-
-def _joined(parts: Sequence[Tensors]) -> Tensors:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _ignore_step(stage: str, done: int, total: int) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtimes.bundle.manifest import TEXT_ENCODERS, Denoiser, Manifest, Sampling
+from runtimes.bundle.manifest import TEXT_ENCODERS, Denoiser, Graph, Manifest, Row, Sampling
 from runtimes.errors import UsageError
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
-from runtimes.schedule import check_timesteps, even_timesteps
+from runtimes.schedule import check_timesteps, even_timesteps, schedule
 from runtimes.sizes import Sizes, sizes
 
 
@@ -31,15 +31,59 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """How one denoiser is sampled: everything that tells Stage C from Stage B.
+
+    `name` is its graph's, stage_c or stage_b. `timesteps` descend to where the last step ends;
+    `rows` are the steps between them. `guidance` above 1 is on. `size` is the latent's height and
+    width, `denoiser` what the manifest says of the graph.
+    """
+
+    name: str
+    denoiser: Denoiser
+    timesteps: list[float]
+    rows: tuple[Row, ...]
+    guidance: float
+    size: tuple[int, int]
+
+    @property
+    def guided(self) -> bool:
+        """Whether each picture takes two rows: the conditional half of the batch comes first."""
+        return is_guided(self.guidance)
+
+    def latent_shape(self, pictures: int) -> tuple[int, int, int, int]:
+        """(B,C,H,W) of the noise that so many pictures start from."""
+        return (pictures, self.denoiser.channels, *self.size)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Options with every default filled in and checked, before anything is computed."""
 
-    timesteps: list[float]
-    guidance: float
-    decoder_timesteps: list[float]
-    decoder_guidance: float
+    stage_c: Stage
+    stage_b: Stage
     sizes: Sizes
     noise: NoiseSource
+
+    @property
+    def timesteps(self) -> list[float]:
+        """Stage C's."""
+        return self.stage_c.timesteps
+
+    @property
+    def guidance(self) -> float:
+        """Stage C's scale."""
+        return self.stage_c.guidance
+
+    @property
+    def decoder_timesteps(self) -> list[float]:
+        """Stage B's."""
+        return self.stage_b.timesteps
+
+    @property
+    def decoder_guidance(self) -> float:
+        """Stage B's scale."""
+        return self.stage_b.guidance
 
     def rows(self, graph: str, pictures: int) -> int:
         """Rows of a graph's batch in a run of so many prompts."""
@@ -50,23 +94,23 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
     """What `options` mean for `count` prompts; UsageError names the option that is wrong."""
     if count == 0:
         raise UsageError('there is no prompt; give at least one (it may be empty: "")')
-    seeds = [options.seed] if isinstance(options.seed, int) else list(options.seed)
-    if not isinstance(options.seed, int) and len(seeds) != count:
-        raise UsageError(f"{len(seeds)} seeds for {count} prompts; give one, or one per prompt")
-    drawn = TorchNoise(seeds[0]) if isinstance(options.seed, int) else PerImageNoise(seeds)
-    stage_c, stage_b = sampling.stage_c, sampling.stage_b
+    drawn = _noise(options.seed, count)
+    picture_sizes = sizes(
+        sampling.height if options.height is None else options.height,
+        sampling.width if options.width is None else options.width,
+        sampling,
+    )
     return Plan(
-        timesteps_for(options, "stage_c", stage_c),
-        _guidance(options.guidance, stage_c, ""),
-        timesteps_for(options, "stage_b", stage_b),
-        _guidance(options.decoder_guidance, stage_b, "decoder-"),
-        sizes(
-            sampling.height if options.height is None else options.height,
-            sampling.width if options.width is None else options.width,
-            sampling,
-        ),
+        _stage("stage_c", sampling.stage_c, options, picture_sizes),
+        _stage("stage_b", sampling.stage_b, options, picture_sizes),
+        picture_sizes,
         noise or drawn,
     )
+
+
+def is_guided(guidance: float) -> bool:
+    """Whether a scale turns classifier-free guidance on; up to 1 it is off, as in diffusers."""
+    return guidance > 1
 
 
 def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: float) -> int:
@@ -78,17 +122,26 @@ def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: flo
     if graph in TEXT_ENCODERS:
         return 2 * pictures
     scales = {"stage_c": guidance, "stage_b": decoder_guidance}
-    return pictures * (2 if scales.get(graph.removesuffix("_condition"), 0) > 1 else 1)
+    scale = scales.get(graph.removesuffix("_condition"), 0)
+    return pictures * (2 if is_guided(scale) else 1)
+
+
+def decoded_at_once(graph: Graph | None, pictures: int) -> int:
+    """How many pictures `stage_a` decodes in one run: one by one where its batch is open.
+
+    Its activations grow most with a batch, which saves a CPU no time.
+    """
+    return 1 if graph is not None and graph.batch_is_open else pictures
 
 
 def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
     """UsageError where graphs of fixed shape cannot serve this batch, size or guidance."""
     if manifest.sizes and plan.sizes.picture not in manifest.sizes:
-        made = ", ".join("{} x {}".format(*size) for size in manifest.sizes)
+        possible = ", ".join("{} x {}".format(*size) for size in manifest.sizes)
         height, width = plan.sizes.picture
         raise UsageError(
-            f"this bundle makes pictures of {made} pixels (height x width) only, this run asks for "
-            f"{height} x {width}; export it for that size"
+            f"this bundle makes pictures of {possible} pixels (height x width) only, this run asks "
+            f"for {height} x {width}; export it for that size"
         )
     for name in ("stage_c", "stage_b"):
         fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""
@@ -109,36 +162,72 @@ def fixed_batch(manifest: Manifest) -> int | None:
 
 def timesteps_for(options: Options, name: str, denoiser: Denoiser) -> list[float]:
     """The timesteps `options` mean for the denoiser `name`, stage_c or stage_b."""
-    if name == "stage_c":
-        return _timesteps(options.timesteps, options.steps, denoiser, "")
-    return _timesteps(options.decoder_timesteps, options.decoder_steps, denoiser, "decoder-")
-
-
-def negatives_for(given: str | Sequence[str], count: int) -> list[str]:
-    """One negative prompt per prompt."""
-    if isinstance(given, str):
-        return [given] * count
-    if len(given) != count:
-        raise UsageError(f"{len(given)} negative prompts for {count} prompts; give one, or as many")
-    return list(given)
-
-
-def _timesteps(
-    timesteps: tuple[float, ...] | None, steps: int | None, denoiser: Denoiser, prefix: str
-) -> list[float]:
-    if timesteps is not None and steps is not None:
-        raise UsageError(f"--{prefix}steps and --{prefix}timesteps exclude each other")
-    if timesteps is not None:
-        return check_timesteps(timesteps, f"--{prefix}timesteps")
-    if steps is not None:
-        if steps < 1:
-            raise UsageError(f"--{prefix}steps is {steps}; it must be at least 1")
-        return even_timesteps(steps)
+    asked = _asked(options, name)
+    if asked.timesteps is not None and asked.steps is not None:
+        raise UsageError(f"--{asked.prefix}steps and --{asked.prefix}timesteps exclude each other")
+    if asked.timesteps is not None:
+        return check_timesteps(asked.timesteps, f"--{asked.prefix}timesteps")
+    if asked.steps is not None:
+        if asked.steps < 1:
+            raise UsageError(f"--{asked.prefix}steps is {asked.steps}; it must be at least 1")
+        return even_timesteps(asked.steps)
     return list(denoiser.timesteps)
 
 
-def _guidance(guidance: float | None, denoiser: Denoiser, prefix: str) -> float:
-    value = denoiser.guidance if guidance is None else guidance
+def negatives_for(negatives: str | Sequence[str], count: int) -> list[str]:
+    """One negative prompt per prompt; UsageError for another number of them than one or `count`."""
+    if isinstance(negatives, str):
+        return [negatives] * count
+    if len(negatives) != count:
+        raise UsageError(
+            f"{len(negatives)} negative prompts for {count} prompts; give one, or as many"
+        )
+    return list(negatives)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of one stage, and what the names of their flags begin with."""
+
+    prefix: str
+    steps: int | None
+    timesteps: tuple[float, ...] | None
+    guidance: float | None
+
+
+def _asked(options: Options, name: str) -> _Asked:
+    if name == "stage_c":
+        return _Asked("", options.steps, options.timesteps, options.guidance)
+    return _Asked(
+        "decoder-", options.decoder_steps, options.decoder_timesteps, options.decoder_guidance
+    )
+
+
+def _stage(name: str, denoiser: Denoiser, options: Options, picture_sizes: Sizes) -> Stage:
+    timesteps = timesteps_for(options, name, denoiser)
+    return Stage(
+        name,
+        denoiser,
+        timesteps,
+        schedule(timesteps, denoiser.s, denoiser.scaler),
+        _guidance(_asked(options, name), denoiser),
+        picture_sizes.latent(name),
+    )
+
+
+def _guidance(asked: _Asked, denoiser: Denoiser) -> float:
+    value = denoiser.guidance if asked.guidance is None else asked.guidance
     if not 0 <= value < float("inf"):
-        raise UsageError(f"--{prefix}guidance is {value}; it must be 0 or more (up to 1 is off)")
+        raise UsageError(
+            f"--{asked.prefix}guidance is {value}; it must be 0 or more (up to 1 is off)"
+        )
     return value
+
+
+def _noise(seed: int | Sequence[int], count: int) -> NoiseSource:
+    """One generator for the whole batch, as in diffusers, or one for each picture's own seed."""
+    if isinstance(seed, int):
+        return TorchNoise(seed)
+    if len(seed) != count:
+        raise UsageError(f"{len(seed)} seeds for {count} prompts; give one, or one per prompt")
+    return PerImageNoise(seed)

@@ -97,6 +97,7 @@ class Progress:
 
     def _draw(self, what: str, done: float, total: float, text: str) -> None:
         filled = int(_WIDTH * done // max(total, 1))
+        # Terminals are slow: drawn anew when the bar looks different, or once a second.
         if filled == self._filled and done != total and self._last - self._shown < 1:
             return
         self._filled, self._shown = filled, self._last

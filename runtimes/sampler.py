@@ -1,14 +1,14 @@
 """The denoising loop: one function over an injected denoiser and an injected noise source."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.manifest import Denoiser, Row
 from runtimes.errors import RunError
 from runtimes.noise import NoiseSource
+from runtimes.plan import Stage
 from runtimes.schedule import timestep_embedding
 
 Array = NDArray[np.float32]
@@ -30,44 +30,36 @@ class Step:
 
 
 def sample(
-    denoise: Denoise,
-    rows: Sequence[Row],
-    denoiser: Denoiser,
-    latents: Array,
-    noise: NoiseSource,
-    guidance: float,
-    graph: str,
-    advice: str = "",
+    denoise: Denoise, stage: Stage, latents: Array, noise: NoiseSource, advice: str = ""
 ) -> Iterator[Step]:
-    """Denoise `latents` (B,C,H,W) along the schedule, one Step at a time.
+    """Denoise `latents` (B,C,H,W) along the stage's schedule, one Step at a time.
 
     Guidance above 1 runs the conditional half, then the unconditional half, in one batch and
     extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
     it is multiplied by 0: the next stage goes on drawing from the same source. Raises RunError
-    naming `graph` and step when epsilon or the new latents are not finite; `advice` says what to do
+    naming stage and step when epsilon or the new latents are not finite; `advice` says what to do
     about it.
     """
-    guided = guidance > 1
-    for index, row in enumerate(rows):
-        doubled = np.concatenate([latents, latents]) if guided else latents
-        embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
-        epsilon = denoise(doubled, embedding)
-        where = f"{graph}, step {index + 1} of {len(rows)} (t = {row.t:.4f})"
+    for index, row in enumerate(stage.rows):
+        batch = np.concatenate([latents, latents]) if stage.guided else latents
+        embedding = np.repeat(timestep_embedding(row.t, stage.denoiser), len(batch), axis=0)
+        epsilon = denoise(batch, embedding)
+        where = f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {row.t:.4f})"
         check_finite(epsilon, where, advice)
-        drawn = noise.draw(latents.shape)
+        drawn = noise.draw(latents.shape)  # also in the last step: see above
         # In fp32 throughout: NumPy does not let Python floats widen an array.
         with np.errstate(over="ignore", invalid="ignore"):  # said in words below
-            latents = row.a * latents + row.b * _guide(epsilon, guidance) + row.c * drawn
+            latents = row.a * latents + row.b * _guided(epsilon, stage) + row.c * drawn
         check_finite(latents, where, advice)
         yield Step(index, epsilon, drawn, latents)
 
 
-def _guide(epsilon: Array, guidance: float) -> Array:
+def _guided(epsilon: Array, stage: Stage) -> Array:
     """Classifier-free guidance: (2B,...) conditional then unconditional to (B,...)."""
-    if guidance <= 1:
+    if not stage.guided:
         return epsilon
     conditional, unconditional = np.split(epsilon, 2)
-    return unconditional + guidance * (conditional - unconditional)
+    return unconditional + stage.guidance * (conditional - unconditional)
 
 
 def check_finite(values: Array, where: str, advice: str = "") -> None:

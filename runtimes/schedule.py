@@ -60,6 +60,7 @@ def schedule(timesteps: Sequence[float], s: float, scaler: float) -> tuple[Row, 
     """The steps between consecutive timesteps: x' = a*x + b*epsilon + c*noise, c = 0 at t' = 0."""
     t = np.array(timesteps, dtype=np.float32)
     share = alpha_cumprod(t, s, scaler)
+    # a, b and c as in the manifest's Row; fp32 at every operation, which decides the last bit.
     now, then, one = share[:-1], share[1:], np.float32(1)
     alpha = now / then
     a = np.sqrt(one / alpha)

@@ -15,6 +15,13 @@ class Sizes:
     stage_b: tuple[int, int]
     picture: tuple[int, int]
 
+    def latent(self, graph: str) -> tuple[int, int]:
+        """Height and width of the `latents` that a graph reads: Stage C's graphs take its own.
+
+        Stage B's, also for its condition graph, which reads them for their size alone, and Stage A.
+        """
+        return self.stage_c if graph.startswith("stage_c") else self.stage_b
+
 
 def sizes(height: int, width: int, sampling: Sampling) -> Sizes:
     """Latent sizes of a picture asked for as height x width pixels.

@@ -36,8 +36,9 @@ class PromptTokenizer:
         ids, mask = np.full(shape, spec.pad_id, np.int64), np.zeros(shape, np.int64)
         truncated = []
         for row, prompt in enumerate(prompts):
-            found = self._tokenizer.encode(prompt, add_special_tokens=False).ids
-            kept, lost = found[: spec.max_length - 2], found[spec.max_length - 2 :]
+            tokens = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            room = spec.max_length - 2  # the start and the end take two places
+            kept, lost = tokens[:room], tokens[room:]
             framed = [spec.bos_id, *kept, spec.eos_id]
             ids[row, : len(framed)] = framed
             mask[row, : len(framed)] = 1

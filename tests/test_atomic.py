@@ -12,7 +12,7 @@ from bundle_places import LITTER, contents, littered, write_bundle
 
 from runtimes.bundle import replacing
 from runtimes.bundle.manifest import MANIFEST_NAME
-from runtimes.bundle.write import atomic_folder, check_new, check_output, check_space
+from runtimes.bundle.write import atomic_file, atomic_folder, check_new, check_output, check_space
 from runtimes.errors import RunError, UsageError
 
 OLD = {"stage_a/model.onnx": "old a", "stage_b/model.onnx": "old b", "README.md": "old"}
@@ -287,3 +287,20 @@ def test_on_windows_folders_are_not_synced(tmp_path, monkeypatch):
     replacing.sync_one(tmp_path)
     replacing.sync_one(tmp_path / "file")
     assert opened == [(tmp_path / "file", os.O_RDWR)]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "picture.png"
+    with atomic_file(path) as file:
+        file.write(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:
+        file.write(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    with atomic_file(path, mode=0o600) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o600
+    failed = pytest.raises(RunError, match=r"cannot write .*nowhere/a: No such file or directory$")
+    with failed, atomic_file(tmp_path / "nowhere" / "a"):
+        pass
+    assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from bundle_places import in_hub_cache, littered, with_crlf
 
-from runtimes.bundle.manifest import GRAPHS, to_json
+from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.errors import RunError

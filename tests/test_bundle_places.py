@@ -20,12 +20,13 @@ from quantization.instrumented import instrumented
 from quantization.onnx_files import load, load_ir
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.bundle.manifest import GOLDEN_FILE, read_manifest
+from runtimes.bundle.graph_files import real_files
+from runtimes.bundle.manifest import GOLDEN_FILE
+from runtimes.bundle.manifest_json import read_manifest
 from runtimes.bundle.read import open_bundle
-from runtimes.bundle.real_files import real_files
 from runtimes.bundle.write import seal
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs, graph_file
+from runtimes.engines.table import BundleGraphs, graph_file
 from validation.parity.recording import read_golden
 
 NAME = "one_level"

@@ -21,10 +21,10 @@ from runtimes import arguments
 from runtimes.arguments import Parser, package_version, seeds, settle_size, size
 from runtimes.bundle.manifest import FORMAT_VERSION, Graph
 from runtimes.cli import main
-from runtimes.console import BROKEN_PIPE, guarded
+from runtimes.console import BROKEN_PIPE, guarded, require
 from runtimes.engines.base import Execution, no_threads
-from runtimes.engines.onnxruntime import provider_options, split_device
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.onnxruntime_device import provider_options, split_device
+from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline
@@ -320,3 +320,12 @@ def test_a_place_that_cannot_be_written_is_found_out_first(capsys, monkeypatch, 
         "Read-only file system\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_installed_is_named_as_pip_names_it(monkeypatch):
+    for module, name in (("sklearn", "scikit-learn"), ("onnx", "onnx")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(UsageError) as caught:
+            require(("json", module), "quantization,cpu")
+        hint = "pip install 'wuerstchen-export[quantization,cpu]'"
+        assert str(caught.value) == f"{name} is not installed: {hint}"

@@ -9,12 +9,13 @@ import pytest
 from exporter.options import ExportOptions
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes import processor
 from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.bundle.read import open_bundle
+from runtimes.engines import onnxruntime_device
 from runtimes.engines.base import Execution
-from runtimes.engines.onnxruntime import computed_precision
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.onnxruntime_device import computed_precision
+from runtimes.engines.table import ENGINES, BundleGraphs
+from runtimes.errors import RunError
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
 
@@ -93,6 +94,17 @@ def test_the_bundles_readme_tells_hosts(narrow, bundles):
 )
 def test_fp16_is_reported_as_what_computes(monkeypatch, machine, flags, device, label):
     """ONNX Runtime widens fp16 nodes on x86 CPUs; ARM64 has kernels for them."""
-    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
-    monkeypatch.setattr(processor, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(onnxruntime_device.platform, "machine", lambda: machine)
+    monkeypatch.setattr(onnxruntime_device, "cpu_flags", lambda: frozenset(flags))
     assert computed_precision("fp16", device) == label
+
+
+def test_an_unknown_precision_is_an_error():
+    """Nobody guesses what a graph of a later version computes in, or takes of memory."""
+    with pytest.raises(RunError, match="stored in 'int3-weights', which this version does not"):
+        computed_precision("int3-weights", "cpu")
+    for engine in ENGINES.values():
+        footprint = engine.footprint(Execution())
+        assert footprint.of_weights("int8-weights") >= 1
+        with pytest.raises(RunError, match="int3-weights"):
+            footprint.of_weights("int3-weights")

@@ -11,8 +11,8 @@ from exporter.dimensions import make_static
 from exporter.formats.coreml import write_coreml
 from exporter.graphs import plan_graphs
 from runtimes.bundle.manifest import Graph
-from runtimes.engines.base import Placement
-from runtimes.engines.coreml import COMPUTE_UNITS, CoreMLEngine, check_device, import_coremltools
+from runtimes.engines.base import Execution, GraphFile, Placement
+from runtimes.engines.coreml import COMPUTE_UNITS, check, import_coremltools, open_graph
 from runtimes.errors import RunError, UsageError
 from validation.mil.engine import MilEngine
 
@@ -46,6 +46,10 @@ def on_mac(monkeypatch):
     monkeypatch.setattr(import_coremltools().models, "MLModel", Model)
 
 
+def opened(path, device):
+    return open_graph(GraphFile(path, Model.graph, ""), Execution(device))
+
+
 def written(checkpoint, folder, name, sizes):
     """The package and the static plan of its first size."""
     plan = next(
@@ -63,7 +67,7 @@ def written(checkpoint, folder, name, sizes):
 def test_runs_a_graph_and_places_it(monkeypatch, checkpoint, tmp_path):
     path, _, module = written(checkpoint, tmp_path, "text_encoder", {"only": SMALL})
     on_mac(monkeypatch)
-    engine = CoreMLEngine(path, Model.graph, "npu")
+    engine = opened(path, "npu")
     ids = torch.arange(77)[None]
     feeds = {"input_ids": ids.numpy(), "attention_mask": np.ones((1, 77), np.int64)}
     found = engine.run(feeds)["last_hidden_state"]
@@ -81,7 +85,7 @@ def test_keeps_bound_inputs_and_loads_the_function_of_the_sizes_fed(
     sizes = {"small": SMALL, "large": LARGE}
     path, _, module = written(checkpoint, tmp_path, "stage_c", sizes)
     on_mac(monkeypatch)
-    engine = CoreMLEngine(path, Model.graph, "cpu")
+    engine = opened(path, "cpu")
     rest = {"timestep_embedding": torch.randn(1, 16), "text_kv": torch.randn(1, 2, 2, 77, 40)}
     run = engine.bind({name: value.numpy() for name, value in rest.items()})
     for height in (2, 4, 4, 2):
@@ -97,31 +101,31 @@ def test_keeps_bound_inputs_and_loads_the_function_of_the_sizes_fed(
 def test_errors_are_one_line(monkeypatch, checkpoint, tmp_path):
     path, plan, _ = written(checkpoint, tmp_path, "stage_a", {"only": SMALL})
     on_mac(monkeypatch)
-    engine = CoreMLEngine(path, Model.graph, "cpu")
+    engine = opened(path, "cpu")
     with pytest.raises(RunError, match=r"inputs that were not given: \['latents'\]"):
         engine.run({})
     broken = path.rename(path.parent / "broken.mlpackage")
-    engine = CoreMLEngine(broken, Model.graph, "cpu")
+    engine = opened(broken, "cpu")
     latents = np.zeros(plan.inputs[0].shape, np.float32)
     with pytest.raises(RunError, match=r"cannot load .*: Error compiling model: no such layer$"):
         engine.run({"latents": latents})
     (broken / "Manifest.json").unlink()
     with pytest.raises(RunError, match="is no readable Core ML package"):
-        CoreMLEngine(broken, Model.graph, "cpu")
+        opened(broken, "cpu")
 
 
 def test_devices(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(UsageError, match=r"Core ML runs on macOS only: .* 'python -m validation'"):
-        check_device("cpu")
+        check(Execution("cpu"))
     monkeypatch.setattr(sys, "platform", "darwin")
     for device, units in COMPUTE_UNITS.items():
-        check_device(device)
+        check(Execution(device))
         assert hasattr(import_coremltools().ComputeUnit, units)
     with pytest.raises(
         UsageError, match="--device cuda: Core ML bundles run on cpu, gpu, npu, all"
     ):
-        check_device("cuda")
+        check(Execution("cuda"))
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(UsageError, match=r"pip install 'wuerstchen-export\[coreml\]'"):
-        check_device("cpu")
+        check(Execution("cpu"))

@@ -23,7 +23,7 @@ from quantization.ranges import LARGEST_FP16
 from quantization.recipes import PRESETS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden

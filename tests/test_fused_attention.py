@@ -13,8 +13,8 @@ from exporter.modules.blocks import AttnBlock, fuse_attention
 from exporter.options import ExportOptions
 from quantization.onnx_fp16 import half_nodes
 from runtimes.engines.base import Execution
-from runtimes.engines.onnxruntime import provider_options
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.onnxruntime_device import provider_options
+from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError
 from runtimes.pipeline import Pipeline, load_tokenizers
 from runtimes.plan import Options

@@ -15,7 +15,7 @@ from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
 from runtimes.bundle.manifest import GRAPHS
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options
 from validation.parity.gate import run_gate

@@ -13,8 +13,8 @@ from exporter.graphs import plan_graphs
 from exporter.torch_engine import TorchGraphs
 from runtimes import Options, Pipeline, memory
 from runtimes.cli import main
-from runtimes.engines.base import ENGINES, Execution, Footprint
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.base import Execution, Footprint
+from runtimes.engines.table import ENGINES, BundleGraphs
 from runtimes.errors import UsageError
 from runtimes.estimate import Need, check_memory
 from runtimes.plan import make_plan
@@ -104,8 +104,7 @@ def test_a_run_is_judged_by_the_engine_that_was_chosen(bundles, monkeypatch):
     def huge(execution):
         return Footprint({"fp32": 1e9})
 
-    openvino = dataclasses.replace(ENGINES["openvino"], footprint=huge)
-    monkeypatch.setitem(ENGINES, "openvino", openvino)
+    monkeypatch.setattr("runtimes.engines.openvino.footprint", huge)
     options = Options(steps=1, decoder_steps=1)
     pipeline = Pipeline.open(bundles("demo"), engine="openvino")
     with pipeline, pytest.raises(UsageError, match="need about"):

@@ -1,8 +1,9 @@
 """OpenVINO: IR and ONNX bundles, the precision really used, the cache, and refusals."""
 
-import builtins
+import errno
 import os
 import shutil
+import sys
 
 import numpy as np
 import openvino
@@ -13,7 +14,7 @@ from runtimes import Options, Pipeline, RunError, UsageError
 from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.cli import main
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from validation.parity.gate import run_gate
 from validation.parity.recording import read_golden
 from validation.parity.reference import record_reference
@@ -152,10 +153,27 @@ def test_a_changed_cache_file_is_compiled_anew(ir, tmp_path):
         path.write_bytes(content)
     largest = max(tmp_path.iterdir(), key=lambda path: path.stat().st_size)
     largest.write_bytes(b"short")
-    assert np.array_equal(_picture(ir, tmp_path), first)
+    with Pipeline.open(ir, cache_dir=tmp_path) as pipeline:
+        result = pipeline("a ring", options=SHORT)
+    assert np.array_equal(result.pictures, first)
+    for placement in result.placements.values():
+        assert "cached graph not read: it is damaged" in placement.notes
     again = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert np.array_equal(_picture(ir, tmp_path), first)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == again
+
+
+def test_a_graph_that_cannot_be_kept_says_so(ir, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("runtimes.bundle.write.os.replace", full)
+    with Pipeline.open(ir, cache_dir=tmp_path) as pipeline:
+        placements = pipeline("a ring", options=SHORT).placements
+    for placement in placements.values():
+        (note,) = placement.notes
+        assert note.startswith("compiled graph not kept: ") and note.endswith("the disk is full")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _picture(bundle, cache):
@@ -267,13 +285,6 @@ def test_onnx_runtime_has_no_such_options(bundles):
 
 
 def test_openvino_not_installed(capsys, ir, tmp_path, monkeypatch):
-    imported = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "openvino":
-            raise ImportError(name=name)
-        return imported(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     code, _, err = run(capsys, ir.folder, "a", "-o", tmp_path / "p.png")
     assert code == 2 and "pip install 'wuerstchen-export[openvino]'" in err

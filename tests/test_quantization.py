@@ -32,7 +32,7 @@ from quantization.smoothing import after_grn, smooth
 from runtimes import Options, Pipeline
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError
 from validation.parity.gate import run_gate
 from validation.parity.recording import read_golden

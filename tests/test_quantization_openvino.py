@@ -21,7 +21,7 @@ from quantization.quantize import Request, quantize
 from quantization.recipes import INT4_WEIGHTS, INT8_WEIGHTS, PRESETS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
-from runtimes.engines.sessions import BundleGraphs
+from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError
 from validation.parity.gate import run_gate
 from validation.parity.recording import read_golden

@@ -13,8 +13,7 @@ from runtimes.batches import MOST, UNKNOWN, batch_size, jobs_for, seeds_for
 from runtimes.cli import main
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
-from runtimes.images import read_parameters
-from runtimes.outputs import picture_paths
+from runtimes.images import picture_paths, read_parameters
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options
 from runtimes.progress import Progress

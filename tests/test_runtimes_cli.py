@@ -12,6 +12,7 @@ from PIL import Image
 from runtimes import Options, Pipeline, RunError, UsageError
 from runtimes.cli import main
 from runtimes.images import read_parameters
+from runtimes.plan import make_plan
 from runtimes.sampler import sample
 from runtimes.sizes import sizes
 
@@ -180,7 +181,7 @@ def test_no_bundle(capsys, tmp_path):
 
 
 def test_nan_names_graph_and_step(bundle):
-    denoiser = bundle.manifest.sampling.stage_c
+    stage = make_plan(bundle.manifest.sampling, Options(guidance=1), 1, None).stage_c
 
     def denoise(latents, embedding):
         return np.full_like(latents, np.nan) if embedding[0, 0] < 0 else latents
@@ -188,7 +189,7 @@ def test_nan_names_graph_and_step(bundle):
     from runtimes.noise import TorchNoise
 
     latents = np.zeros((1, 16, 3, 3), np.float32)
-    steps = sample(denoise, denoiser.schedule, denoiser, latents, TorchNoise(0), 1.0, "stage_c")
+    steps = sample(denoise, stage, latents, TorchNoise(0))
     with pytest.raises(RunError, match=r"stage_c, step \d+ of 29 \(t = .*NaN"):
         list(steps)
 

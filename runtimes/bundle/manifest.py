@@ -1,13 +1,6 @@
 """The bundle's manifest, `bundle.json`: what a host needs to know to run the graphs."""
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from runtimes.bundle.manifest_check import check_manifest
-from runtimes.bundle.typed_json import decode
-from runtimes.errors import RunError
 
 FORMAT = "wuerstchen-bundle"
 FORMAT_VERSION = 1
@@ -244,36 +237,3 @@ class Manifest:
     calibration: Calibration | None = None
     adapters: tuple[Adapter, ...] = ()
     golden: Golden | None = None
-
-
-def to_json(manifest: Manifest) -> str:
-    """The manifest as indented JSON text."""
-    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
-    path = folder / MANIFEST_NAME
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except OSError:
-        raise RunError(
-            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise RunError(f"{path} is not a {FORMAT} manifest")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise RunError(
-            f"{path} has format version {value.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; export the bundle again with a matching version"
-        )
-    manifest = decode(Manifest, value, str(path))
-    check_manifest(manifest, str(path))
-    return manifest
-
-
-def _no_number(name: str) -> float:
-    """Python's JSON reads NaN and Infinity, which JSON does not have and no field means."""
-    raise ValueError(f"{name} is no number")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
-from runtimes.bundle.manifest import MANIFEST_NAME, File, Graph, Manifest, read_manifest
+from runtimes.bundle.manifest import MANIFEST_NAME, File, Graph, Manifest
+from runtimes.bundle.manifest_json import read_manifest
 from runtimes.errors import RunError
 
 
@@ -73,10 +74,10 @@ def open_bundle(
     Raises RunError naming the first file that is missing, changed, outside the bundle or in the
     way.
     """
-    root = Path(folder).resolve()
+    root = Path(folder).resolve()  # links are compared with real paths below
     bundle = Bundle(root, read_manifest(root))
     for name, file in bundle.manifest.files.items():
-        _inside(bundle.folder, name)
+        _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
         read = engine_reads(bundle.manifest, name)
         if verify_rest or (read and verify_hashes):
             bundle.verified(name)
@@ -93,7 +94,7 @@ def strangers(folder: Path, known: Collection[str]) -> list[str]:
     A folder that holds nothing known is named once, as 'NAME/'; links are not followed.
     """
     homes = {parent.as_posix() for name in known for parent in PurePosixPath(name).parents}
-    found: list[str] = []
+    names: list[str] = []
 
     def look(inside: Path) -> None:
         for path in sorted(inside.iterdir()):
@@ -102,10 +103,10 @@ def strangers(folder: Path, known: Collection[str]) -> list[str]:
             if is_folder and name in homes:
                 look(path)
             elif name not in known:
-                found.append(f"{name}/" if is_folder else name)
+                names.append(f"{name}/" if is_folder else name)
 
     look(folder)
-    return found
+    return names
 
 
 def _check_file(bundle: Bundle, name: str, file: File) -> None:

@@ -1,6 +1,6 @@
 """The README inside a bundle: what it is, how to run it, the host recipe."""
 
-from runtimes.bundle.manifest import GOLDEN_FILE, Manifest
+from runtimes.bundle.manifest import GOLDEN_FILE, Graph, Manifest
 from runtimes.sizes import sizes
 
 PROMPT = "a large red circle on the left and a small blue star at the top right"
@@ -61,13 +61,6 @@ def bundle_readme(manifest: Manifest) -> str:
     """Markdown text; sizes are those of the default picture."""
     sampling = manifest.sampling
     size = sizes(sampling.height, sampling.width, sampling)
-    rows = []
-    for name, graph in manifest.graphs.items():
-        cells = [
-            ", ".join(f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in tensors)
-            for tensors in (graph.inputs, graph.outputs)
-        ]
-        rows.append(f"| {name} | {graph.precision} | {cells[0]} | {cells[1]} |")
     text = manifest.text_graphs["stage_b"]
     return _TEMPLATE.format(
         model=manifest.model.id,
@@ -90,10 +83,18 @@ def bundle_readme(manifest: Manifest) -> str:
         scale=sampling.latent_dim_scale,
         closes=sampling.stage_b_multiple,
         text=f" (with the prompt's `last_hidden_state` from `{text}`)" if text else "",
-        rows="\n".join(rows),
+        rows="\n".join(_row(name, graph) for name, graph in manifest.graphs.items()),
         hint=_hint(manifest),
         golden=_golden(manifest),
     )
+
+
+def _row(name: str, graph: Graph) -> str:
+    inputs, outputs = (
+        ", ".join(f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in tensors)
+        for tensors in (graph.inputs, graph.outputs)
+    )
+    return f"| {name} | {graph.precision} | {inputs} | {outputs} |"
 
 
 def _golden(manifest: Manifest) -> str:

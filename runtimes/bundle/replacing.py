@@ -11,9 +11,11 @@ An error puts everything back. A process that is killed in between leaves `.X.ne
 one goes on from there (`finish`).
 """
 
+import glob
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -23,7 +25,9 @@ from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.read import strangers
 from runtimes.errors import RunError, UsageError
 
-NEW, OLD = ".new", ".old"
+PART, NEW, OLD = ".part", ".new", ".old"
+_YOUNG = 60  # seconds in which a folder may not be locked yet by the process that made it
+_ANY = "????????"  # what tells one process's folders from another's
 # Folders of a bundle in which an engine looks.
 _LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")
 Moves = list[tuple[Path, Path]]
@@ -54,6 +58,7 @@ def replace(output: Path, part: Path) -> None:
     the disk does not do it; everything is then as it was.
     """
     _check_free(output, part)
+    # The same token in another role: `sweep` of another process tells by it what to do.
     new = output / f".{part.name.split('.')[-2]}{NEW}"
     os.rename(part, new)
     moves: Moves = []
@@ -61,6 +66,7 @@ def replace(output: Path, part: Path) -> None:
         sync_one(output)
         _move(new, output, moves)
     except BaseException:
+        # In reverse, so that every name is free again when its old file returns.
         for source, target in reversed(moves):
             os.rename(target, source)
         _prune(output, [path.relative_to(new) for path in _tree(new)])
@@ -74,6 +80,29 @@ def finish(new: Path, output: Path) -> None:
     """Go on with a replacement whose process was killed."""
     _move(new, output, [])
     _clean(new, output)
+
+
+def sweep(output: Path) -> None:
+    """Put right what killed processes left: it may be as large as a bundle.
+
+    Parts are removed; whole new files that were on their way into their places arrive there.
+    """
+    inside = "." + "[0-9a-f]" * 8
+    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{PART}")]
+    parts += output.glob(f"{inside}{PART}")
+    for left in parts:
+        with suppress(OSError):  # somebody writes it, or it is gone or not ours
+            if _is_old(left):
+                with locked(left) as alone:
+                    if alone:
+                        shutil.rmtree(left, ignore_errors=True)
+    for new in output.glob(f"{inside}{NEW}"):
+        with suppress(OSError), locked(new) as alone:
+            if alone or _is_old(new):
+                finish(new, output)
+    for old in output.glob(f"{inside}{OLD}"):
+        if not old.with_suffix(NEW).exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def known_files(folder: Path) -> set[str] | None:
@@ -93,7 +122,7 @@ def known_files(folder: Path) -> set[str] | None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def locked(folder: Path) -> Iterator[bool]:
     """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
 
     BlockingIOError when somebody does already; gives False where folders cannot be locked.
@@ -106,13 +135,14 @@ def held(folder: Path) -> Iterator[bool]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
+            # The kernel lets go of it when the process ends, however: no lock is ever left behind.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
+            alone = True
         except BlockingIOError:
             raise
         except OSError:  # a file system without locks
-            locked = False
-        yield locked
+            alone = False
+        yield alone
     finally:
         os.close(handle)
 
@@ -128,10 +158,15 @@ def sync_one(path: Path) -> None:
         os.close(handle)
 
 
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime > _YOUNG
+
+
 def _move(new: Path, output: Path, moves: Moves) -> None:
     """Everything into its place; `moves` hears of each step."""
     old = new.with_suffix(OLD)
     left = [path.relative_to(new).as_posix() for path in _tree(new)]
+    # The manifest moves last: while it is here, old files may still be in their places.
     if MANIFEST_NAME in left:
         arrived = (known_files(new) or set()) - set(left)
         before = known_files(old) or known_files(output) or set()
@@ -140,6 +175,7 @@ def _move(new: Path, output: Path, moves: Moves) -> None:
                 _rename(output / name, old / name, moves)
     for name in sorted(left, key=_manifest_first, reverse=True):
         _rename(new / name, output / name, moves)
+    # A rename is on disk when the folder is.
     for folder in {(output / name).parent for name in left}:
         sync_one(folder)
     sync_one(output)
@@ -152,7 +188,10 @@ def _rename(source: Path, target: Path, moves: Moves) -> None:
 
 
 def _clean(new: Path, output: Path) -> None:
-    """What has served; a process killed here leaves `.X.old` alone, which nobody misses."""
+    """Remove the old files and the folders that a finished replacement has emptied.
+
+    A process killed here leaves `.X.old`; the next one finds no `.X.new` beside it and removes it.
+    """
     old = new.with_suffix(OLD)
     names = [path.relative_to(old) for path in _tree(old)]
     shutil.rmtree(new, ignore_errors=True)

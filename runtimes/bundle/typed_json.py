@@ -49,6 +49,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     }
     for name in fields.keys() - pairs.keys() - optional:
         raise RunError(f"{where}: '{name}' is missing")
+    # An error: a host that ignored a field could run a graph in another way than it is meant.
     for name in pairs.keys() - fields.keys():
         raise RunError(f"{where}: '{name}' is not a known field of format version 1")
     return kind(
@@ -93,6 +94,6 @@ def _float(value: Any, where: str) -> float:
 
 
 def _expect(kind: Any, value: Any, where: str) -> Any:
-    if type(value) is not kind:
+    if type(value) is not kind:  # not isinstance: True would pass for a whole number
         raise RunError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
     return value

@@ -6,26 +6,22 @@ A new folder is written beside its place and renamed. One that exists stays the 
 """
 
 import errno
-import glob
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest, to_json
+from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest
+from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import sha256
-from runtimes.bundle.replacing import NEW, OLD, check_replaceable, finish, held, replace, sync_one
+from runtimes.bundle.replacing import PART, check_replaceable, locked, replace, sweep, sync_one
 from runtimes.errors import RunError, UsageError
 from runtimes.memory import in_bytes
-
-_PART = ".part"
-_YOUNG = 60  # seconds in which a folder may not be held yet by the process that made it
-_ANY = "????????"  # what tells one process's folders from another's
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -34,7 +30,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
     First puts right what a killed process left there. Files that are no part of an old bundle are
     kept in their places; they are refused where an engine could take them for the new one's.
     """
-    _sweep(output.absolute())
+    sweep(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} exists and is no folder; choose another output")
     _check_writable(output)
@@ -51,7 +47,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 def check_new(output: Path, flag: str) -> None:
     """UsageError when a folder that nothing is to be replaced in cannot be written: before work."""
-    _sweep(output.absolute())
+    sweep(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()) or not _is_empty(output):
         raise UsageError(f"{flag} {output} exists; give a folder that is new or empty")
     _check_writable(output)
@@ -78,11 +74,11 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     output = output.absolute()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(output)
+        sweep(output)
         part = _make_part(output)
     except OSError as error:
         raise write_error(output, error) from error
-    with held(part):
+    with locked(part):  # or another process would take it for a dead one's and remove it
         try:
             yield part
             _sync(part)
@@ -95,6 +91,31 @@ def atomic_folder(output: Path) -> Iterator[Path]:
             raise write_error(output, error) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write into that becomes `path` when the block ends without an error.
+
+    Whatever ends the block early, an old `path` stays as it was. `mode`: a new file's permissions,
+    which the umask narrows. Raises RunError for a full disk or a place that cannot be written.
+    """
+    # Beside its place: a rename does not leave a file system. A name that no other process takes.
+    part = path.with_name(f".{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(
+            part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode
+        )
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # or a crash after the rename could leave an empty file
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def seal(
@@ -125,18 +146,32 @@ def check_space(output: Path, needed: int, advice: str = "choose another place")
         )
 
 
+def check_writable(path: Path, option: str) -> None:
+    """UsageError unless a file can be made where `path` is to be; nothing is left there."""
+    folder = path.absolute().parent
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{option} {path}: {folder} cannot be written to: {reason}") from None
+
+
 def write_error(output: Path, error: OSError) -> RunError:
     """A full disk, or a place that cannot be written, in one line."""
+    return RunError(f"cannot write {output}: {_reason(error)}; nothing was changed there")
+
+
+def _reason(error: OSError) -> str:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    reason = "the disk is full" if full else (error.strerror or str(error))
-    return RunError(f"cannot write {output}: {reason}; nothing was changed there")
+    return "the disk is full" if full else (error.strerror or str(error))
 
 
 def _make_part(output: Path) -> Path:
     """A folder for the new files, with the permissions that this user's new folders have."""
     token = secrets.token_hex(4)
     inside = output.is_dir()
-    part = output / f".{token}{_PART}" if inside else _beside(output, f".{token}{_PART}")
+    part = output / f".{token}{PART}" if inside else _beside(output, f".{token}{PART}")
     part.mkdir()
     return part
 
@@ -151,6 +186,7 @@ def _nearest(output: Path) -> Path:
 
 
 def _check_writable(output: Path) -> None:
+    # By trying: permissions do not tell of read-only disks, quotas and network shares.
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=_nearest(output)):
             pass
@@ -158,33 +194,6 @@ def _check_writable(output: Path) -> None:
         raise UsageError(
             f"{output} cannot be written: {error.strerror or error}; choose another output"
         ) from None
-
-
-def _sweep(output: Path) -> None:
-    """Put right what killed processes left: it may be as large as a bundle.
-
-    Parts are removed; whole new files that were on their way into their places arrive there.
-    """
-    inside = "." + "[0-9a-f]" * 8
-    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{_PART}")]
-    parts += output.glob(f"{inside}{_PART}")
-    for left in parts:
-        with suppress(OSError):  # somebody writes it, or it is gone or not ours
-            if _is_old(left):
-                with held(left) as locked:
-                    if locked:
-                        shutil.rmtree(left, ignore_errors=True)
-    for new in output.glob(f"{inside}{NEW}"):
-        with suppress(OSError), held(new) as locked:
-            if locked or _is_old(new):
-                finish(new, output)
-    for old in output.glob(f"{inside}{OLD}"):
-        if not old.with_suffix(NEW).exists():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_old(folder: Path) -> bool:
-    return time.time() - folder.stat().st_mtime > _YOUNG
 
 
 def _sync(part: Path) -> None:

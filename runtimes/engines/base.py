@@ -1,21 +1,38 @@
-"""The engine seam: the only thing that differs between ONNX Runtime, OpenVINO and Core ML."""
+"""The engine seam: the only thing that differs between ONNX Runtime, OpenVINO and Core ML.
 
-from collections.abc import Callable, Mapping
+An engine is a module with three verbs: `open_graph(file, execution)`, `check(execution)` and
+`footprint(execution)`. runtimes.engines.table lists the engines.
+"""
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import Graph
-from runtimes.errors import UsageError
+from runtimes.errors import RunError, UsageError
 
 Tensors = dict[str, NDArray[np.generic]]
 Feeds = Mapping[str, NDArray[np.generic]]
 
 # What `--execution-precision` takes, and the precisions a bundle's graphs are stored in.
 STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+# Bytes in memory per stored byte where an engine was not measured: CPUs widen fp16.
+UNMEASURED = {
+    "fp32": 1.0,
+    "fp16": 2.0,
+    "int8": 1.0,
+    "int8-dynamic": 1.0,
+    "int8-weights": 1.0,
+    "int4-weights": 1.0,
+    "palette8": 1.0,
+    "palette6": 1.0,
+    "palette4": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class Execution:
 class Placement:
     """Where and how a graph really runs: the engine and its version, the device, the precision.
 
-    `notes` say what else an engine did with it, such as '32 fused attention'.
+    `notes` say what else an engine did with it, such as '32 fused attention', or could not do.
     """
 
     engine: str
@@ -74,7 +91,7 @@ class Engine(Protocol):
         ...
 
     def run(self, feeds: Feeds) -> Tensors:
-        """All outputs by name, on the host."""
+        """All outputs by name, on the host; RunError where an input is missing or a run fails."""
         ...
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
@@ -86,45 +103,6 @@ class Engine(Protocol):
         ...
 
 
-def open_onnxruntime(file: GraphFile, execution: Execution) -> Engine:
-    from runtimes.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(file, execution)
-
-
-def check_onnxruntime(execution: Execution) -> None:
-    from runtimes.engines.onnxruntime import check_device
-
-    no_such_options("ONNX Runtime", execution)
-    check_device(execution.device)
-
-
-def open_openvino(file: GraphFile, execution: Execution) -> Engine:
-    from runtimes.engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(file, execution)
-
-
-def check_openvino(execution: Execution) -> None:
-    from runtimes.engines.openvino import check
-
-    check(execution)
-
-
-def open_coreml(file: GraphFile, execution: Execution) -> Engine:
-    from runtimes.engines.coreml import CoreMLEngine
-
-    return CoreMLEngine(file.path, file.graph, execution.device.lower(), file.files)
-
-
-def check_coreml(execution: Execution) -> None:
-    from runtimes.engines.coreml import check_device
-
-    no_such_options("Core ML", execution)
-    no_threads("Core ML", execution)
-    check_device(execution.device.lower())
-
-
 @dataclass(frozen=True)
 class Footprint:
     """What an engine takes of the CPU's memory, as measured at real size (docs/performance.md).
@@ -134,66 +112,69 @@ class Footprint:
     their square, which are attention's scores.
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=lambda: UNMEASURED)
     positions: float = 1.0
     pairs: float = 1.0
 
+    def of_weights(self, precision: str) -> float:
+        """Bytes per stored byte of weights; RunError for a precision that has no figure."""
+        if precision not in self.weights:
+            raise unknown_precision(precision)
+        return self.weights[precision]
 
-def footprint_onnxruntime(execution: Execution) -> Footprint:
-    from runtimes.engines.onnxruntime import FOOTPRINT
 
-    return FOOTPRINT
+class EngineModule(Protocol):
+    """The verbs of an engine's module."""
 
-
-def footprint_openvino(execution: Execution) -> Footprint:
-    from runtimes.engines.openvino import footprint
-
-    return footprint(execution)
+    def open_graph(self, file: GraphFile, execution: Execution) -> Engine: ...
+    def check(self, execution: Execution) -> None: ...
+    def footprint(self, execution: Execution) -> Footprint: ...
 
 
 @dataclass(frozen=True)
 class EngineKind:
-    """Which bundles an engine runs, how it opens a graph, and how it checks what is asked of it.
+    """Which bundles an engine runs, and its module, which is imported when it is first used.
 
-    `check` raises UsageError, before any graph is opened, for a device, precision or cache that
-    the engine does not have. `chooses_precision`: it may compute in another type than the graph's.
+    `chooses_precision`: it may compute in another type than the graph's.
     """
 
+    module: str
     backends: tuple[str, ...]
-    open: Callable[[GraphFile, Execution], Engine]
-    check: Callable[[Execution], None]
     chooses_precision: bool = False
-    footprint: Callable[[Execution], Footprint] = lambda execution: Footprint()
+
+    def open_graph(self, file: GraphFile, execution: Execution) -> Engine:
+        """The graph, ready to run; RunError where the engine cannot load it."""
+        return self._module().open_graph(file, execution)
+
+    def check(self, execution: Execution) -> None:
+        """UsageError, before any graph is opened, for what the engine does not have.
+
+        A device, a precision, a cache, or the engine's package itself.
+        """
+        self._module().check(execution)
+
+    def footprint(self, execution: Execution) -> Footprint:
+        """What the engine takes of the CPU's memory."""
+        return self._module().footprint(execution)
+
+    def _module(self) -> EngineModule:
+        # Not at the top of the table: a bundle needs one engine installed, not all of them.
+        return cast(EngineModule, importlib.import_module(self.module))
 
 
-# The first engine that lists a backend is that backend's default.
-ENGINES = {
-    "onnxruntime": EngineKind(
-        ("onnx",), open_onnxruntime, check_onnxruntime, footprint=footprint_onnxruntime
-    ),
-    "openvino": EngineKind(
-        ("openvino", "onnx"), open_openvino, check_openvino, True, footprint_openvino
-    ),
-    "coreml": EngineKind(("coreml",), open_coreml, check_coreml),
-}
+def check_inputs(needed: Collection[str], *feeds: Feeds) -> None:
+    """RunError naming the inputs of a graph that none of `feeds` has: bound ones and fed ones."""
+    missing = set(needed).difference(*feeds)
+    if missing:
+        raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
 
 
-def engine_for(backend: str, name: str | None = None) -> EngineKind:
-    """The engine `name`, or the backend's own; UsageError when it does not run such bundles."""
-    if name is None:
-        found = [kind for kind in ENGINES.values() if backend in kind.backends]
-        if not found:
-            raise UsageError(f"no engine of this version runs '{backend}' bundles")
-        return found[0]
-    if name not in ENGINES:
-        raise UsageError(f"--engine {name}: there are {', '.join(ENGINES)}")
-    if backend not in ENGINES[name].backends:
-        runs = " and ".join(ENGINES[name].backends)
-        raise UsageError(
-            f"--engine {name} runs {runs} bundles and this bundle's backend is {backend}; export "
-            f"one with --backend {ENGINES[name].backends[0]}, or leave --engine out"
-        )
-    return ENGINES[name]
+def unknown_precision(precision: str) -> RunError:
+    """For a stored precision that an engine has no entry for: a guess would be wrong in silence."""
+    return RunError(
+        f"the bundle's graphs are stored in '{precision}', which this version does not know here; "
+        "run it with the version that made it"
+    )
 
 
 def no_such_options(engine: str, execution: Execution) -> None:

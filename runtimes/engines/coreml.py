@@ -11,14 +11,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.manifest import Graph
-from runtimes.bundle.real_files import real_files
-from runtimes.engines.base import Feeds, Placement, Tensors
-from runtimes.errors import RunError, UsageError
+from runtimes.bundle.graph_files import real_files
+from runtimes.console import imported
+from runtimes.engines.base import (
+    Engine,
+    Execution,
+    Feeds,
+    Footprint,
+    GraphFile,
+    Placement,
+    Tensors,
+    check_inputs,
+    no_such_options,
+    no_threads,
+    unknown_precision,
+)
+from runtimes.errors import RunError, UsageError, one_line
 
 # --device -> coremltools.ComputeUnit: what Core ML may use. It still places each operation itself.
 COMPUTE_UNITS = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "npu": "CPU_AND_NE", "all": "ALL"}
-PRECISIONS = {"fp32": "f32", "fp16": "f16"}
+# What is told of how a graph computes, by the precision it is stored in. Smaller weights are made
+# wide where they are used, in a type that Core ML chooses by device: so their own name stands.
+PRECISIONS = {
+    "fp32": "f32",
+    "fp16": "f16",
+    **{name: name for name in ("int8-weights", "int4-weights", "palette8", "palette6", "palette4")},
+}
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -28,17 +46,18 @@ class CoreMLEngine:
     A package has one function, or one for each picture size; the last one used stays loaded.
     """
 
-    def __init__(self, path: Path, graph: Graph, device: str, files: tuple[str, ...] = ()) -> None:
-        check_device(device)
+    def __init__(self, file: GraphFile, execution: Execution) -> None:
+        check(execution)
         self._ct = import_coremltools()
-        self._path, self._files, self._units = path, files, COMPUTE_UNITS[device]
-        self._functions = function_shapes(read_specification(path))
+        graph, self._path, self._files = file.graph, file.path, file.files
+        self._units = COMPUTE_UNITS[execution.device.lower()]
+        self._functions = function_shapes(read_specification(file.path))
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._loaded: tuple[str, Any] | None = None
         self.load_seconds = 0.0
         # The compute units it may choose from; which ones it chose, only Xcode's report shows.
-        precision = PRECISIONS.get(graph.precision, graph.precision)
+        precision = computed_precision(graph.precision)
         name = f"Core ML, coremltools {self._ct.__version__}"
         self.placement = Placement(name, self._units, precision)
 
@@ -49,16 +68,14 @@ class CoreMLEngine:
         kept = {name: coreml_input(value) for name, value in constants.items()}
 
         def run(feeds: Feeds) -> Tensors:
-            given = kept | {name: coreml_input(value) for name, value in feeds.items()}
-            missing = self._inputs - given.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
-            model = self._model(function_for(self._functions, given))
+            values = kept | {name: coreml_input(value) for name, value in feeds.items()}
+            check_inputs(self._inputs, values)
+            model = self._model(function_for(self._functions, values))
             try:
-                found = model.predict(given)
+                outputs = model.predict(values)
             except Exception as error:  # Core ML's errors share no base class
-                raise RunError(f"Core ML failed: {_one_line(error)}") from error
-            return {name: np.asarray(found[name]) for name in self._outputs}
+                raise RunError(f"Core ML failed: {one_line(error)}") from error
+            return {name: np.asarray(outputs[name]) for name in self._outputs}
 
         return run
 
@@ -68,14 +85,15 @@ class CoreMLEngine:
     def _model(self, function: str) -> Any:
         if self._loaded is None or self._loaded[0] != function:
             self._loaded = None  # before the next one is loaded: one in memory
+            # Not by name where there is one: packages from before functions have none.
             options = {} if len(self._functions) == 1 else {"function_name": function}
             units = getattr(self._ct.ComputeUnit, self._units)
             start = time.perf_counter()
             try:
                 with real_files(self._path, self._files) as path:
                     model = self._ct.models.MLModel(str(path), compute_units=units, **options)
-            except Exception as error:
-                raise RunError(f"Core ML cannot load {self._path}: {_one_line(error)}") from error
+            except Exception as error:  # as above: no base class
+                raise RunError(f"Core ML cannot load {self._path}: {one_line(error)}") from error
             self.load_seconds += time.perf_counter() - start
             self._loaded = function, model
         return self._loaded[1]
@@ -93,16 +111,15 @@ def read_specification(package: Path) -> Any:
     try:
         return Model.FromString(specification_file(package).read_bytes())
     except (OSError, KeyError, TypeError, ValueError, DecodeError) as error:
-        raise RunError(f"{package} is no readable Core ML package: {_one_line(error)}") from error
+        raise RunError(f"{package} is no readable Core ML package: {one_line(error)}") from error
 
 
 def specification_file(package: Path) -> Path:
     """Where the package's manifest says that its program is."""
     manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
-    found = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    path = PurePosixPath(str(found))
+    path = PurePosixPath(str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"its manifest leads out of the package, to {found}")
+        raise ValueError(f"its manifest leads out of the package, to {path}")
     return package / "Data" / path
 
 
@@ -114,6 +131,13 @@ def function_shapes(spec: Any) -> dict[str, Shapes]:
         name: {feature.name: tuple(feature.type.multiArrayType.shape) for feature in inputs}
         for name, inputs in described.items()
     }
+
+
+def computed_precision(stored: str) -> str:
+    """The entry of PRECISIONS; RunError for a precision that no bundle of this version has."""
+    if stored not in PRECISIONS:
+        raise unknown_precision(stored)
+    return PRECISIONS[stored]
 
 
 def function_for(functions: Mapping[str, Shapes], feeds: Feeds) -> str:
@@ -129,8 +153,21 @@ def function_for(functions: Mapping[str, Shapes], feeds: Feeds) -> str:
     raise RunError(f"no function of the package takes {fed}, they take: {known}")
 
 
-def check_device(device: str) -> None:
+def open_graph(file: GraphFile, execution: Execution) -> Engine:
+    """A package, of which a function is loaded when its sizes are first fed."""
+    return CoreMLEngine(file, execution)
+
+
+def footprint(execution: Execution) -> Footprint:
+    """Not measured: Core ML runs on macOS only."""
+    return Footprint()
+
+
+def check(execution: Execution) -> None:
     """UsageError for an unknown device, another system than macOS, or missing coremltools."""
+    no_such_options("Core ML", execution)
+    no_threads("Core ML", execution)
+    device = execution.device.lower()
     if device not in COMPUTE_UNITS:
         raise UsageError(f"--device {device}: Core ML bundles run on {', '.join(COMPUTE_UNITS)}")
     if sys.platform != "darwin":
@@ -147,17 +184,12 @@ def coreml_input(value: NDArray[np.generic]) -> NDArray[np.generic]:
 
 
 def import_coremltools() -> Any:
-    """coremltools, its notices off and its errors on; UsageError when it is not installed."""
+    """coremltools, imported without its notices; UsageError when it is not installed."""
     # Notices of untested versions, and off macOS of every native library that is not there.
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        import coremltools
-    except ImportError:
-        raise UsageError(
-            "coremltools is not installed: pip install 'wuerstchen-export[coreml]'"
-        ) from None
-    return coremltools
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return imported("coremltools", "coreml")
+    finally:
+        logger.setLevel(level)

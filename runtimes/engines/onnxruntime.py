@@ -4,17 +4,34 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.manifest import Graph
-from runtimes.engines.base import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
-from runtimes.engines.onnxruntime_buffers import FixedBuffers, has_fixed_shapes
-from runtimes.errors import RunError, UsageError
-from runtimes.processor import has_half_arithmetic
+import numpy as np
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+from runtimes.bundle.manifest import Graph, Tensor
+from runtimes.engines.base import (
+    Engine,
+    Execution,
+    Feeds,
+    Footprint,
+    GraphFile,
+    Placement,
+    Tensors,
+    check_inputs,
+    no_such_options,
+)
+from runtimes.engines.onnxruntime_device import (
+    PROVIDERS,
+    computed_precision,
+    has_fixed_shapes,
+    import_onnxruntime,
+    provider_for,
+    provider_options,
+    split_device,
+)
+from runtimes.errors import RunError, UsageError, one_line
+
 # What takes a denoiser's time: none of these may end up on another device than the one asked for.
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
              "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
@@ -38,6 +55,22 @@ FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 NBITS_LEVEL = ("session.qdq_matmulnbits_accuracy_level", "1")
 
 
+def open_graph(file: GraphFile, execution: Execution) -> Engine:
+    """A graph in a session of its own."""
+    return OnnxRuntimeEngine(file, execution)
+
+
+def check(execution: Execution) -> None:
+    """UsageError when ONNX Runtime, or this build of it, does not have what is asked for."""
+    no_such_options("ONNX Runtime", execution)
+    provider_for(import_onnxruntime(), execution.device)
+
+
+def footprint(execution: Execution) -> Footprint:
+    """What it takes of the CPU's memory, whatever is asked for."""
+    return FOOTPRINT
+
+
 class OnnxRuntimeEngine:
     """One ONNX graph in an InferenceSession.
 
@@ -45,57 +78,61 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, file: GraphFile, execution: Execution) -> None:
-        self._ort = _import_onnxruntime()
-        self._device, self._index = device, index = split_device(execution.device)
-        path, graph = file.path, file.graph
         start = time.perf_counter()
-        provider = _provider(self._ort, execution.device)
-        if device == "cuda":
-            with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
-                self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
-        options = self._ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = execution.threads or 0  # 0: one a core
-        # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
-        # the second run on (docs/performance.md), and on the CPU not a millisecond less.
-        options.enable_mem_pattern = device != "cpu"
-        options.add_session_config_entry(*NBITS_LEVEL)
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        chosen = [(provider, provider_options(graph, device, index))]
-        try:
-            self._session = self._ort.InferenceSession(str(path), options, providers=chosen)
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise RunError(f"ONNX Runtime cannot load {path}: {_one_line(error)}") from error
-        self._check_device(path, provider)
-        used = computed_precision(graph.precision, device)
+        graph = file.graph
+        self._ort = import_onnxruntime()
+        self._device, self._index = split_device(execution.device)
+        self._session = self._open(file, execution)
+        self._check_heavy_nodes(file.path, PROVIDERS[self._device])
         name = f"ONNX Runtime {self._ort.__version__}"
-        self.placement = Placement(name, execution.device.upper(), used, self._notes(graph))
+        precision = computed_precision(graph.precision, self._device)
+        self.placement = Placement(name, execution.device.upper(), precision, self._notes(graph))
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._buffers = (
-            FixedBuffers(self._ort, self._session, graph, device, index)
+            FixedBuffers(self._ort, self._session, graph, self._device, self._index)
             if has_fixed_shapes(graph)
             else None
         )
         self.load_seconds = time.perf_counter() - start
 
+    def _open(self, file: GraphFile, execution: Execution) -> Any:
+        """The session, on the provider asked for alone."""
+        provider = provider_for(self._ort, execution.device)
+        if self._device == "cuda":
+            with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
+                self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
+        options = self._ort.SessionOptions()
+        options.log_severity_level = 3  # errors: they are raised, and warnings are for developers
+        options.intra_op_num_threads = execution.threads or 0  # 0: one a core
+        # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
+        # the second run on (docs/performance.md), and on the CPU not a millisecond less.
+        options.enable_mem_pattern = self._device != "cpu"
+        options.add_session_config_entry(*NBITS_LEVEL)
+        # Without this entry the session cannot be asked where its nodes went.
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers = [(provider, provider_options(file.graph, self._device, self._index))]
+        try:
+            return self._ort.InferenceSession(str(file.path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise RunError(f"ONNX Runtime cannot load {file.path}: {one_line(error)}") from error
+
     def run(self, feeds: Feeds) -> Tensors:
         return self.bind({})(feeds)
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
-        given = dict(constants)
-        bound = self._bind_open(given) if self._buffers is None else self._buffers.bind(given)
+        # A dict of this binding's own: the buffers know by it whose constants they hold.
+        kept = dict(constants)
+        bound = self._bind_open(kept) if self._buffers is None else self._buffers.bind(kept)
 
         def run(feeds: Feeds) -> Tensors:
-            missing = self._inputs - given.keys() - feeds.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            check_inputs(self._inputs, kept, feeds)
             try:
                 return bound(feeds)
             except RunError:
                 raise
-            except Exception as error:
-                raise RunError(f"ONNX Runtime failed: {_one_line(error)}") from error
+            except Exception as error:  # as above: no base class
+                raise RunError(f"ONNX Runtime failed: {one_line(error)}") from error
 
         return run
 
@@ -109,7 +146,7 @@ class OnnxRuntimeEngine:
         def run(feeds: Feeds) -> Tensors:
             for name, value in feeds.items():
                 binding.bind_cpu_input(name, value)
-            for name in self._outputs:
+            for name in self._outputs:  # anew: their shapes follow from the inputs' each time
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             return dict(zip(self._outputs, binding.copy_outputs_to_cpu(), strict=True))
@@ -117,6 +154,7 @@ class OnnxRuntimeEngine:
         return run
 
     def close(self) -> None:
+        # A session has no `close`: it goes with the last reference to it.
         del self._buffers, self._session
 
     def _on_device(self, value: Any) -> Any:
@@ -130,7 +168,7 @@ class OnnxRuntimeEngine:
         captured = "enable_cuda_graph" in provider_options(graph, self._device)
         return (*[f"{fused} fused attention"] * (fused > 0), *["CUDA graph"] * captured)
 
-    def _check_device(self, path: Path, provider: str) -> None:
+    def _check_heavy_nodes(self, path: Path, provider: str) -> None:
         """The asked-for device or an error: ONNX Runtime falls back to the CPU on its own."""
         if provider not in self._session.get_providers():
             raise UsageError(
@@ -151,71 +189,50 @@ class OnnxRuntimeEngine:
             )
 
 
-def split_device(text: str) -> tuple[str, int]:
-    """What `--device` names: 'cuda:1' is CUDA's second GPU, a name alone the first one."""
-    name, colon, index = text.lower().partition(":")
-    if colon and not (name == "cuda" and index.isdecimal()):
-        raise UsageError(f"--device {text}: ONNX Runtime numbers GPUs only, such as cuda:0")
-    return name, int(index or 0)
+class FixedBuffers:
+    """Inputs and outputs of a session at fixed addresses on its device, and a binding to them.
 
-
-def provider_options(graph: Graph, device: str, index: int = 0) -> dict[str, str]:
-    """Options of a graph's execution provider on the GPU `index`.
-
-    TF32 keeps 10 bits of fp32's 23: an fp32 bundle would miss its limits. Shapes that change
-    cannot be captured.
+    They are shared by all that is bound to the session: a captured CUDA graph replays a run with
+    the addresses it saw, so whatever is fed must be copied there.
     """
-    if device != "cuda":
-        return {}
-    steps = any(tensor.name == "epsilon" for tensor in graph.outputs)  # the others run once
-    captured = {"enable_cuda_graph": "1"} if steps and has_fixed_shapes(graph) else {}
-    return {"use_tf32": "0"} | ({"device_id": str(index)} if index else {}) | captured
 
+    def __init__(self, ort: Any, session: Any, graph: Graph, device: str, index: int) -> None:
+        def buffer(tensor: Tensor) -> Any:
+            dtype = np.dtype(tensor.dtype)
+            return ort.OrtValue.ortvalue_from_shape_and_type(tensor.shape, dtype, device, index)
 
-def computed_precision(stored: str, device: str) -> str:
-    """What a graph's products compute in, from the precision it is stored in.
+        self._session = session
+        self._tensors = {tensor.name: tensor for tensor in graph.inputs}
+        self._binding = session.io_binding()
+        self._inputs = {tensor.name: buffer(tensor) for tensor in graph.inputs}
+        self._outputs = {tensor.name: buffer(tensor) for tensor in graph.outputs}
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._constants: Feeds | None = None  # whose constants the buffers hold now
 
-    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
-    weights are widened too, and 'int8' has no kernels for products with float results.
-    """
-    if stored == "fp16":
-        return "f16" if device != "cpu" or has_half_arithmetic() else "f32"
-    return "int8" if stored == "int8-dynamic" else "f32"
+    def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        """A run with some inputs fixed; they are copied again only after another one's run."""
 
+        def run(feeds: Feeds) -> Tensors:
+            if self._constants is not constants:
+                self._fill(constants)
+                self._constants = constants
+            self._fill(feeds)
+            self._session.run_with_iobinding(self._binding)
+            # Copies: the next replay writes to the same addresses.
+            return {name: np.array(value.numpy()) for name, value in self._outputs.items()}
 
-def check_device(device: str) -> None:
-    """UsageError when ONNX Runtime, or this build of it, cannot run on `device`."""
-    _provider(_import_onnxruntime(), device)
+        return run
 
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError(
-            "onnxruntime is not installed: pip install 'wuerstchen-export[cpu]' (or [cuda])"
-        ) from None
-    return onnxruntime
-
-
-def _provider(ort: Any, named: str) -> str:
-    installed, device = ort.get_available_providers(), split_device(named)[0]
-    if device not in PROVIDERS:
-        raise UsageError(f"--device {named}: ONNX Runtime bundles run on {', '.join(PROVIDERS)}")
-    if PROVIDERS[device] not in installed:
-        twice = " (onnxruntime and onnxruntime-gpu are both installed, and hide each other: " \
-                "uninstall both, then install one)" if _both_installed() else ""  # fmt: skip
-        raise UsageError(
-            f"--device {named} needs {PROVIDERS[device]}; this onnxruntime has "
-            f"{', '.join(installed)}{twice}; pip install 'wuerstchen-export[{device}]'"
-        )
-    return PROVIDERS[device]
-
-
-def _both_installed() -> bool:
-    names = {str(found.metadata["Name"]).lower() for found in metadata.distributions()}
-    return {"onnxruntime", "onnxruntime-gpu"} <= names
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    def _fill(self, feeds: Feeds) -> None:
+        for name, value in feeds.items():
+            tensor = self._tensors[name]
+            # What fits the buffer's bytes would be copied, whatever its type and shape.
+            if (str(value.dtype), value.shape) != (tensor.dtype, tensor.shape):
+                raise RunError(
+                    f"'{name}' is {value.dtype} {list(value.shape)}, the graph takes "
+                    f"{tensor.dtype} {list(tensor.shape)}"
+                )
+            self._inputs[name].update_inplace(np.ascontiguousarray(value))

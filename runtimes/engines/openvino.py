@@ -6,10 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.bundle.real_files import real_files
-from runtimes.engines.base import Execution, Feeds, Footprint, GraphFile, Placement, Tensors
+from runtimes.bundle.graph_files import real_files
+from runtimes.console import imported
+from runtimes.engines.base import (
+    Engine,
+    Execution,
+    Feeds,
+    Footprint,
+    GraphFile,
+    Placement,
+    Tensors,
+    check_inputs,
+)
 from runtimes.engines.openvino_cache import check_folder, load, store
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import RunError, UsageError, one_line
 
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -48,6 +58,15 @@ FOOTPRINTS = {
 }
 
 
+# OpenVINO keeps f16 in as many bytes as bf16.
+FOOTPRINTS["f16"] = FOOTPRINTS["bf16"]
+
+
+def open_graph(file: GraphFile, execution: Execution) -> Engine:
+    """A graph, which is read and compiled at its first run."""
+    return OpenVinoEngine(file, execution)
+
+
 class OpenVinoEngine:
     """One graph. It is compiled for the shapes of its first run, and again when they change.
 
@@ -56,7 +75,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, file: GraphFile, execution: Execution) -> None:
-        self._ov = _import_openvino()
+        self._ov = import_openvino()
         self._core = self._ov.Core()
         self._file, self._execution = file, execution
         self._device = execution.device.upper()
@@ -64,10 +83,12 @@ class OpenVinoEngine:
         self._outputs = [tensor.name for tensor in file.graph.outputs]
         self._shapes: Shapes = {}
         self._compiled: Any = None
+        self._cache_notes: tuple[str, ...] = ()
         self.load_seconds = 0.0
 
     @property
     def placement(self) -> Placement:
+        # Its version has the commit behind a dash.
         version = f"OpenVINO {self._ov.__version__.split('-')[0]}"
         if self._compiled is None:
             return Placement(version, self._device, self._execution.precision or "default")
@@ -86,22 +107,20 @@ class OpenVinoEngine:
 
         def run(feeds: Feeds) -> Tensors:
             nonlocal bound, shapes
-            missing = self._inputs - kept.keys() - feeds.keys()
-            if missing:
-                raise RunError(f"the graph needs inputs that were not given: {sorted(missing)}")
+            check_inputs(self._inputs, kept, feeds)
             fed = {name: value.shape for name, value in {**constants, **feeds}.items()}
             try:
                 if bound is None or fed != shapes:
                     bound, shapes = self._request(fed), fed
                     for name, tensor in kept.items():
                         bound.set_tensor(name, tensor)
+                # Into the request's own memory: it need not be told of a new address.
                 for name, value in feeds.items():
                     bound.get_tensor(name).data[...] = value
                 bound.infer()
-                found = {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
+                return {name: np.array(bound.get_tensor(name).data) for name in self._outputs}
             except RuntimeError as error:
-                raise RunError(f"OpenVINO failed: {_one_line(error)}") from error
-            return found
+                raise RunError(f"OpenVINO failed: {one_line(error)}") from error
 
         return run
 
@@ -115,35 +134,47 @@ class OpenVinoEngine:
             self._compiled = self._compile(shapes)
             self.load_seconds += time.perf_counter() - start
             self._shapes = shapes
-            self._check_precision()
+            self._check_precision()  # OpenVINO takes a hint as a hint and says nothing
         return self._compiled.create_infer_request()
 
     def _compile(self, shapes: Shapes) -> Any:
         """From the cache where it holds this very graph, else compiled (and kept there)."""
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if self._execution.precision:
-            config["INFERENCE_PRECISION_HINT"] = self._execution.precision
-        if self._execution.precision == "f32" and GROUPS in self._supported():
-            config[GROUPS] = 0
-        if self._execution.threads:
-            config["INFERENCE_NUM_THREADS"] = self._execution.threads
+        config = self._config()
         folder = self._execution.cache
+        if folder is None:
+            return self._core.compile_model(self._model(shapes), self._device, config)
+        # All that the compiled graph depends on, beside OpenVINO's build and the device's name.
         key = (self._file.digest, sorted(shapes.items()), self._device, sorted(config.items()))
-        if folder is not None:
-            cached = load(folder, self._core, self._device, key, config)
-            if cached is not None:
-                return cached
+        compiled, unread = load(folder, self._core, self._device, key, config)
+        unkept = ""
+        if compiled is None:
+            compiled = self._core.compile_model(self._model(shapes), self._device, config)
+            unkept = store(folder, compiled, self._core, self._device, key)
+        self._cache_notes = tuple(filter(None, (unread, unkept)))
+        return compiled
+
+    def _config(self) -> dict[str, Any]:
+        """OpenVINO's options for what is asked for; the rest is the device's default."""
+        execution = self._execution
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if execution.precision:
+            config["INFERENCE_PRECISION_HINT"] = execution.precision
+        if execution.precision == "f32" and GROUPS in self._supported():
+            config[GROUPS] = 0
+        if execution.threads:
+            config["INFERENCE_NUM_THREADS"] = execution.threads
+        return config
+
+    def _model(self, shapes: Shapes) -> Any:
+        """The graph as OpenVINO reads it, of these input shapes."""
         with real_files(self._file.path, self._file.files) as path:
             model = self._core.read_model(str(path))  # mapped: the files may go
-        held = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
-        missing = {*self._inputs, *self._outputs} - held
+        names = {name for value in (*model.inputs, *model.outputs) for name in value.get_names()}
+        missing = {*self._inputs, *self._outputs} - names
         if missing:
             raise RunError(f"{self._file.path} has no tensor {sorted(missing)[0]}; export it again")
         model.reshape({name: list(shape) for name, shape in shapes.items()})
-        compiled = self._core.compile_model(model, self._device, config)
-        if folder is not None:
-            store(folder, compiled, self._core, self._device, key)
-        return compiled
+        return model
 
     def _supported(self) -> set[str]:
         return set(self._core.get_property(self._device, "SUPPORTED_PROPERTIES"))
@@ -159,13 +190,13 @@ class OpenVinoEngine:
         return NAMES.get(used.to_string(), used.get_type_name())
 
     def _notes(self) -> tuple[str, ...]:
-        """How many convolutions and matrix products of the compiled graph run in int8."""
+        """How many products of the compiled graph run in int8, and what the cache could not do."""
         if self._file.graph.precision not in ("int8", "int8-dynamic"):
-            return ()
+            return self._cache_notes
         nodes = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
         products = [info for info in nodes if info["layerType"].astype(str) in PRODUCTS]
         narrow = sum(info["runtimePrecision"].astype(str) in ("u8", "i8") for info in products)
-        return (f"{narrow} of {len(products)} products in int8",)
+        return (f"{narrow} of {len(products)} products in int8", *self._cache_notes)
 
     def _check_precision(self) -> None:
         asked, used = self._execution.precision, self._used_precision()
@@ -179,7 +210,7 @@ class OpenVinoEngine:
 
 def check(execution: Execution) -> None:
     """UsageError when OpenVINO, the device, the precision or the cache folder is not there."""
-    core = _import_openvino().Core()
+    core = import_openvino().Core()
     device = execution.device.upper()
     available = list(core.available_devices)
     family = {name.split(".")[0] for name in available}
@@ -193,8 +224,8 @@ def check(execution: Execution) -> None:
     if execution.threads is not None and device != "CPU":
         raise UsageError(f"--threads is for --device cpu: OpenVINO runs on {device.lower()} here")
     if device == "AUTO":
-        given = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
-        for option, value in given.items():
+        options = {"--execution-precision": execution.precision, "--cache-dir": execution.cache}
+        for option, value in options.items():
             if value is not None:
                 raise UsageError(f"{option} needs a device by name, not --device auto")
         return
@@ -205,9 +236,15 @@ def check(execution: Execution) -> None:
 
 def footprint(execution: Execution) -> Footprint:
     """What OpenVINO takes of the CPU's memory, in the precision asked for or its default."""
-    core = _import_openvino().Core()
+    core = import_openvino().Core()
     default = core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
-    return FOOTPRINTS["f32" if (execution.precision or default) == "f32" else "bf16"]
+    used = execution.precision or default
+    if used not in FOOTPRINTS:
+        raise RunError(
+            f"OpenVINO computes in {used} here, whose need of memory was not measured; run with "
+            "--no-memory-check"
+        )
+    return FOOTPRINTS[used]
 
 
 def _check_capabilities(execution: Execution, device: str, has: list[str]) -> None:
@@ -224,15 +261,6 @@ def _check_capabilities(execution: Execution, device: str, has: list[str]) -> No
         raise UsageError(f"--cache-dir: OpenVINO cannot keep the compiled graphs of this {device}")
 
 
-def _import_openvino() -> Any:
-    try:
-        import openvino
-    except ImportError:
-        raise UsageError(
-            "openvino is not installed: pip install 'wuerstchen-export[openvino]'"
-        ) from None
-    return openvino
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def import_openvino() -> Any:
+    """openvino; UsageError when it is not installed."""
+    return imported("openvino", "openvino")

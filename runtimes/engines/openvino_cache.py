@@ -10,13 +10,14 @@ import hashlib
 import os
 import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from runtimes.errors import UsageError
+from runtimes.bundle.write import atomic_file
+from runtimes.errors import RunError, UsageError, one_line
 
 DIGEST_BYTES = 32
 
@@ -31,14 +32,14 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--cache-dir {folder} cannot be written: {error.strerror}") from None
-    if not _own(folder.stat()):
+    if not _is_private(folder.stat()):
         raise UsageError(
             f"--cache-dir {folder}: others can write to it, and compiled graphs are code; "
             "give an empty folder of your own"
         )
 
 
-def _own(status: os.stat_result) -> bool:
+def _is_private(status: os.stat_result) -> bool:
     """Whether a file or folder is this user's and nobody else can write to it (POSIX)."""
     if os.name != "posix":
         return True
@@ -46,38 +47,55 @@ def _own(status: os.stat_result) -> bool:
     return not shared and status.st_uid == os.getuid()
 
 
-def load(folder: Path, core: Any, device: str, key: object, config: dict[str, Any]) -> Any:
-    """The compiled graph of `key`, or None when there is none that verifies."""
-    path = _path(folder, core, device, key)
+def load(
+    folder: Path, core: Any, device: str, key: object, config: dict[str, Any]
+) -> tuple[Any, str]:
+    """The compiled graph of `key`, or None; and why one that is there was not taken ('': none is).
+
+    Only a file that is this user's alone is read, and imported only when its content verifies.
+    """
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
-            if not _own(os.fstat(file.fileno())) or os.fstat(file.fileno()).st_size <= DIGEST_BYTES:
-                return None
-            content = np.memmap(file, np.uint8, mode="r")
-    except OSError:  # none there, or not for us to read
-        return None
+        blob = _verified(_path(folder, core, device, key))
+        return core.import_model(bytes(blob), device, config), ""
+    except FileNotFoundError:
+        return None, ""
+    except OSError as error:
+        return None, f"cached graph not read: {error.strerror or error}"
+    except ValueError as error:
+        return None, f"cached graph not read: {error}"
+    except RuntimeError as error:  # compiled by a build or for a device that differs after all
+        return None, f"cached graph not read: OpenVINO refuses it ({one_line(error)[:80]})"
+
+
+def store(folder: Path, compiled: Any, core: Any, device: str, key: object) -> str:
+    """Keep a compiled graph, all or nothing; why it could not be kept, or ''.
+
+    A full disk costs the cache entry, not the run.
+    """
+    path = _path(folder, core, device, key)
+    blob = compiled.export_model().getbuffer()
+    try:
+        with atomic_file(path, mode=0o600) as file:  # `load` reads no file that others can write
+            file.write(_digest(path.stem, blob))
+            file.write(blob)
+    except RunError as error:
+        return f"compiled graph not kept: {error}"
+    return ""
+
+
+def _verified(path: Path) -> NDArray[np.uint8]:
+    """A file's compiled graph; ValueError where it is not to be trusted."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        status = os.fstat(file.fileno())  # of what is open: a path may be changed meanwhile
+        if not _is_private(status):
+            raise ValueError("others can write to it")
+        if status.st_size <= DIGEST_BYTES:
+            raise ValueError("it is damaged")
+        content = np.memmap(file, np.uint8, mode="r")
     blob = content[DIGEST_BYTES:]
     if _digest(path.stem, blob) != content[:DIGEST_BYTES].tobytes():
-        return None
-    with suppress(RuntimeError):  # compiled by a build or for a device that differs after all
-        return core.import_model(bytes(blob), device, config)
-    return None
-
-
-def store(folder: Path, compiled: Any, core: Any, device: str, key: object) -> None:
-    """Keep a compiled graph, all or nothing. A full disk costs the cache entry, not the run."""
-    path = _path(folder, core, device, key)
-    with suppress(OSError):
-        blob = compiled.export_model().getbuffer()
-        handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_digest(path.stem, blob))
-                file.write(blob)
-            os.replace(name, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+        raise ValueError("it is damaged")
+    return blob
 
 
 def _path(folder: Path, core: Any, device: str, key: object) -> Path:
@@ -90,6 +108,6 @@ def _path(folder: Path, core: Any, device: str, key: object) -> Path:
 
 
 def _digest(name: str, blob: Any) -> bytes:
-    found = hashlib.sha256(name.encode())
-    found.update(blob)
-    return found.digest()
+    digest = hashlib.sha256(name.encode())
+    digest.update(blob)
+    return digest.digest()

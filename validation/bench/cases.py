@@ -18,7 +18,7 @@ from exporter.graphs import GraphPlan, plan_graphs
 from runtimes.bundle.manifest import Denoiser, Graph
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import GraphFile, Tensors
-from runtimes.engines.sessions import graph_file
+from runtimes.engines.table import graph_file
 from runtimes.plan import timesteps_for
 from runtimes.schedule import schedule, timestep_embedding
 from validation.bench.conditioning import Conditioning, watched

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from runtimes.bundle.manifest import Tensor
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import ENGINES, Execution, GraphFile, Tensors
-from runtimes.engines.sessions import graph_file
+from runtimes.engines.base import Execution, GraphFile, Tensors
+from runtimes.engines.table import ENGINES, graph_file
 from runtimes.errors import RunError, UsageError
 from validation.bench import plain, pytorch
 from validation.bench.cases import Case
@@ -129,7 +129,7 @@ def _on(source: Source, execution: Execution) -> Prepare:
     def prepare(case: Case) -> Iterator[Ready]:
         file = source.file(case)
         assert file is not None
-        engine = ENGINES[execution.engine or ""].open(file, execution)
+        engine = ENGINES[execution.engine or ""].open_graph(file, execution)
         steady = {k: v for k, v in case.feeds.items() if k not in ("latents", "timestep_embedding")}
         bound = engine.bind(steady)
         fed = {name: value for name, value in case.feeds.items() if name not in steady}

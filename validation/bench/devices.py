@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from runtimes.engines.base import ENGINES, Execution
+from runtimes.engines.base import Execution
+from runtimes.engines.table import ENGINES
 from runtimes.errors import UsageError
 
 

@@ -11,8 +11,8 @@ from exporter.checkpoint.open import Checkpoint
 from exporter.graphs import plan_graphs
 from exporter.torch_engine import TorchGraphs
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import ENGINES, Engine, Execution, Feeds, Placement, Tensors
-from runtimes.engines.sessions import BundleGraphs, GraphSource
+from runtimes.engines.base import Engine, Execution, Feeds, Placement, Tensors
+from runtimes.engines.table import ENGINES, BundleGraphs, GraphSource
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
 from validation.bench.contenders import ENGINE_COPIES
 from validation.bench.measure import Spread, in_groups, interleaved, spread

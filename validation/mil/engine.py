@@ -11,7 +11,7 @@ import torch
 
 from runtimes.bundle.manifest import Graph
 from runtimes.engines.base import Feeds, Placement, Tensors
-from runtimes.engines.coreml import PRECISIONS, Shapes, coreml_input, function_for
+from runtimes.engines.coreml import Shapes, computed_precision, coreml_input, function_for
 from runtimes.errors import RunError
 from validation.mil.compressed import COMPRESSED
 from validation.mil.operations import OPERATIONS
@@ -36,7 +36,7 @@ class MilEngine:
             for name, function in self._functions.items()
         }
         self._outputs = [tensor.name for tensor in graph.outputs]
-        precision = PRECISIONS.get(graph.precision, graph.precision)
+        precision = computed_precision(graph.precision)
         name = f"MIL interpreter (no Core ML), PyTorch {torch.__version__}"
         self.placement = Placement(name, "CPU", precision)
         self.load_seconds = time.perf_counter() - start

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import STORED, Engine, Placement, Tensors
-from runtimes.engines.sessions import GraphSource, Sessions
+from runtimes.engines.table import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
 from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for

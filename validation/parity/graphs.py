@@ -8,7 +8,7 @@ from runtimes.bundle.manifest import Graph
 from runtimes.bundle.read import Bundle
 from runtimes.console import installed
 from runtimes.engines.base import Engine, Execution, no_such_options, no_threads
-from runtimes.engines.sessions import BundleGraphs, GraphSource
+from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import UsageError
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runtimes.bundle.manifest import GOLDEN_FILE
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Execution, Tensors
-from runtimes.engines.sessions import BundleGraphs, GraphSource
+from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import RunError, UsageError
 from runtimes.progress import Progress
 from validation.machine import machine

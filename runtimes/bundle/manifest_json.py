@@ -1,24 +1,65 @@
-"""What the values of a manifest have to be beside their types."""
+"""The manifest as JSON, and what its values have to be beside their types."""
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from runtimes.bundle.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    Denoiser,
+    Graph,
+    Manifest,
+)
+from runtimes.bundle.typed_json import decode
 from runtimes.errors import RunError
-
-if TYPE_CHECKING:
-    from runtimes.bundle.manifest import Denoiser, Graph, Manifest
 
 Fault = tuple[str, str]  # where in the manifest, and what is wrong there
 
 
-def check_manifest(manifest: "Manifest", where: str) -> None:
+def to_json(manifest: Manifest) -> str:
+    """The manifest as indented JSON text."""
+    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
+    path = folder / MANIFEST_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError:
+        raise RunError(
+            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise RunError(f"{path} is not a {FORMAT} manifest")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format version {value.get('format_version')}, this program reads "
+            f"{FORMAT_VERSION}; export the bundle again with a matching version"
+        )
+    manifest = decode(Manifest, value, str(path))
+    check_manifest(manifest, str(path))
+    return manifest
+
+
+def _no_number(name: str) -> float:
+    """Python's JSON reads NaN and Infinity, which JSON does not have and no field means."""
+    raise ValueError(f"{name} is no number")
+
+
+def check_manifest(manifest: Manifest, where: str) -> None:
     """RunError naming the first value that cannot be meant."""
     for place, fault in _faults(manifest):
         raise RunError(f"{where}.{place}: {fault}")
 
 
-def _faults(manifest: "Manifest") -> Iterator[Fault]:
+def _faults(manifest: Manifest) -> Iterator[Fault]:
     for name, graph in manifest.graphs.items():
         yield from _graph(graph, f"graphs.{name}")
     for name, tokenizer in manifest.tokenizers.items():
@@ -33,10 +74,10 @@ def _faults(manifest: "Manifest") -> Iterator[Fault]:
     yield from _sampling(manifest)
 
 
-def _graph(graph: "Graph", where: str) -> Iterator[Fault]:
+def _graph(graph: Graph, where: str) -> Iterator[Fault]:
     if len(graph.activations) not in (0, 3):
-        found = len(graph.activations)
-        yield f"{where}.activations", f"expected 3 values or none, found {found}"
+        count = len(graph.activations)
+        yield f"{where}.activations", f"expected 3 values or none, found {count}"
     elif any(value < 0 for value in graph.activations):
         yield f"{where}.activations", _least(min(graph.activations), 0)
     for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs)):
@@ -50,7 +91,7 @@ def _graph(graph: "Graph", where: str) -> Iterator[Fault]:
                     yield f"{where}.{kind}[{index}].shape", _least(side, 1)
 
 
-def _sampling(manifest: "Manifest") -> Iterator[Fault]:
+def _sampling(manifest: Manifest) -> Iterator[Fault]:
     sampling = manifest.sampling
     for name in ("resolution_multiple", "latent_dim_scale"):
         if not getattr(sampling, name) > 0:
@@ -62,7 +103,7 @@ def _sampling(manifest: "Manifest") -> Iterator[Fault]:
         yield from _denoiser(denoiser, f"sampling.{name}")
 
 
-def _denoiser(denoiser: "Denoiser", where: str) -> Iterator[Fault]:
+def _denoiser(denoiser: Denoiser, where: str) -> Iterator[Fault]:
     steps = len(denoiser.timesteps) - 1
     if denoiser.channels < 1:
         yield f"{where}.channels", _least(denoiser.channels, 1)

@@ -1,4 +1,4 @@
-"""The graphs of a bundle while they run: opened when needed, kept or released."""
+"""The engines there are, and the graphs of a bundle while they run on one of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,42 @@ from typing import Protocol
 from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import Engine, Execution, Footprint, GraphFile, engine_for
-from runtimes.errors import RunError
+from runtimes.engines.base import Engine, EngineKind, Execution, Footprint, GraphFile
+from runtimes.errors import RunError, UsageError
 from runtimes.memory import give_back
+
+# The first engine that lists a backend is that backend's default.
+ENGINES = {
+    "onnxruntime": EngineKind("runtimes.engines.onnxruntime", ("onnx",)),
+    "openvino": EngineKind("runtimes.engines.openvino", ("openvino", "onnx"), True),
+    "coreml": EngineKind("runtimes.engines.coreml", ("coreml",)),
+}
+
+
+def engine_for(backend: str, name: str | None = None) -> EngineKind:
+    """The engine `name`, or the backend's own; UsageError when it does not run such bundles."""
+    if name is None:
+        kinds = [kind for kind in ENGINES.values() if backend in kind.backends]
+        if not kinds:
+            raise UsageError(f"no engine of this version runs '{backend}' bundles")
+        return kinds[0]
+    if name not in ENGINES:
+        raise UsageError(f"--engine {name}: there are {', '.join(ENGINES)}")
+    if backend not in ENGINES[name].backends:
+        runs = " and ".join(ENGINES[name].backends)
+        raise UsageError(
+            f"--engine {name} runs {runs} bundles and this bundle's backend is {backend}; export "
+            f"one with --backend {ENGINES[name].backends[0]}, or leave --engine out"
+        )
+    return ENGINES[name]
 
 
 class GraphSource(Protocol):
     """Where a pipeline gets its graphs from: a bundle here, PyTorch modules in the exporter."""
 
-    def open(self, name: str) -> Engine: ...
+    def open(self, name: str) -> Engine:
+        """The graph `name`, ready to run."""
+        ...
 
 
 class BundleGraphs:
@@ -37,20 +64,24 @@ class BundleGraphs:
         return self._engine.footprint(self._execution)
 
     def open(self, name: str) -> Engine:
+        """A graph, loaded; RunError where this bundle does not hold it or its files changed."""
         execution = self._execution
         if name in CONDITION_GRAPHS and self._engine.chooses_precision:
             execution = replace(execution, precision="f32")
-        if execution.cache is not None:  # what is kept must have been made from the real files
+        # What is kept must have been made from the real files: a bundle that was damaged once would
+        # stay so after it was mended, for the cache goes by the manifest's hashes.
+        if execution.cache is not None:
             self._bundle.verify(name)
-        return self._engine.open(graph_file(self._bundle, name), execution)
+        return self._engine.open_graph(graph_file(self._bundle, name), execution)
 
 
 def graph_file(bundle: Bundle, name: str) -> GraphFile:
     """What an engine needs to know of a bundle's graph."""
     graph = bundle.graph(name)
-    read = (key for key in bundle.files_of(name) if engine_reads(bundle.manifest, key))
-    names = (PurePosixPath(key).relative_to(PurePosixPath(graph.file).parent) for key in read)
-    return GraphFile(bundle.path(graph.file), graph, bundle.digest(name), tuple(map(str, names)))
+    folder = PurePosixPath(graph.file).parent
+    keys = [key for key in bundle.files_of(name) if engine_reads(bundle.manifest, key)]
+    names = tuple(str(PurePosixPath(key).relative_to(folder)) for key in keys)
+    return GraphFile(bundle.path(graph.file), graph, bundle.digest(name), names)
 
 
 class Sessions:
@@ -70,14 +101,15 @@ class Sessions:
         try:
             yield engine
         except RunError as error:
-            text = str(error)
+            text = str(error)  # the sampler's and the gate's errors name graph and step already
             raise RunError(text if name in text else f"{name}: {text}") from error
         finally:
             if self._one_at_a_time:
                 engine.close()
-                give_back()
+                give_back()  # or the next graph is loaded beside what the C library kept
 
     def close(self) -> None:
+        """Release every graph that is open."""
         for engine in self._open.values():
             engine.close()
         self._open.clear()

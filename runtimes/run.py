@@ -1,0 +1,200 @@
+"""One run of a pipeline: text encoders, then Stage C, Stage B and Stage A, NumPy between them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.bundle.manifest import Manifest
+from runtimes.engines.base import Engine, Placement, Tensors
+from runtimes.engines.table import Sessions
+from runtimes.images import to_uint8
+from runtimes.memory import Usage, measured
+from runtimes.plan import Plan, Stage, decoded_at_once
+from runtimes.sampler import Denoise, advice_for, check_finite, sample
+from runtimes.sizes import Sizes
+from runtimes.tokenizer import PromptTokenizer
+
+Array = NDArray[np.float32]
+OnStep = Callable[[str, int, int], None]  # stage, steps done, steps in all
+OnTensors = Callable[[str, Tensors], None]  # what was computed: 'stage_c/3' -> latents, ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures (B,H,W,3) uint8, `image` the same as fp32 (B,3,H,W), Stage C's final latents.
+
+    `truncated` pairs each prompt that was too long with the part that was cut off; `usage` has
+    time and peak memory per graph, `placements` the engine, device and precision of each.
+    """
+
+    pictures: NDArray[np.uint8]
+    image: Array
+    latents: Array
+    truncated: tuple[tuple[str, str], ...]
+    sizes: Sizes
+    plan: Plan
+    usage: dict[str, Usage] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+
+
+class Run:
+    """One call of a pipeline, graph by graph, each with its time, memory and placement."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sessions: Sessions,
+        tokenizers: dict[str, PromptTokenizer],
+        plan: Plan,
+        on_step: OnStep,
+        on_tensors: OnTensors,
+    ) -> None:
+        self._sampling, self._graphs = manifest.sampling, manifest.graphs
+        self._text_graphs = manifest.text_graphs
+        self._sessions, self._tokenizers = sessions, tokenizers
+        self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
+        self._usage: dict[str, Usage] = {}
+        self._placements: dict[str, Placement] = {}
+        self._truncated: dict[str, str] = {}
+
+    def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
+        plan, sampling, text = self._plan, self._sampling, self._text_graphs
+        # Both stages may share one encoder, which then runs once.
+        hidden = {
+            graph: self._encode(graph, prompts, negatives)
+            for graph in dict.fromkeys(filter(None, text.values()))
+        }
+        count = len(prompts)
+        latents = self._stage_c(self._rows(plan.stage_c, hidden, count), count)
+        embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
+        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, count))
+        image = self._stage_a(decoded)
+        return Result(
+            to_uint8(image),
+            image,
+            latents,
+            tuple(self._truncated.items()),
+            plan.sizes,
+            plan,
+            self._usage,
+            self._placements,
+        )
+
+    def _rows(self, stage: Stage, hidden: dict[str, Array], count: int) -> Tensors:
+        """What a stage's condition graph reads of the text; nothing where the stage is text-free.
+
+        The negative prompts' rows come last, and are left out without guidance.
+        """
+        graph = self._text_graphs[stage.name]
+        if graph is None:
+            return {}
+        return {"last_hidden_state": hidden[graph][: self._plan.rows(stage.name, count)]}
+
+    def _encode(self, graph: str, prompts: list[str], negatives: list[str]) -> Array:
+        """Hidden states (2B,T,width): the prompts', then the negative prompts'."""
+        texts = prompts + negatives
+        encoding = self._tokenizers[graph](texts)
+        lost = zip(texts, encoding.truncated, strict=True)
+        self._truncated |= {text: tail for text, tail in lost if tail}
+        feeds: Tensors = {
+            "input_ids": encoding.input_ids,
+            "attention_mask": encoding.attention_mask,
+        }
+        return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
+
+    def _stage_c(self, text: Tensors, count: int) -> Array:
+        stage = self._plan.stage_c
+        conditions = self._once("stage_c_condition", text)
+        # Drawn here and in this order: the same seed is to give the pictures diffusers gives.
+        start = self._plan.noise.draw(stage.latent_shape(count))
+        return self._denoise(stage, start, conditions)
+
+    def _stage_b(self, embedding: Array, text: Tensors) -> Array:
+        stage = self._plan.stage_b
+        start = batch = self._plan.noise.draw(stage.latent_shape(len(embedding)))
+        if stage.guided:  # the unconditional half has a zero embedding, as in diffusers
+            embedding = np.concatenate([embedding, np.zeros_like(embedding)])
+            batch = np.concatenate([start, start])
+        feeds: Tensors = {"image_embedding": embedding, "latents": batch, **text}
+        return self._denoise(stage, start, self._once("stage_b_condition", feeds))
+
+    def _stage_a(self, latents: Array) -> Array:
+        # None: a source of graphs may bring one that the manifest does not have.
+        size = decoded_at_once(self._graphs.get("stage_a"), len(latents))
+        runs = np.split(latents, len(latents) // size)
+        parts: list[Tensors] = [{"latents": part} for part in runs]
+        image = self._once("stage_a", *parts)["image"]
+        # The graph clamps too; what narrow types round may lie a little outside all the same.
+        return np.clip(image.astype(np.float32, copy=False), 0, 1)
+
+    def _denoise(self, stage: Stage, latents: Array, conditions: Tensors) -> Array:
+        self._on_tensors(f"{stage.name}/start", {"latents": latents})
+        with self._running(stage.name) as engine:
+            advice = self._advice(stage.name, engine)
+            # The bound graph has no name here: it would hold the engine's memory past its closing.
+            return self._steps(stage, _bound(engine, conditions), latents, advice)
+
+    def _steps(self, stage: Stage, denoise: Denoise, latents: Array, advice: str) -> Array:
+        for step in sample(denoise, stage, latents, self._plan.noise, advice):
+            latents = step.latents
+            self._on_step(stage.name, step.index + 1, len(stage.rows))
+            tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
+            self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
+        return latents
+
+    def _once(self, graph: str, *parts: Tensors) -> Tensors:
+        """Run a graph outside the steps; see to it that its outputs are finite.
+
+        `parts` are rows of one batch that run one after the other; the outputs are of all of them.
+        """
+        with self._running(graph) as engine:
+            outputs = _joined([engine.run(part) for part in parts])
+            advice = self._advice(graph, engine)
+        for name, values in outputs.items():
+            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
+        self._on_step(graph, 1, 1)
+        self._on_tensors(graph, {**_joined(parts), **outputs})
+        return outputs
+
+    def _advice(self, graph: str, engine: Engine) -> str:
+        """What to do where this graph's values are not finite.
+
+        A guidance scale that is too high shows in every graph after the step it enters, but not in
+        those that run before it.
+        """
+        spec, computed = self._graphs.get(graph), engine.placement.precision
+        scales = {"--guidance": self._plan.guidance}
+        if graph in ("stage_b", "stage_a"):
+            scales["--decoder-guidance"] = self._plan.decoder_guidance
+        reached = {} if "text_encoder" in graph or graph == "stage_c_condition" else scales
+        return advice_for(spec.precision if spec else "fp32", computed, reached)
+
+    @contextmanager
+    def _running(self, graph: str) -> Iterator[Engine]:
+        """A graph, ready to run; its time, memory and placement are kept."""
+        with measured() as usage, self._sessions.using(graph) as engine:
+            yield engine
+            self._placements[graph] = engine.placement  # some engines know it only after a run
+            # Taken over and reset: an engine stays open, and the next run did not load it.
+            usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
+        self._usage[graph] = usage
+
+
+def _bound(engine: Engine, conditions: Tensors) -> Denoise:
+    """A graph with its conditions; whoever holds it holds the graph's memory."""
+    run = engine.bind(conditions)
+
+    def denoise(latents: Array, embedding: Array) -> Array:
+        outputs = run({"latents": latents, "timestep_embedding": embedding})
+        return outputs["epsilon"].astype(np.float32, copy=False)
+
+    return denoise
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
