@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantization.backends import BACKENDS, missing_package
 from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
@@ -14,7 +15,7 @@ from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.arguments import Parser, integer, number
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, guarded, installed, subcommand
+from runtimes.console import command, guarded, subcommand
 from runtimes.errors import UsageError
 from runtimes.processor import cpu_flags
 from runtimes.progress import Progress
@@ -145,11 +146,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def require_onnx() -> None:
     """UsageError where what measures ONNX bundles is not installed."""
-    needed = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
-    missing = [name for name in needed if not installed(name)]
-    if missing:
+    if missing := missing_package(BACKENDS["onnx"]):
         raise UsageError(
-            f"{missing[0]} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
+            f"{missing} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
         )
 
 

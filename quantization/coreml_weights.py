@@ -5,7 +5,7 @@ Activations stay as they are, fp16 by default: Core ML widens the weights on the
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from quantization.integers import KEPT_GROUP, group_of
 from quantization.recipes import IntegerWeights, Palette, Recipe
 from runtimes.bundle.coreml import WEIGHTS, quiet, rewrite
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 from runtimes.engines.coreml import import_coremltools, read_specification
 from runtimes.errors import RunError, UsageError
 
@@ -38,12 +39,14 @@ def check(source: Path, recipe: Recipe) -> None:
         )
 
 
-def names(source: Path) -> Collection[str]:
-    """The names of a program's weights."""
+def weight_names(source: Path) -> Collection[str]:
+    """The weights of a program that a plan may name, as the program spells them."""
     return {weight.name for weight in weights(read_specification(source))}
 
 
-def compress(source: Path, target: Path, recipe: IntegerWeights | Palette) -> list[Weight]:
+def compress(
+    source: Path, target: Path, recipe: IntegerWeights | Palette, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write a package with its weights as the recipe says; lists every weight, changed or not.
 
     Raises RunError when coremltools leaves a weight as it is.

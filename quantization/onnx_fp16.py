@@ -1,7 +1,7 @@
 """fp16 in ONNX, by onnxruntime's float16 pass: heavy products in fp16, what loses range in fp32."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -10,8 +10,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.onnx_files import load
 from quantization.onnx_weights import save
+from quantization.recipes import Float16
 from quantization.roles import uses
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 
 # An Attention's softmax is its kernel's: CUDA's flash attention, fp16 only, keeps it in fp32.
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather", "Attention")
@@ -22,7 +24,9 @@ _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Con
 _NARROWING = re.compile("_cast_to_fp16_node$|^graph_input_cast")
 
 
-def quantize_fp16(source: Path, target: Path) -> list[Weight]:
+def quantize_fp16(
+    source: Path, target: Path, recipe: Float16, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` in fp16; lists every weight, changed or not.
 
     Inputs, outputs and everything that `half_nodes` leaves out stay fp32.

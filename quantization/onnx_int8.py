@@ -49,7 +49,9 @@ def quantize_int8(
         return _keep(mixed, target, found, recipe)
 
 
-def quantize_int8_dynamic(source: Path, target: Path, recipe: Int8Dynamic) -> list[Weight]:
+def quantize_int8_dynamic(
+    source: Path, target: Path, recipe: Int8Dynamic, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with DynamicQuantizeLinear in front of what is int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

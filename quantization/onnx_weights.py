@@ -5,6 +5,7 @@ nncf.compress_weights (3.4) and onnxruntime's MatMulNBits cover matrix products 
 DequantizeLinear runs on ONNX Runtime and OpenVINO alike.
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,14 @@ from quantization.onnx_files import load_ir
 from quantization.recipes import IntegerWeights
 from quantization.roles import Use, uses
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 
 OPSET = 21  # blocked DequantizeLinear, and four-bit types
 
 
-def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list[Weight]:
+def quantize_weights(
+    source: Path, target: Path, recipe: IntegerWeights, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
     from onnxscript import version_converter
 
@@ -33,6 +37,12 @@ def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list
     done = [_quantize(model, use, recipe) for use in found]
     save(model, target)
     return done
+
+
+def weight_names(source: Path) -> Collection[str]:
+    """The weights that a recipe could quantise."""
+    model = onnx.load(source, load_external_data=False)
+    return {use.weight for use in uses(model) if not use.reason}
 
 
 def save(model: onnx_ir.Model, path: Path) -> None:

@@ -6,7 +6,7 @@ these graphs, in eight bits.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
-from quantization.recipes import IntegerWeights
+from quantization.recipes import Float16, IntegerWeights
 from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, Use
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 
 # Where a weight's output channels are, and where the inputs that are summed over.
 _AXES = {
@@ -29,7 +30,9 @@ _DEPTHWISE = ("GroupConvolution", "GroupConvolutionBackpropData")
 _SHAPING = ("Reshape", "Unsqueeze", "Squeeze", "Convert")
 
 
-def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list[Weight]:
+def quantize_weights(
+    source: Path, target: Path, recipe: IntegerWeights, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
     model = read(source)
     done = compress(model, recipe)
@@ -37,7 +40,9 @@ def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list
     return done
 
 
-def quantize_fp16(source: Path, target: Path) -> list[Weight]:
+def quantize_fp16(
+    source: Path, target: Path, recipe: Float16, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with its constants in fp16, as the exporter does.
 
     OpenVINO widens them when it loads, and keeps those that fp16 cannot hold; lists the weights.
@@ -52,6 +57,11 @@ def quantize_fp16(source: Path, target: Path) -> list[Weight]:
         Weight(name, "float16", "") if stored[name] == "f16" else Weight(name, "float32", reason)
         for name in found
     ]
+
+
+def weight_names(source: Path) -> Collection[str]:
+    """The weights of a graph that a plan may name."""
+    return {use.weight for use in uses(read(source))}
 
 
 def read(path: Path) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantization.backends import HANDLERS, PACKAGES
+from quantization.backends import backend_of
 from quantization.calibration import DENOISERS, Samples, check_samples, held_out, record
 from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
@@ -111,7 +111,7 @@ def _write(
         precision=request.precision,
         graphs=graphs,
         files={},
-        tools=bundle.manifest.tools | _tools(bundle.manifest.backend),
+        tools=bundle.manifest.tools | _tools(bundle),
         quantization=records,
         calibration=samples.about if samples else None,
     )
@@ -126,7 +126,7 @@ def _graph(
     """A graph without a weight to quantise stays as it is; a denoiser must have some."""
     graph, files = bundle.graph(name), bundle.files_of(name)
     before = sum(file.size for file in files.values())
-    handler = HANDLERS[bundle.manifest.backend, type(recipe)]
+    handler = backend_of(bundle).handlers[type(recipe)]
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
         made = Path(scratch) / "graph" / PurePosixPath(graph.file).name
         made.parent.mkdir()
@@ -176,5 +176,5 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _tools(backend: str) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES[backend]}
+def _tools(bundle: Bundle) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in backend_of(bundle).packages}

@@ -20,7 +20,7 @@ from quantization.cli import main
 from quantization.onnx_fp16 import half_nodes, quantize_fp16
 from quantization.quantize import Request, quantize
 from quantization.ranges import LARGEST_FP16
-from quantization.recipes import PRESETS
+from quantization.recipes import PRESETS, Float16
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.sessions import BundleGraphs
@@ -132,7 +132,7 @@ def test_grn_past_65504_overflows_plain_fp16_and_not_ours(bundles, feeds, tmp_pa
     with np.errstate(all="ignore"):
         lost = difference(half(onnx_ir.to_proto(plain))(sample), exact)
     assert not lost.sqnr_db > 10
-    quantize_fp16(source, tmp_path / "ours" / "model.onnx")
+    quantize_fp16(source, tmp_path / "ours" / "model.onnx", Float16())
     ours = half(tmp_path / "ours" / "model.onnx")(sample)
     assert np.isfinite(ours).all() and difference(ours, exact).sqnr_db >= 50
 
