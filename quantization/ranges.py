@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir
 
 from quantization.instrumented import Run, instrumented
 from quantization.onnx_fp16 import half_nodes
@@ -95,37 +95,38 @@ class _Measured:
         self._largest: dict[str, dict[str, float]] = {name: {} for name in bundle.manifest.graphs}
 
     def open(self, name: str) -> Engine:
-        path = self._bundle.path(self._bundle.graph(name).file)
         values: dict[str, list[int]] = {
-            value: [] for node in self._nodes(name) for value in node.output
+            value: [] for node in _float_nodes(self._model(name)) for value in _names(node)
         }
+        path = self._bundle.path(self._bundle.graph(name).file)
         return _Measuring(instrumented(path, values), self._largest[name])
 
     def ranges(self, name: str) -> list[Range]:
-        path = self._bundle.path(self._bundle.graph(name).file)
-        model = onnx.load(path, load_external_data=False)
+        model = self._model(name)
         half = set() if name in CONDITION_GRAPHS else half_nodes(model)
         return [
             Range(
                 name,
-                node.name,
+                node.name or "",
                 node.op_type,
-                max(self._largest[name].get(value, 0.0) for value in node.output),
+                max(self._largest[name].get(value, 0.0) for value in _names(node)),
                 "fp16" if node.name in half else "fp32",
             )
-            for node in self._nodes(name)
+            for node in _float_nodes(model)
         ]
 
-    def _nodes(self, name: str) -> list[onnx.NodeProto]:
-        """Nodes whose outputs are fp32 tensors."""
-        path = self._bundle.path(self._bundle.graph(name).file)
-        graph = onnx.load(path, load_external_data=False).graph
-        floats = {
-            value.name
-            for value in (*graph.value_info, *graph.output)
-            if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        }
-        return [node for node in graph.node if floats.issuperset(node.output)]
+    def _model(self, name: str) -> onnx_ir.Model:
+        return onnx_ir.load(self._bundle.path(self._bundle.graph(name).file))
+
+
+def _float_nodes(model: onnx_ir.Model) -> list[onnx_ir.Node]:
+    """Nodes whose outputs are fp32 tensors."""
+    float32 = onnx_ir.DataType.FLOAT
+    return [node for node in model.graph if all(value.dtype == float32 for value in node.outputs)]
+
+
+def _names(node: onnx_ir.Node) -> list[str]:
+    return [value.name or "" for value in node.outputs]
 
 
 class _Measuring:

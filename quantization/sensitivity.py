@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir
 from numpy.typing import NDArray
 
 from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
@@ -78,10 +78,10 @@ class Trial:
     ) -> None:
         self._graph, self.recipe = graph, recipe
         self._calibration, self._evaluation = calibration, evaluation
-        model = onnx.load(graph, load_external_data=False)
-        sizes = {value.name: math.prod(value.dims) for value in model.graph.initializer}
-        found = [use.weight for use in uses(model) if not use.reason]
-        self.values = {name: sizes[name] for name in dict.fromkeys(found)}
+        model = onnx_ir.load(graph)
+        weights = [use.weight for use in uses(model) if not use.reason]
+        tensors = {name: model.graph.initializers[name].const_value for name in weights}
+        self.values = {name: tensor.size for name, tensor in tensors.items() if tensor is not None}
         self.groups: dict[str, list[str]] = {}
         for name in self.values:
             self.groups.setdefault(GROUPS[group](name), []).append(name)

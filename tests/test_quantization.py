@@ -7,14 +7,15 @@ import sys
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
-from onnx import numpy_helper
 
 from exporter.options import ExportOptions
 from quantization.calibration import _spread, default_prompts, record
 from quantization.cli import main
 from quantization.instrumented import channel_ranges
 from quantization.integers import quantized
+from quantization.onnx_files import load
 from quantization.plan_file import RECIPES, read_plan, write_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
@@ -28,7 +29,7 @@ from quantization.sensitivity import (
     floor_of,
     pick,
 )
-from quantization.smoothing import after_grn, smooth
+from quantization.smoothing import after_grn, norms, smooth
 from runtimes import Options, Pipeline
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
@@ -133,11 +134,11 @@ def test_smoothing_changes_ranges_and_nothing_else(bundles):
     path = bundle.path(bundle.graph("stage_c").file)
     samples = record(bundle, default_prompts(bundle.manifest.model)[:2], 29, 0)
     feeds = samples.feeds["stage_c"][:4]
-    model = onnx.load(path)
-    names = [node.input[0] for node in after_grn(model)]
-    before = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
-    assert smooth(model, channel_ranges(path, names, feeds), 0.5) == len(names) == 7
-    after = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
+    model = load(path)
+    names = [node.inputs[0].name for node in after_grn(model)]
+    before = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
+    assert smooth(model, channel_ranges(path, names, feeds), 0.5) == len(names) == norms(model) == 7
+    after = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
     assert len(changed) == 7 and all(name.endswith("contract.weight") for name in changed)
     import onnxruntime
@@ -145,7 +146,7 @@ def test_smoothing_changes_ranges_and_nothing_else(bundles):
     for sample in feeds:
         first, second = (
             onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, sample)[0]
-            for m in (str(path), model.SerializeToString())
+            for m in (str(path), onnx_ir.to_proto(model).SerializeToString())
         )
         assert np.linalg.norm(first - second) <= 1e-5 * np.linalg.norm(first)
 
@@ -183,7 +184,9 @@ def test_a_plan_file_says_what_it_was_written_from(tmp_path):
 
 def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
     bundle = bundles("demo")
-    names = [u.weight for u in uses(onnx.load(bundle.path("stage_b/model.onnx"))) if not u.reason]
+    names = [
+        u.weight for u in uses(onnx_ir.load(bundle.path("stage_b/model.onnx"))) if not u.reason
+    ]
     recipe = dataclasses.replace(INT8_WEIGHTS, skip=tuple(names[:2]))
     request = Request("int8-weights", {"stage_b": recipe}, [], SAMPLES, 0)
     manifest = quantize(bundle, tmp_path / "b", request)
