@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.bundle.manifest import Calibration, Model
+from runtimes.bundle.manifest import DENOISERS, Calibration, Model
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Engine, Execution, Feeds, Tensors, engine_for
 from runtimes.engines.sessions import BundleGraphs
@@ -22,7 +22,6 @@ from runtimes.plan import Options
 from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 
-DENOISERS = ("stage_c", "stage_b")
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
 RUNS = 3  # full runs that a plan is judged by
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 
 from quantization.backends import Backend, backend_of, missing_package
-from quantization.calibration import DENOISERS
 from quantization.plan_file import exceptions
 from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantization.backends import backend_of
-from quantization.calibration import DENOISERS, Samples, check_samples, held_out, record
+from quantization.calibration import Samples, check_samples, held_out, record
 from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
-from runtimes.bundle.manifest import GOLDEN_FILE, Graph, Manifest, Quantization
+from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.readme import bundle_readme
 from runtimes.bundle.write import atomic_folder, check_output, check_space, seal

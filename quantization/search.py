@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quantization.calibration import DENOISERS, Samples, record
+from quantization.calibration import Samples, record
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights, Recipe
 from quantization.sensitivity import (
     AnyRecipe,
@@ -18,6 +18,7 @@ from quantization.sensitivity import (
     pick,
     plane,
 )
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.progress import SILENT, Progress
 

@@ -21,14 +21,13 @@ from quantization.onnx_fp16 import half_nodes, quantize_fp16
 from quantization.quantize import Request, quantize
 from quantization.ranges import LARGEST_FP16
 from quantization.recipes import PRESETS, Float16
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.sessions import BundleGraphs
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
-
-DENOISERS = ("stage_c", "stage_b")
 
 
 @pytest.fixture(scope="module")
