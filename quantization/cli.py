@@ -30,14 +30,14 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization`."""
-    found = Parser(
+    command_line = Parser(
         prog="python -m quantization",
         description="Make a quantised bundle of an exported one. What was quantised, and what "
         "was not and why, is printed and kept in the new bundle's manifest. "
         "'python -m quantization sensitivity' finds out which weights stand it, "
         "'python -m quantization ranges' how large the values get that fp16 has to hold.",
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add(
         "bundle",
         type=Path,
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} {db:g}" for name, db in TARGETS.items())
         + "; 0: none kept)",
     )
-    add_calibration_options(found)
+    add_calibration_options(command_line)
     add(
         "--overwrite",
         action="store_true",
@@ -79,12 +79,12 @@ def parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the record of every weight as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found
+    return command_line
 
 
-def add_calibration_options(found: argparse.ArgumentParser) -> None:
+def add_calibration_options(command_line: argparse.ArgumentParser) -> None:
     """What int8 measures activations on."""
-    add = found.add_argument
+    add = command_line.add_argument
     add(
         "--calibration",
         type=Path,

@@ -35,9 +35,9 @@ def quantize_weights(
 ) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
     model = read(source)
-    done = compress(model, recipe)
+    weights = compress(model, recipe)
     save(model, target)
-    return done
+    return weights
 
 
 def quantize_fp16(
@@ -49,13 +49,13 @@ def quantize_fp16(
     """
     import openvino
 
-    found = [use.weight for use in uses(read(source))]
+    names = [use.weight for use in uses(read(source))]
     openvino.save_model(read(source), str(target), compress_to_fp16=True)
     stored = {use.weight: kind for use, kind in _typed_uses(read(target))}
     reason = "fp16 cannot hold its values"
     return [
         Weight(name, "float16", "") if stored[name] == "f16" else Weight(name, "float32", reason)
-        for name in found
+        for name in names
     ]
 
 
@@ -87,12 +87,12 @@ def uses(model: Any) -> Iterator[Use]:
 def compress(model: Any, recipe: IntegerWeights) -> list[Weight]:
     """Put integer weights into an openvino.Model; lists every weight, changed or not."""
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
-    made: dict[str, Any] = {}
-    done = []
+    widened: dict[str, Any] = {}
+    weights = []
     for use in list(uses(model)):
         reason = use.reason or ("the plan skips it" if use.weight in recipe.skip else "")
         if reason:
-            done.append(Weight(use.weight, "float32", reason))
+            weights.append(Weight(use.weight, "float32", reason))
             continue
         port = weight_input(nodes[use.node])
         bits, group = recipe.bits, recipe.group
@@ -100,12 +100,12 @@ def compress(model: Any, recipe: IntegerWeights) -> list[Weight]:
         if use.weight in recipe.keep or max(port.get_shape()[2:], default=1) > 1:
             bits, group = 8, KEPT_GROUP
         group = group_of(port.get_shape()[use.input_axis], group)
-        if use.weight not in made:  # else shared, and done for an earlier node
-            made[use.weight] = _widened(use, weight_values(port), bits, group)
-        port.replace_source_output(made[use.weight])
+        if use.weight not in widened:  # else shared, and done for an earlier node
+            widened[use.weight] = _widened(use, weight_values(port), bits, group)
+        port.replace_source_output(widened[use.weight])
         blocks = f"groups of {group}" if group else "per channel"
-        done.append(Weight(use.weight, f"int{bits} weights, {blocks}", ""))
-    return done
+        weights.append(Weight(use.weight, f"int{bits} weights, {blocks}", ""))
+    return weights
 
 
 def weight_input(node: Any) -> Any:
@@ -182,8 +182,8 @@ def _widened(use: Use, weight: NDArray[np.float32], bits: int, group: int) -> An
     step = ops.constant(scale, name=f"{name}_scale")
     wide = ops.convert(stored, "f32", name=f"{name}_wide")
     wide_step = ops.convert(step, "f32", name=f"{name}_scale_wide")
-    found = ops.multiply(wide, wide_step, name=f"{name}_float")
+    values = ops.multiply(wide, wide_step, name=f"{name}_float")
     if group:
         sides = ops.constant(np.array(shape, np.int64), name=f"{name}_shape")
-        found = ops.reshape(found, sides, special_zero=False, name=f"{name}_reshaped")
-    return found.output(0)
+        values = ops.reshape(values, sides, special_zero=False, name=f"{name}_reshaped")
+    return values.output(0)

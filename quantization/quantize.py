@@ -75,9 +75,9 @@ def quantize(
         from quantization.search import judged_runs, search  # looks into ONNX graphs
 
         runs = judged_runs(bundle, judged, progress)
-        found = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
-        plan |= {name: own.recipe for name, own in found.items()}
-        worst = {name: own.worst_db for name, own in found.items()}
+        outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
+        plan |= {name: outcome.recipe for name, outcome in outcomes.items()}
+        worst = {name: outcome.worst_db for name, outcome in outcomes.items()}
     with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, progress)
     open_bundle(output)
@@ -128,9 +128,9 @@ def _graph(
     before = sum(file.size for file in files.values())
     handler = backend_of(bundle).handlers[type(recipe)]
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
-        made = Path(scratch) / "graph" / PurePosixPath(graph.file).name
-        made.parent.mkdir()
-        weights = tuple(handler(bundle.path(graph.file), made, recipe, feeds))
+        written = Path(scratch) / "graph" / PurePosixPath(graph.file).name
+        written.parent.mkdir()
+        weights = tuple(handler(bundle.path(graph.file), written, recipe, feeds))
         if all(weight.reason for weight in weights):
             if name in DENOISERS:
                 raise RunError(
@@ -138,10 +138,10 @@ def _graph(
                 )
             _copy(bundle, folder, files)
             return graph, Quantization(graph.precision, weights, before, before)
-        after = _bytes(made.parent)
+        after = _bytes(written.parent)
         target = (folder / graph.file).parent
         target.mkdir(parents=True, exist_ok=True)
-        for path in made.parent.iterdir():
+        for path in written.parent.iterdir():
             os.rename(path, target / path.name)
     record = Quantization(recipe.name, weights, before, after)
     return dataclasses.replace(graph, precision=recipe.name), record

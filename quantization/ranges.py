@@ -1,5 +1,6 @@
 """How large every value of every graph gets over full runs: what fp16's 65504 has to hold."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,10 @@ def ranges(
     seed = options.seed if isinstance(options.seed, int) else 0
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         for index, prompt in enumerate(prompts):
-            own = {**vars(options), "seed": seed + index}
             on_step = progress.runs("runs", index, len(prompts))
-            pipeline([prompt], "", Options(**own), on_step=on_step)
-    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+            seeded = dataclasses.replace(options, seed=seed + index)
+            pipeline([prompt], "", seeded, on_step=on_step)
+    return [node for name in bundle.manifest.graphs for node in graphs.ranges(name)]
 
 
 def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT) -> list[Range]:
@@ -76,7 +77,7 @@ def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT)
         engine.run(feeds)
         engine.close()
         progress.step("graphs", number, len(bundle.manifest.graphs))
-    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+    return [node for name in bundle.manifest.graphs for node in graphs.ranges(name)]
 
 
 def _number(side: int | str, sides: dict[str, int]) -> int:
@@ -139,8 +140,8 @@ class _Measuring:
         self._run, self._largest = run, largest
 
     def run(self, feeds: Feeds) -> Tensors:
-        outputs, found = self._run(feeds)
-        for name, value in found.items():
+        outputs, largest = self._run(feeds)
+        for name, value in largest.items():
             self._largest[name] = float(np.maximum(self._largest.get(name, 0.0), value))
         return outputs
 

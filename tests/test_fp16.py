@@ -5,6 +5,7 @@ onnx's reference evaluator, which computes fp16 in fp16, is the judge here.
 """
 
 import json
+import re
 
 import numpy as np
 import onnx
@@ -25,6 +26,7 @@ from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.sessions import BundleGraphs
+from runtimes.errors import RunError
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
@@ -106,6 +108,22 @@ def test_no_value_goes_through_fp16_between_two_fp32_nodes(fp16):
         graph = onnx.load(fp16.path(f"{name}/model.onnx"), load_external_data=False).graph
         casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
         assert not [node.name for node in casts.values() if node.input[0] in casts]
+
+
+def test_a_round_trip_that_is_not_recognised_is_an_error(bundles, tmp_path, monkeypatch):
+    """The pass knows its casts by name: a release that names them anew must not pass unseen."""
+    monkeypatch.setattr("quantization.onnx_fp16._NARROWING", re.compile("^no such name$"))
+    graph = bundles("demo").path("stage_c/model.onnx")
+    with pytest.raises(RunError, match="still rounds to fp16 between two fp32 nodes"):
+        quantize_fp16(graph, tmp_path / "model.onnx", Float16())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_erf_outside_of_a_gelu_is_an_error():
+    nodes = [onnx.helper.make_node("Erf", ["x"], ["y"], "alone")]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
+    with pytest.raises(RunError, match="'alone' is no part of a GELU"):
+        half_nodes(onnx_ir.from_proto(model))
 
 
 def test_grn_past_65504_overflows_plain_fp16_and_not_ours(bundles, feeds, tmp_path):

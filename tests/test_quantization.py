@@ -15,7 +15,8 @@ from quantization.calibration import _spread, default_prompts, record
 from quantization.cli import main
 from quantization.instrumented import channel_ranges
 from quantization.integers import quantized
-from quantization.onnx_files import load
+from quantization.onnx_files import load, save_scratch
+from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
 from quantization.plan_file import RECIPES, read_plan, write_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
@@ -322,3 +323,41 @@ def test_quantization_needs_no_torch(bundles, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout)) == set(bundles("demo").manifest.graphs)
+
+
+@pytest.mark.parametrize("left", [0, 6])
+def test_smoothing_that_passes_a_norm_over_is_an_error(bundles, tmp_path, monkeypatch, left):
+    """It would cost a few dB, and nobody would notice."""
+    graph = bundles("demo").path("stage_c/model.onnx")
+    linears = list(after_grn(load(graph)))
+    ranges = {n.inputs[0].name: np.ones(n.inputs[1].shape[1], np.float32) for n in linears}
+    monkeypatch.setattr("quantization.onnx_int8.channel_ranges", lambda *_: ranges)
+    monkeypatch.setattr(
+        "quantization.smoothing.after_grn", lambda model: list(after_grn(model))[:left]
+    )
+    (tmp_path / "made").mkdir()
+    message = rf"stage_c/model.onnx: smoothing found the Linear behind {left} of 7 response norms"
+    with pytest.raises(RunError, match=message):
+        quantize_int8(graph, tmp_path / "made" / "model.onnx", Int8(), [])
+
+
+def test_a_weight_that_the_library_leaves_in_float_is_an_error(bundles, tmp_path, monkeypatch):
+    """The record would call it int8."""
+    graph = bundles("demo").path("stage_c/model.onnx")
+    monkeypatch.setattr(
+        "quantization.onnx_int8._quantize_dynamic",
+        lambda source, target, nodes: save_scratch(load(source), target),
+    )
+    (tmp_path / "made").mkdir()
+    with pytest.raises(RunError, match="onnxruntime left 42 weights as they are, such as 'blocks"):
+        quantize_int8_dynamic(graph, tmp_path / "made" / "model.onnx", Int8Dynamic())
+
+
+def test_the_table_of_backends_needs_none_of_their_packages():
+    code = (
+        "import sys\n"
+        "for name in ('onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'nncf', 'coremltools'):\n"
+        "    sys.modules[name] = None\n"
+        "import quantization.cli, quantization.backends\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
