@@ -9,6 +9,7 @@ from exporter.cost import graph_parameters, one_picture, peak_bytes
 from exporter.formats.tokenizer import plain_files
 from exporter.graphs import GraphPlan
 from exporter.job import Job
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.write import check_space
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes, process_memory
@@ -111,7 +112,7 @@ def _tokenizers(job: Job) -> int:
 def _recorded(job: Job, pictures: list[GraphPlan]) -> int:
     """Bytes of the golden run: every graph's inputs and outputs, a denoiser's at each step."""
     default = len(job.constants.stage_c.schedule), len(job.constants.stage_b.schedule)
-    steps = dict(zip(("stage_c", "stage_b"), job.golden_steps or default, strict=True))
+    steps = dict(zip(DENOISERS, job.golden_steps or default, strict=True))
     total = 0
     for plan in pictures:
         sizes = {t.name: 4 * math.prod(map(int, t.shape)) for t in (*plan.inputs, *plan.outputs)}

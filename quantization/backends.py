@@ -1,139 +1,114 @@
-"""The table from a backend and a recipe to what carries it out."""
+"""What each format of graphs can have done to it, and by what: one `Backend` value a format.
 
-from collections.abc import Callable, Collection
+Reading this table imports none of the formats' packages: a machine that quantises Core ML packages
+needs neither onnx nor OpenVINO, and `--help` needs none of the three.
+"""
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from quantization.recipes import Float16, Int8, Int8Dynamic, IntegerWeights, Palette, Recipe
 from runtimes.bundle.manifest import Weight
+from runtimes.bundle.read import Bundle
+from runtimes.console import installed
 from runtimes.engines.base import Tensors
+from runtimes.errors import UsageError
 
-# Writes a graph (source file, or Core ML package) as another, with the feeds calibration recorded
-# for it; lists every weight, changed or not.
+# handler(source, target, recipe, feeds) writes the graph `source` (a file, or a Core ML package) as
+# `target` and lists every weight, changed or not. `feeds` are what calibration recorded for the
+# graph, [] for recipes that measure nothing.
 Handler = Callable[[Path, Path, Any, list[Tensors]], list[Weight]]
 
 
-def _onnx_fp16(source: Path, target: Path, recipe: Float16, feeds: list[Tensors]) -> list[Weight]:
-    from quantization.onnx_fp16 import quantize_fp16
+def _late(place: str) -> Callable[..., Any]:
+    """The function at 'module:name' of this package; its module is imported at the first call."""
+    module, _, name = place.partition(":")
 
-    return quantize_fp16(source, target)
+    def call(*arguments: Any) -> Any:
+        return getattr(importlib.import_module(f"quantization.{module}"), name)(*arguments)
 
-
-def _onnx_weights(
-    source: Path, target: Path, recipe: IntegerWeights, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.onnx_weights import quantize_weights
-
-    return quantize_weights(source, target, recipe)
+    return call
 
 
-def _onnx_int8(source: Path, target: Path, recipe: Int8, feeds: list[Tensors]) -> list[Weight]:
-    from quantization.onnx_int8 import quantize_int8
-
-    return quantize_int8(source, target, recipe, feeds)
+def _no_check(source: Path, recipe: Recipe) -> None:
+    """Nothing but the handler's presence has to hold."""
 
 
-def _onnx_int8_dynamic(
-    source: Path, target: Path, recipe: Int8Dynamic, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.onnx_int8 import quantize_int8_dynamic
+@dataclass(frozen=True)
+class Backend:
+    """A format of graphs and how its bundles are quantised."""
 
-    return quantize_int8_dynamic(source, target, recipe)
-
-
-def _openvino_fp16(
-    source: Path, target: Path, recipe: Float16, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.openvino_weights import quantize_fp16
-
-    return quantize_fp16(source, target)
-
-
-def _openvino_weights(
-    source: Path, target: Path, recipe: IntegerWeights, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.openvino_weights import quantize_weights
-
-    return quantize_weights(source, target, recipe)
+    handlers: Mapping[type[Recipe], Handler]
+    # The weights of a graph that a plan may make exceptions of.
+    weight_names: Callable[[Path], Collection[str]]
+    # What the handlers import: package as it is installed -> module as it is imported. Checked
+    # before they run; the packages' versions are recorded in the manifest.
+    packages: Mapping[str, str]
+    extra: str  # of this project, beside 'quantization', that installs the packages
+    # Precisions of a bundle that can be quantised.
+    sources: tuple[str, ...] = ("fp32",)
+    # How a graph spells a weight's name in a plan, which is PyTorch's.
+    spelling: Callable[[str], str] = str
+    # What else has to hold for a graph and its recipe; UsageError where it does not.
+    check: Callable[[Path, Recipe], None] = _no_check
 
 
-def _openvino_int8(source: Path, target: Path, recipe: Int8, feeds: list[Tensors]) -> list[Weight]:
-    from quantization.openvino_int8 import quantize_int8
-
-    return quantize_int8(source, target, recipe, feeds)
-
-
-def _coreml(
-    source: Path, target: Path, recipe: IntegerWeights | Palette, feeds: list[Tensors]
-) -> list[Weight]:
-    from quantization.coreml_weights import compress
-
-    return compress(source, target, recipe)
-
-
-def _onnx_names(source: Path) -> Collection[str]:
-    import onnx
-
-    from quantization.roles import uses
-
-    return {
-        use.weight for use in uses(onnx.load(source, load_external_data=False)) if not use.reason
-    }
-
-
-def _openvino_names(source: Path) -> Collection[str]:
-    from quantization.openvino_weights import read, uses
-
-    return {use.weight for use in uses(read(source))}
-
-
-def _coreml_names(source: Path) -> Collection[str]:
-    from quantization.coreml_weights import names
-
-    return names(source)
-
-
-def _coreml_name(weight: str) -> str:
-    from quantization.coreml_program import mil_name
-
-    return mil_name(weight)
-
-
-def _coreml_check(source: Path, recipe: Recipe) -> None:
-    from quantization.coreml_weights import check
-
-    check(source, recipe)
-
-
-HANDLERS: dict[tuple[str, type[Recipe]], Handler] = {
-    ("onnx", Float16): _onnx_fp16,
-    ("onnx", IntegerWeights): _onnx_weights,
-    ("onnx", Int8): _onnx_int8,
-    ("onnx", Int8Dynamic): _onnx_int8_dynamic,
-    ("openvino", Float16): _openvino_fp16,
-    ("openvino", IntegerWeights): _openvino_weights,
-    ("openvino", Int8): _openvino_int8,
-    ("coreml", IntegerWeights): _coreml,
-    ("coreml", Palette): _coreml,
+BACKENDS = {
+    "onnx": Backend(
+        handlers={
+            Float16: _late("onnx_fp16:quantize_fp16"),
+            IntegerWeights: _late("onnx_weights:quantize_weights"),
+            Int8: _late("onnx_int8:quantize_int8"),
+            Int8Dynamic: _late("onnx_int8:quantize_int8_dynamic"),
+        },
+        weight_names=_late("onnx_weights:weight_names"),
+        packages={
+            "onnx": "onnx",
+            "onnxruntime": "onnxruntime",
+            "onnx-ir": "onnx_ir",
+            "onnxscript": "onnxscript",
+        },
+        extra="cpu",
+    ),
+    "openvino": Backend(
+        handlers={
+            Float16: _late("openvino_weights:quantize_fp16"),
+            IntegerWeights: _late("openvino_weights:quantize_weights"),
+            Int8: _late("openvino_int8:quantize_int8"),
+        },
+        weight_names=_late("openvino_weights:weight_names"),
+        packages={"openvino": "openvino", "nncf": "nncf"},
+        extra="openvino",
+    ),
+    "coreml": Backend(
+        handlers={
+            IntegerWeights: _late("coreml_weights:compress"),
+            Palette: _late("coreml_weights:compress"),
+        },
+        weight_names=_late("coreml_weights:weight_names"),
+        packages={"coremltools": "coremltools", "scikit-learn": "sklearn"},
+        extra="coreml",
+        # Packages are exported in fp16, and compute in it whatever their weights are.
+        sources=("fp32", "fp16"),
+        spelling=_late("coreml_program:mil_name"),
+        check=_late("coreml_weights:check"),
+    ),
 }
-# The names of a graph's weights: what a plan may make exceptions of.
-WEIGHT_NAMES: dict[str, Callable[[Path], Collection[str]]] = {
-    "onnx": _onnx_names,
-    "openvino": _openvino_names,
-    "coreml": _coreml_names,
-}
-# How a graph spells a name of the plan, where not as PyTorch does.
-SPELLINGS: dict[str, Callable[[str], str]] = {"coreml": _coreml_name}
-# What else has to hold for a graph and its recipe; UsageError where it does not.
-CHECKS: dict[str, Callable[[Path, Recipe], None]] = {"coreml": _coreml_check}
-# Precisions that can be quantised, where not fp32 only: Core ML packages are exported in fp16, and
-# compute in it whatever their weights are.
-SOURCES = {"coreml": ("fp32", "fp16")}
-# What the handlers of a backend are made of: checked before they run, recorded in the manifest.
-PACKAGES = {
-    "onnx": ("onnx", "onnxruntime", "onnx-ir", "onnxscript"),
-    "openvino": ("openvino", "nncf"),
-    "coreml": ("coremltools", "scikit-learn"),
-}
-# Packages that are imported by another name than they are installed by.
-MODULES = {"onnx-ir": "onnx_ir", "scikit-learn": "sklearn"}
+
+
+def backend_of(bundle: Bundle) -> Backend:
+    """How a bundle's graphs are quantised; UsageError for a format that nothing here reads."""
+    name = bundle.manifest.backend
+    if name not in BACKENDS:
+        known = ", ".join(BACKENDS)
+        raise UsageError(f"{bundle.folder} is an {name} bundle; those of {known} can be quantised")
+    return BACKENDS[name]
+
+
+def missing_package(backend: Backend) -> str:
+    """The first package a backend's handlers import that is not installed; '' where none is."""
+    absent = (name for name, module in backend.packages.items() if not installed(module))
+    return next(absent, "")

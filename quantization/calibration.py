@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtimes.bundle.manifest import Calibration, Model
+from runtimes.bundle.manifest import DENOISERS, Calibration, Model
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Engine, Execution, Feeds, Tensors
 from runtimes.engines.table import BundleGraphs, engine_for
@@ -22,7 +22,6 @@ from runtimes.plan import Options
 from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 
-DENOISERS = ("stage_c", "stage_b")
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
 RUNS = 3  # full runs that a plan is judged by
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
@@ -54,9 +53,8 @@ def record(
     what: str = "recording",
 ) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
-    steps = {name: len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS}
     check_samples(bundle, samples)
-    keep = {name: _spread(samples, count, len(prompts)) for name, count in steps.items()}
+    keep = {name: _spread(samples, steps_of(bundle, name), len(prompts)) for name in DENOISERS}
     graphs = _Recorder(bundle)
     weights = sum(file.size for file in bundle.manifest.files.values())
     with Pipeline(
@@ -64,7 +62,7 @@ def record(
     ) as pipeline:
         chosen = [index for index in range(len(prompts)) if any(index in k for k in keep.values())]
         for number, index in enumerate(chosen):
-            graphs.wanted = {name: own.get(index, set()) for name, own in keep.items()}
+            graphs.wanted = {name: steps.get(index, set()) for name, steps in keep.items()}
             on_step = progress.runs(what, number, len(chosen))
             pipeline([prompts[index]], "", Options(seed=seed + index), on_step=on_step)
     give_back(weights)
@@ -73,7 +71,7 @@ def record(
 
 def check_samples(bundle: Bundle, samples: int) -> None:
     """UsageError for fewer samples than a denoiser has timesteps."""
-    least = max(len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS)
+    least = max(steps_of(bundle, name) for name in DENOISERS)
     if samples < least:
         raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
 
@@ -91,17 +89,22 @@ def held_out(prompts: Sequence[str], runs: int = RUNS) -> tuple[Sequence[str], S
     return prompts[:-runs], prompts[-runs:]
 
 
+def steps_of(bundle: Bundle, name: str) -> int:
+    """How often a denoiser runs in a picture by the bundle's schedule."""
+    return len(getattr(bundle.manifest.sampling, name).schedule)
+
+
 def _spread(samples: int, steps: int, prompts: int) -> dict[int, set[int]]:
     """Which steps of which prompts: every timestep as often as any other, give or take one."""
-    found: dict[int, set[int]] = {}
+    chosen: dict[int, set[int]] = {}
     for number in range(min(samples, steps * prompts)):
         step, round_ = number % steps, number // steps
         # Later rounds and later steps start at another prompt, so that no prompt is left out.
         prompt = (step + round_ * max(1, prompts * steps // samples)) % prompts
-        while step in found.get(prompt, set()):
+        while step in chosen.get(prompt, set()):
             prompt = (prompt + 1) % prompts
-        found.setdefault(prompt, set()).add(step)
-    return found
+        chosen.setdefault(prompt, set()).add(step)
+    return chosen
 
 
 def _about(
@@ -112,7 +115,7 @@ def _about(
         for sample in feeds[name]:
             for tensor in sorted(sample):
                 digest.update(np.ascontiguousarray(sample[tensor]).data)
-    kept = max(len(own) for own in feeds.values())  # fewer where the prompts have no more steps
+    kept = max(len(steps) for steps in feeds.values())  # fewer where the prompts have no more steps
     return Calibration(len(prompts), min(samples, kept), seed, digest.hexdigest())
 
 
@@ -132,8 +135,9 @@ class _Recorder:
 
     def keep(self, name: str, step: int, fixed: Tensors, feeds: Feeds) -> None:
         if step in self.wanted[name]:
-            own = {key: np.array(value) for key, value in feeds.items()}
-            self.feeds[name].append({**fixed, **own})
+            # Copies: an engine may write its next results into the arrays it gave.
+            varying = {key: np.array(value) for key, value in feeds.items()}
+            self.feeds[name].append({**fixed, **varying})
 
 
 class _Recording:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantization.backends import BACKENDS, missing_package
 from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
@@ -14,7 +15,7 @@ from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.arguments import Parser, integer, number
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, guarded, installed, subcommand
+from runtimes.console import command, guarded, subcommand
 from runtimes.engines.onnxruntime_device import cpu_flags
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
@@ -29,14 +30,14 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization`."""
-    found = Parser(
+    command_line = Parser(
         prog="python -m quantization",
         description="Make a quantised bundle of an exported one. What was quantised, and what "
         "was not and why, is printed and kept in the new bundle's manifest. "
         "'python -m quantization sensitivity' finds out which weights stand it, "
         "'python -m quantization ranges' how large the values get that fp16 has to hold.",
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add(
         "bundle",
         type=Path,
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} {db:g}" for name, db in TARGETS.items())
         + "; 0: none kept)",
     )
-    add_calibration_options(found)
+    add_calibration_options(command_line)
     add(
         "--overwrite",
         action="store_true",
@@ -78,12 +79,12 @@ def parser() -> argparse.ArgumentParser:
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the record of every weight as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found
+    return command_line
 
 
-def add_calibration_options(found: argparse.ArgumentParser) -> None:
+def add_calibration_options(command_line: argparse.ArgumentParser) -> None:
     """What int8 measures activations on."""
-    add = found.add_argument
+    add = command_line.add_argument
     add(
         "--calibration",
         type=Path,
@@ -145,11 +146,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def require_onnx() -> None:
     """UsageError where what measures ONNX bundles is not installed."""
-    needed = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
-    missing = [name for name in needed if not installed(name)]
-    if missing:
+    if missing := missing_package(BACKENDS["onnx"]):
         raise UsageError(
-            f"{missing[0]} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
+            f"{missing} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
         )
 
 

@@ -50,12 +50,12 @@ def weights(spec: Any) -> list[ProgramWeight]:
 
     Functions (picture sizes) share their weights: each is listed once.
     """
-    found: dict[str, ProgramWeight] = {}
+    listed: dict[str, ProgramWeight] = {}
     for _, function in sorted(spec.mlProgram.functions.items()):
         block = function.block_specializations[function.opset]
         for weight in _weights(block, {value.name for value in function.inputs}):
-            found.setdefault(weight.name, weight)
-    return list(found.values())
+            listed.setdefault(weight.name, weight)
+    return list(listed.values())
 
 
 def _weights(block: Any, inputs: set[str]) -> Iterator[ProgramWeight]:

@@ -5,7 +5,7 @@ Activations stay as they are, fp16 by default: Core ML widens the weights on the
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from quantization.integers import KEPT_GROUP, group_of
 from quantization.recipes import IntegerWeights, Palette, Recipe
 from runtimes.bundle.coreml import WEIGHTS, quiet, rewrite
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 from runtimes.engines.coreml import import_coremltools, read_specification
 from runtimes.errors import RunError, UsageError
 
@@ -38,32 +39,34 @@ def check(source: Path, recipe: Recipe) -> None:
         )
 
 
-def names(source: Path) -> Collection[str]:
-    """The names of a program's weights."""
+def weight_names(source: Path) -> Collection[str]:
+    """The weights of a program that a plan may name, as the program spells them."""
     return {weight.name for weight in weights(read_specification(source))}
 
 
-def compress(source: Path, target: Path, recipe: IntegerWeights | Palette) -> list[Weight]:
+def compress(
+    source: Path, target: Path, recipe: IntegerWeights | Palette, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write a package with its weights as the recipe says; lists every weight, changed or not.
 
     Raises RunError when coremltools leaves a weight as it is.
     """
-    spec, done, configs = read_specification(source), [], {}
+    spec, listed, configs = read_specification(source), [], {}
     for weight in weights(spec):
         if reason := weight.reason or _skipped(weight, recipe):
-            done.append(Weight(weight.name, weight.dtype, reason))
+            listed.append(Weight(weight.name, weight.dtype, reason))
             continue
         stored, configs[weight.name] = _choice(weight, recipe, groups=takes_groups(spec))
-        done.append(Weight(weight.name, stored, ""))
+        listed.append(Weight(weight.name, stored, ""))
     with _scratch(target.parent) as scratch:
         _write(spec, source, target, configs, scratch)
-    made = read_specification(target)
-    left = [weight.name for weight in weights(made) if weight.name in configs]
+    written = read_specification(target)
+    left = [weight.name for weight in weights(written) if weight.name in configs]
     if left:
         raise RunError(f"coremltools left {len(left)} weights as they are, such as '{left[0]}'")
-    _describe(made, spec, recipe.name)
-    rewrite(target, made)
-    return done
+    _describe(written, spec, recipe.name)
+    rewrite(target, written)
+    return listed
 
 
 def _skipped(weight: ProgramWeight, recipe: IntegerWeights | Palette) -> str:
@@ -132,9 +135,9 @@ def _compressed(model: Any, configs: Mapping[str, Any]) -> Any:
         (coreml.palettize_weights, coreml.OpPalettizerConfig),
         (coreml.linear_quantize_weights, coreml.OpLinearQuantizerConfig),
     ):
-        own = {name: config for name, config in configs.items() if isinstance(config, kind)}
-        if own:
-            before, config = model, coreml.OptimizationConfig(op_name_configs=own)
+        chosen = {name: config for name, config in configs.items() if isinstance(config, kind)}
+        if chosen:
+            before, config = model, coreml.OptimizationConfig(op_name_configs=chosen)
             model = action(before, config)
             shutil.rmtree(before.package_path)
     return model
@@ -154,18 +157,22 @@ def _alone(spec: Any, name: str) -> Any:
     return alone
 
 
-def _describe(made: Any, spec: Any, recipe: str) -> None:
+def _describe(written: Any, spec: Any, recipe: str) -> None:
     """What the source says about itself, but for its precision."""
-    made.description.CopyFrom(spec.description)
-    found = made.description.metadata
-    before = found.userDefined["precision"]
-    found.shortDescription = found.shortDescription.replace(f"({before})", f"({recipe})")
-    found.userDefined["precision"] = recipe
+    written.description.CopyFrom(spec.description)
+    metadata = written.description.metadata
+    before = metadata.userDefined["precision"]
+    metadata.shortDescription = metadata.shortDescription.replace(f"({before})", f"({recipe})")
+    metadata.userDefined["precision"] = recipe
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for all that coremltools leaves behind until the process ends: whole models."""
+    """A folder for all that coremltools leaves behind until the process ends: whole models.
+
+    It takes no folder for them, but asks `tempfile` for one: while this lasts, and no longer, that
+    gives places in here.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         before, tempfile.tempdir = tempfile.tempdir, scratch
         try:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir
 from numpy.typing import NDArray
-from onnx import helper
+from onnx_ir import DataType, Graph, Model, Node, TensorType, Value
+from onnx_ir.convenience import create_value_mapping
 
-from quantization.onnx_files import real_locations
+from quantization.onnx_files import add_initializer, real_locations
 from runtimes.engines.base import Feeds, Tensors
 
 Floats = NDArray[np.float32]
@@ -22,18 +23,19 @@ def instrumented(path: Path, axes: Mapping[str, list[int]]) -> Run:
     The maximum is taken over the given axes (none: over all). A run returns the graph's own
     outputs and those maxima. Weights stay in their file: graphs over 2 GB work.
     """
-    model = onnx.load(path, load_external_data=False)
-    outputs = [value.name for value in model.graph.output]
+    model = onnx_ir.load(path)
+    outputs = [value.name or "" for value in model.graph.outputs]
+    values = create_value_mapping(model.graph)
     for name, over in axes.items():
-        model.graph.node.append(helper.make_node("Abs", [name], [f"{name}_abs"]))
-        _reduce(model, "ReduceMax", f"{name}_abs", f"{name}_range", over)
+        absolute = _append(model.graph, "Abs", [values[name]], f"{name}_abs", {})
+        _reduce(model.graph, "ReduceMax", absolute, f"{name}_range", over)
     session = _session(model, path.parent)
 
     def run(feeds: Feeds) -> tuple[Tensors, dict[str, Floats]]:
         names = [*outputs, *(f"{name}_range" for name in axes)]
-        values = session.run(names, dict(feeds))
-        ranges = dict(zip(axes, values[len(outputs) :], strict=True))
-        return dict(zip(outputs, values[: len(outputs)], strict=True)), ranges
+        results = session.run(names, dict(feeds))
+        ranges = dict(zip(axes, results[len(outputs) :], strict=True))
+        return dict(zip(outputs, results[: len(outputs)], strict=True)), ranges
 
     return run
 
@@ -42,10 +44,11 @@ def extremes(
     path: Path, names: Collection[str], feeds: Iterable[Tensors]
 ) -> dict[str, tuple[Floats, Floats]]:
     """The least and the largest value of each named tensor over all feeds."""
-    model = onnx.load(path, load_external_data=False)
+    model = onnx_ir.load(path)
+    values = create_value_mapping(model.graph)
     for name in names:
-        _reduce(model, "ReduceMin", name, f"{name}_least", [])
-        _reduce(model, "ReduceMax", name, f"{name}_largest", [])
+        _reduce(model.graph, "ReduceMin", values[name], f"{name}_least", [])
+        _reduce(model.graph, "ReduceMax", values[name], f"{name}_largest", [])
     session, count = _session(model, path.parent), len(names)
     wanted = [f"{name}_{which}" for which in ("least", "largest") for name in names]
     rows = np.array([session.run(wanted, dict(sample)) for sample in feeds], np.float32)
@@ -56,23 +59,32 @@ def extremes(
     }
 
 
-def _reduce(model: onnx.ModelProto, kind: str, name: str, result: str, over: list[int]) -> None:
+def _reduce(graph: Graph, kind: str, value: Value, name: str, over: list[int]) -> None:
     """Have the graph give a reduction of a tensor over some axes (none: over all), too."""
-    inputs = [name]
+    inputs = [value]
     if over:
-        inputs.append(f"{result}_axes")
-        tensor = helper.make_tensor(inputs[1], onnx.TensorProto.INT64, [len(over)], over)
-        model.graph.initializer.append(tensor)
-    model.graph.node.append(helper.make_node(kind, inputs, [result], keepdims=0))
-    model.graph.output.append(helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, None))
+        axes = onnx_ir.tensor(np.array(over, np.int64), name=f"{name}_axes")
+        inputs.append(add_initializer(graph, axes))
+    graph.outputs.append(_append(graph, kind, inputs, name, {"keepdims": 0}))
 
 
-def _session(model: onnx.ModelProto, folder: Path) -> Any:
+def _append(
+    graph: Graph, kind: str, inputs: list[Value], name: str, attributes: Mapping[str, int]
+) -> Value:
+    """The fp32 result, called `name`, of a new node at the end of a graph."""
+    integers = [onnx_ir.AttrInt64(key, value) for key, value in attributes.items()]
+    node = Node("", kind, inputs, integers, name=name)
+    graph.append(node)
+    node.outputs[0].name, node.outputs[0].type = name, TensorType(DataType.FLOAT)
+    return node.outputs[0]
+
+
+def _session(model: Model, folder: Path) -> Any:
     """A session of a graph whose external data lies in `folder`."""
     import onnxruntime
 
-    folder = real_locations(model, folder)
-
+    proto = onnx_ir.to_proto(model)  # names the files of its weights, and reads none
+    folder = real_locations(proto, folder)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Maxima are taken as soon as they can be: the default order keeps every value until the end.
@@ -81,15 +93,15 @@ def _session(model: onnx.ModelProto, folder: Path) -> Any:
         "session.model_external_initializers_file_folder_path", str(folder)
     )
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
 def channel_ranges(path: Path, names: Iterable[str], feeds: Iterable[Tensors]) -> dict[str, Floats]:
     """The largest absolute value per channel of the named tensors (B,C,H,W) over all feeds."""
     run = instrumented(path, {name: [0, 2, 3] for name in names})
-    found: dict[str, Floats] = {}
+    ranges: dict[str, Floats] = {}
     for sample in feeds:
         for name, largest in run(sample)[1].items():
-            found[name] = np.maximum(found.get(name, largest), largest)
-    return found
+            ranges[name] = np.maximum(ranges.get(name, largest), largest)
+    return ranges

@@ -42,5 +42,5 @@ def group_of(inputs: int, group: int) -> int:
     0, a scale per output channel, where none does or the group is all inputs.
     """
     sizes = range(group, max(group // 4, 1) - 1, -1)
-    found = next((size for size in sizes if inputs % size == 0), 0)
-    return 0 if found == inputs else found
+    divisor = next((size for size in sizes if inputs % size == 0), 0)
+    return 0 if divisor == inputs else divisor

@@ -5,46 +5,54 @@ nncf.compress_weights (3.4) and onnxruntime's MatMulNBits cover matrix products 
 DequantizeLinear runs on ONNX Runtime and OpenVINO alike.
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir
 from numpy.typing import NDArray
-from onnx_ir import DataType, Node, Value
+from onnx_ir import DataType, Node
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
-from quantization.onnx_files import load_ir
+from quantization.onnx_files import add_initializer, load, save
 from quantization.recipes import IntegerWeights
 from quantization.roles import Use, uses
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
+from runtimes.errors import RunError
 
 OPSET = 21  # blocked DequantizeLinear, and four-bit types
 
 
-def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list[Weight]:
+def quantize_weights(
+    source: Path, target: Path, recipe: IntegerWeights, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
+    model = load(source)
+    weights = compress(model, recipe)
+    save(model, target)
+    return weights
+
+
+def weight_names(source: Path) -> Collection[str]:
+    """The weights of a graph that a recipe could quantise."""
+    return {use.weight for use in uses(onnx_ir.load(source)) if not use.reason}
+
+
+def compress(model: onnx_ir.Model, recipe: IntegerWeights) -> list[Weight]:
+    """Put integer weights into a graph; lists every weight, changed or not.
+
+    Raises RunError where the graph cannot be brought to an opset that has them.
+    """
     from onnxscript import version_converter
 
-    found = list(uses(onnx.load(source, load_external_data=False)))
-    model = load_ir(source)
-    if model.opset_imports[""] < OPSET:
+    weights = list(uses(model))  # before the converter, which may rename nodes
+    if (before := model.opset_imports[""]) < OPSET:
         version_converter.convert_version(model, OPSET)
-    done = [_quantize(model, use, recipe) for use in found]
-    save(model, target)
-    return done
-
-
-def save(model: onnx_ir.Model, path: Path) -> None:
-    """Write a graph the way the exporter does: weights of 1 MB and more in one file beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    if total < 1 << 20:
-        onnx_ir.external_data.load_to_model(model)  # what is left of the source's file
-        onnx_ir.save(model, path)
-    else:
-        onnx_ir.save(model, path, external_data=f"{path.name}.data", size_threshold_bytes=1 << 10)
-    onnx.checker.check_model(str(path), full_check=True)
+        # The converter leaves a graph as it is where it does not know an operator's way.
+        if model.opset_imports[""] < OPSET:
+            raise RunError(f"{model.graph.name}: no way from opset {before} to {OPSET}")
+    return [_quantize(model, use, recipe) for use in weights]
 
 
 def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
@@ -78,9 +86,9 @@ def _insert(
     """Put the integers, their scale and a DequantizeLinear in the weight's place."""
     name, graph = use.weight, model.graph
     value = graph.initializers[name]
-    stored = _initializer(graph, _tensor(integers, bits, f"{name}_int{bits}"))
+    stored = add_initializer(graph, _tensor(integers, bits, f"{name}_int{bits}"))
     # Stored in fp16: with groups of 32 in fp32 scales take a fifth of the file. Engines fold it.
-    step = _initializer(graph, onnx_ir.tensor(scale, name=f"{name}_scale"))
+    step = add_initializer(graph, onnx_ir.tensor(scale, name=f"{name}_scale"))
     widen = Node(
         "", "Cast", [step], [onnx_ir.AttrInt64("to", DataType.FLOAT)], name=f"{name}_scale_cast"
     )
@@ -98,14 +106,6 @@ def _insert(
     graph.insert_before(first, [widen, node])
     value.replace_all_uses_with(output)
     del graph.initializers[name]
-
-
-def _initializer(graph: onnx_ir.Graph, tensor: onnx_ir.TensorProtocol) -> Value:
-    shape = onnx_ir.Shape(tensor.shape.numpy())
-    kind = onnx_ir.TensorType(tensor.dtype)
-    value = Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def _tensor(integers: NDArray[np.int8], bits: int, name: str) -> onnx_ir.TensorProtocol:

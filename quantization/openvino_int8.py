@@ -23,6 +23,9 @@ from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
 
+# What nncf calls the multiplications that SmoothQuant inserts.
+_SMOOTHED = "nncf_smooth_quant"
+
 
 def quantize_int8(
     source: Path, target: Path, recipe: Int8, feeds: Sequence[Tensors]
@@ -30,30 +33,33 @@ def quantize_int8(
     """Write `source` as `target` with FakeQuantize in front of what is int8, and int8 weights.
 
     nncf by itself also quantises sums and products of activations: here it gets the convolutions
-    and products by weights that `uses` has no reason against, and nothing else.
+    and products by weights that `uses` has no reason against, and nothing else. Raises RunError
+    where nncf smooths nothing, or leaves in float what it was to quantise.
     """
     model = read(source)
-    found = list(uses(model))
-    narrow = _weights_only(found, recipe)
+    weights = list(uses(model))
+    narrow = _weights_only(weights, recipe)
     aside = {*recipe.skip, *narrow}
-    wanted = {use.node for use in found if not use.reason and use.weight not in aside}
+    wanted = {use.node for use in weights if not use.reason and use.weight not in aside}
     if wanted:
-        done = _by_nncf(model, wanted, recipe.smoothing, feeds)
-        _restore(done, model, [use for use in found if use.node not in wanted])
-        _name(done, [use for use in found if use.node in wanted])
-        del done.rt_info["nncf"]  # its options, with the names of all nodes it left alone
-        model = done
-    others = {use.weight for use in found} - narrow
+        quantised = _by_nncf(model, wanted, recipe.smoothing, feeds)
+        if recipe.smoothing > 0:
+            _check_smoothed(quantised, source)
+        _restore(quantised, model, [use for use in weights if use.node not in wanted])
+        _name(quantised, [use for use in weights if use.node in wanted])
+        del quantised.rt_info["nncf"]  # its options, with the names of all nodes it left alone
+        model = quantised
+    others = {use.weight for use in weights} - narrow
     rest = IntegerWeights("int8-weights", 8, KEPT_GROUP, skip=tuple(others))
     kept = {w.name: w for w in compress(model, rest) if w.name in narrow}
     save(model, target)
-    return [kept.get(use.weight) or _entry(use, recipe) for use in found]
+    return [kept.get(use.weight) or _entry(use, recipe) for use in weights]
 
 
-def _weights_only(found: Sequence[Use], recipe: Int8) -> set[str]:
+def _weights_only(weights: Sequence[Use], recipe: Int8) -> set[str]:
     """The plan's exceptions, and upsampling: under 2 % of the work."""
     upsampling = {
-        use.weight for use in found if use.kind == "ConvolutionBackpropData" and not use.reason
+        use.weight for use in weights if use.kind == "ConvolutionBackpropData" and not use.reason
     }
     return {*recipe.keep, *upsampling} - set(recipe.skip)
 
@@ -96,6 +102,12 @@ def _by_nncf(
         )
 
 
+def _check_smoothed(model: Any, source: Path) -> None:
+    """RunError where SmoothQuant has inserted no scale: int8 would be a few dB worse, unsaid."""
+    if not any(_SMOOTHED in node.get_friendly_name() for node in model.get_ops()):
+        raise RunError(f"{source}: nncf smoothed nothing; a plan with smoothing = 0 does without")
+
+
 def _restore(model: Any, source: Any, others: Sequence[Use]) -> None:
     """Give back what SmoothQuant, which knows no ignored scope, has scaled besides."""
     import openvino.opset15 as ops
@@ -106,8 +118,8 @@ def _restore(model: Any, source: Any, others: Sequence[Use]) -> None:
         if use.kind not in ("Convolution", "MatMul"):
             continue
         data = before[use.node].input_value(0)
-        origin = nodes[data.get_node().get_friendly_name()].output(data.get_index())
-        nodes[use.node].input(0).replace_source_output(origin)
+        unscaled = nodes[data.get_node().get_friendly_name()].output(data.get_index())
+        nodes[use.node].input(0).replace_source_output(unscaled)
         values = weight_values(weight_input(before[use.node]))
         weight_input(nodes[use.node]).replace_source_output(
             ops.constant(values, name=use.weight).output(0)
@@ -120,6 +132,7 @@ def _name(model: Any, done: Sequence[Use]) -> None:
     for use in done:
         scaled = weight_input(nodes[use.node]).get_source_output().get_node()
         wide = scaled.input_value(0).get_node()
+        # nncf stores integers behind a Convert; without one, the weight itself is still there.
         stored = wide.input_value(0).get_node() if wide.get_input_size() else wide
         if stored.get_element_type().to_string() != "i8":
             raise RunError(f"nncf left {use.weight} in {stored.get_element_type().to_string()}")
@@ -132,10 +145,9 @@ def _name(model: Any, done: Sequence[Use]) -> None:
 @contextlib.contextmanager
 def quiet_nncf() -> Iterator[Any]:
     """nncf without progress bars and notices, and without its reports to a third party."""
-    # Read when nncf is first imported: else it sends what it is used for to Google Analytics.
-    os.environ.setdefault("NNCF_CI", "1")
     with contextlib.redirect_stdout(io.StringIO()):
-        import nncf
+        with _no_reports():
+            import nncf
 
         logger = logging.getLogger("nncf")
         level = logger.level
@@ -144,3 +156,20 @@ def quiet_nncf() -> Iterator[Any]:
             yield nncf
         finally:
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_reports() -> Iterator[None]:
+    """The environment in which nncf is imported without telling Google Analytics of its uses.
+
+    It looks once, when it is first imported; nothing else of the process should see the variable.
+    """
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before

@@ -6,7 +6,7 @@ these graphs, in eight bits.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
-from quantization.recipes import IntegerWeights
+from quantization.recipes import Float16, IntegerWeights
 from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, Use
 from runtimes.bundle.manifest import Weight
+from runtimes.engines.base import Tensors
 
 # Where a weight's output channels are, and where the inputs that are summed over.
 _AXES = {
@@ -29,29 +30,38 @@ _DEPTHWISE = ("GroupConvolution", "GroupConvolutionBackpropData")
 _SHAPING = ("Reshape", "Unsqueeze", "Squeeze", "Convert")
 
 
-def quantize_weights(source: Path, target: Path, recipe: IntegerWeights) -> list[Weight]:
+def quantize_weights(
+    source: Path, target: Path, recipe: IntegerWeights, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
     model = read(source)
-    done = compress(model, recipe)
+    weights = compress(model, recipe)
     save(model, target)
-    return done
+    return weights
 
 
-def quantize_fp16(source: Path, target: Path) -> list[Weight]:
+def quantize_fp16(
+    source: Path, target: Path, recipe: Float16, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
     """Write `source` as `target` with its constants in fp16, as the exporter does.
 
     OpenVINO widens them when it loads, and keeps those that fp16 cannot hold; lists the weights.
     """
     import openvino
 
-    found = [use.weight for use in uses(read(source))]
+    names = [use.weight for use in uses(read(source))]
     openvino.save_model(read(source), str(target), compress_to_fp16=True)
     stored = {use.weight: kind for use, kind in _typed_uses(read(target))}
     reason = "fp16 cannot hold its values"
     return [
         Weight(name, "float16", "") if stored[name] == "f16" else Weight(name, "float32", reason)
-        for name in found
+        for name in names
     ]
+
+
+def weight_names(source: Path) -> Collection[str]:
+    """The weights of a graph that a plan may name."""
+    return {use.weight for use in uses(read(source))}
 
 
 def read(path: Path) -> Any:
@@ -77,12 +87,12 @@ def uses(model: Any) -> Iterator[Use]:
 def compress(model: Any, recipe: IntegerWeights) -> list[Weight]:
     """Put integer weights into an openvino.Model; lists every weight, changed or not."""
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
-    made: dict[str, Any] = {}
-    done = []
+    widened: dict[str, Any] = {}
+    weights = []
     for use in list(uses(model)):
         reason = use.reason or ("the plan skips it" if use.weight in recipe.skip else "")
         if reason:
-            done.append(Weight(use.weight, "float32", reason))
+            weights.append(Weight(use.weight, "float32", reason))
             continue
         port = weight_input(nodes[use.node])
         bits, group = recipe.bits, recipe.group
@@ -90,12 +100,12 @@ def compress(model: Any, recipe: IntegerWeights) -> list[Weight]:
         if use.weight in recipe.keep or max(port.get_shape()[2:], default=1) > 1:
             bits, group = 8, KEPT_GROUP
         group = group_of(port.get_shape()[use.input_axis], group)
-        if use.weight not in made:  # else shared, and done for an earlier node
-            made[use.weight] = _widened(use, weight_values(port), bits, group)
-        port.replace_source_output(made[use.weight])
+        if use.weight not in widened:  # else shared, and done for an earlier node
+            widened[use.weight] = _widened(use, weight_values(port), bits, group)
+        port.replace_source_output(widened[use.weight])
         blocks = f"groups of {group}" if group else "per channel"
-        done.append(Weight(use.weight, f"int{bits} weights, {blocks}", ""))
-    return done
+        weights.append(Weight(use.weight, f"int{bits} weights, {blocks}", ""))
+    return weights
 
 
 def weight_input(node: Any) -> Any:
@@ -172,8 +182,8 @@ def _widened(use: Use, weight: NDArray[np.float32], bits: int, group: int) -> An
     step = ops.constant(scale, name=f"{name}_scale")
     wide = ops.convert(stored, "f32", name=f"{name}_wide")
     wide_step = ops.convert(step, "f32", name=f"{name}_scale_wide")
-    found = ops.multiply(wide, wide_step, name=f"{name}_float")
+    values = ops.multiply(wide, wide_step, name=f"{name}_float")
     if group:
         sides = ops.constant(np.array(shape, np.int64), name=f"{name}_shape")
-        found = ops.reshape(found, sides, special_zero=False, name=f"{name}_reshaped")
-    return found.output(0)
+        values = ops.reshape(values, sides, special_zero=False, name=f"{name}_reshaped")
+    return values.output(0)

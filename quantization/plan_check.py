@@ -2,21 +2,13 @@
 
 import difflib
 import math
+from pathlib import Path
 
-from quantization.backends import (
-    CHECKS,
-    HANDLERS,
-    MODULES,
-    PACKAGES,
-    SOURCES,
-    SPELLINGS,
-    WEIGHT_NAMES,
-)
-from quantization.calibration import DENOISERS
+from quantization.backends import Backend, backend_of, missing_package
 from quantization.plan_file import exceptions
 from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
-from runtimes.console import installed
 from runtimes.errors import UsageError
 
 
@@ -27,68 +19,64 @@ def check_plan(
 
     Raises UsageError for a bundle, plan, or target that cannot be served.
     """
-    manifest = bundle.manifest
-    sources = SOURCES.get(manifest.backend, ("fp32",))
-    if manifest.quantization or manifest.precision not in sources:
+    manifest, backend = bundle.manifest, backend_of(bundle)
+    if manifest.quantization or manifest.precision not in backend.sources:
         raise UsageError(
-            f"{bundle.folder} is {manifest.precision} already; quantise the {' or '.join(sources)} "
-            "bundle instead"
+            f"{bundle.folder} is {manifest.precision} already; quantise the "
+            f"{' or '.join(backend.sources)} bundle instead"
         )
-    found = {}
+    recipes = {}
     for name in manifest.graphs:
         recipe = plan.get(name)
         if recipe is not None:
-            _check_recipe(bundle, name, recipe, f"{source} {precision}", source)
-            found[name] = recipe
-    if not found:
+            _check_recipe(bundle, backend, name, recipe, f"{source} {precision}", source)
+            recipes[name] = recipe
+    if not recipes:
         held = ", ".join(manifest.graphs)
         raise UsageError(f"{source}: it has a recipe for no graph of {bundle.folder} ({held})")
-    if precision not in {recipe.name for recipe in found.values()}:
-        used = ", ".join(dict.fromkeys(recipe.name for recipe in found.values()))
+    if precision not in {recipe.name for recipe in recipes.values()}:
+        used = ", ".join(dict.fromkeys(recipe.name for recipe in recipes.values()))
         raise UsageError(
             f"{source}: precision is '{precision}', which names the bundle, and no graph gets it; "
             f"they get {used}"
         )
-    _check_whole(bundle, found, target_db)
-    return found
+    _check_whole(bundle, recipes, target_db)
+    return recipes
 
 
-def _check_recipe(bundle: Bundle, name: str, recipe: Recipe, asked: str, source: str) -> None:
-    backend, file = bundle.manifest.backend, bundle.manifest.graphs[name].file
-    if (backend, type(recipe)) not in HANDLERS:
-        has = [p for p, plan in PRESETS.items() if (backend, type(plan["stage_b"])) in HANDLERS]
+def _check_recipe(
+    bundle: Bundle, backend: Backend, name: str, recipe: Recipe, asked: str, source: str
+) -> None:
+    """UsageError for a recipe that cannot be carried out on the graph `name` of a bundle."""
+    format_, graph = bundle.manifest.backend, bundle.path(bundle.manifest.graphs[name].file)
+    if type(recipe) not in backend.handlers:
+        has = [p for p, plan in PRESETS.items() if type(plan["stage_b"]) in backend.handlers]
         raise UsageError(
-            f"{asked}: {recipe.name} is not available for {backend} bundles ({name}), which have "
+            f"{asked}: {recipe.name} is not available for {format_} bundles ({name}), which have "
             f"{', '.join(has)}"
         )
-    _check_packages(backend)
-    _check_names(bundle, name, recipe, source)
-    if backend in CHECKS:
-        CHECKS[backend](bundle.path(file), recipe)
-
-
-def _check_packages(backend: str) -> None:
-    """UsageError where what the backend's handlers are made of is not installed."""
-    missing = [name for name in PACKAGES[backend] if not installed(MODULES.get(name, name))]
-    if missing:
+    # Before the names: reading the weights of a graph takes the packages.
+    if missing := missing_package(backend):
         raise UsageError(
-            f"{missing[0]} is not installed, which quantises {backend} bundles: pip install "
-            f"'wuerstchen-export[quantization,{'cpu' if backend == 'onnx' else backend}]'"
+            f"{missing} is not installed, which quantises {format_} bundles: pip install "
+            f"'wuerstchen-export[quantization,{backend.extra}]'"
         )
+    _check_names(backend, graph, name, recipe, source)
+    backend.check(graph, recipe)
 
 
-def _check_names(bundle: Bundle, name: str, recipe: Recipe, source: str) -> None:
+def _check_names(backend: Backend, graph: Path, name: str, recipe: Recipe, source: str) -> None:
     """UsageError for an exception that names no weight of the graph, or one weight twice."""
-    if not exceptions(recipe):
-        return
-    backend, file = bundle.manifest.backend, bundle.manifest.graphs[name].file
-    known, spelled = WEIGHT_NAMES[backend](bundle.path(file)), SPELLINGS.get(backend, str)
-    given = exceptions(recipe)
-    for index, weight in enumerate(given):
-        if weight in given[:index]:
+    named = exceptions(recipe)
+    if not named:
+        return  # the graph need not be read
+    known = backend.weight_names(graph)
+    for index, weight in enumerate(named):
+        if weight in named[:index]:
             raise UsageError(f"{source}: [{name}] names '{weight}' twice; keep it or skip it")
-        if spelled(weight) not in known:
-            near = difflib.get_close_matches(spelled(weight), known, 1)
+        spelled = backend.spelling(weight)
+        if spelled not in known:
+            near = difflib.get_close_matches(spelled, known, 1)
             hint = f"; the nearest is '{near[0]}'" if near else ""
             raise UsageError(
                 f"{source}: [{name}] names '{weight}', which is no weight of {name} that a recipe "

@@ -1,59 +1,81 @@
 """The picture `sensitivity` draws: who does the damage, when, and what keeping them buys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantization.search import Found
-from quantization.sensitivity import decibels
+from quantization.search import Outcome
+from quantization.sensitivity import Damage, Point, decibels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 _SHOWN = 24  # groups in the ranking
 _PLANS, _OTHERS, _TARGET = "tab:blue", "tab:orange", "0.5"
 
 
-def plot(path: Path, found: Mapping[str, Found], title: str, target_db: float | None) -> None:
+def plot(path: Path, outcomes: Mapping[str, Outcome], title: str, target_db: float | None) -> None:
     """Write a PNG: per denoiser the ranking, the damage over timesteps, the size/quality plane."""
-    import matplotlib
+    # Not pyplot, which would choose a window system for the whole process.
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        len(found), 3, figsize=(17, 6.5 * len(found)), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(17, 6.5 * len(outcomes)), layout="constrained")
+    axes = figure.subplots(len(outcomes), 3, squeeze=False)
     figure.suptitle(title)
-    for row, (name, own) in zip(axes, found.items(), strict=True):
-        ranked = own.damages[:_SHOWN]
-        names = [damage.group for damage in ranked]
-        row[0].barh(names, [damage.worst_db for damage in ranked], color=_PLANS)
-        row[0].invert_yaxis()
-        row[0].set(title=f"{name}: each group alone", xlabel="SQNR of the worst step, dB")
-        steps = np.array([[decibels(noise) for noise in damage.noise] for damage in ranked])
-        image = row[1].imshow(steps, aspect="auto", cmap="viridis", interpolation="nearest")
-        row[1].set_yticks(range(len(names)), names)
-        row[1].set(title=f"{name}: over the judged steps", xlabel="step, run after run")
+    for row, (name, outcome) in zip(axes, outcomes.items(), strict=True):
+        ranked = outcome.damages[:_SHOWN]
+        _ranking(row[0], name, ranked)
+        image = _timesteps(row[1], name, ranked)
         figure.colorbar(image, ax=row[1], label="SQNR, dB")
-        _plane(row[2], name, own, target_db)
+        _plane(row[2], name, outcome.plane, target_db)
         for axis in row[:2]:
             axis.tick_params(axis="y", labelsize=7)
     figure.savefig(path, dpi=100)
-    pyplot.close(figure)
 
 
-def _plane(axis, name: str, own: Found, target_db: float | None) -> None:  # type: ignore[no-untyped-def]
-    plans = [point for point in own.plane if point.label.startswith(("plan", "uniform"))]
-    others = [point for point in own.plane if point not in plans]
+def _ranking(axis: "Axes", name: str, ranked: Sequence[Damage]) -> None:
+    """A bar per group, the most harmful on top."""
+    names, worst = [damage.group for damage in ranked], [damage.worst_db for damage in ranked]
+    axis.barh(names, worst, color=_PLANS)
+    axis.invert_yaxis()
+    axis.set(title=f"{name}: each group alone", xlabel="SQNR of the worst step, dB")
+
+
+def _timesteps(axis: "Axes", name: str, ranked: Sequence[Damage]) -> "AxesImage":
+    """A line per group, a column per judged step; returns the image, for its colour bar."""
+    levels = np.array([[decibels(noise) for noise in damage.noise] for damage in ranked])
+    image = axis.imshow(levels, aspect="auto", cmap="viridis", interpolation="nearest")
+    axis.set_yticks(range(len(ranked)), [damage.group for damage in ranked])
+    axis.set(title=f"{name}: over the judged steps", xlabel="step, run after run")
+    return image
+
+
+def _plane(axis: "Axes", name: str, points: Sequence[Point], target_db: float | None) -> None:
+    """Plans as a line, other recipes as marks; x is bytes, where keeping weights changes those.
+
+    int8 with and without a weight's activations takes the same room: there x is the share of
+    values that are computed in the precision.
+    """
+    plans = [point for point in points if point.label.startswith(("plan", "uniform"))]
+    others = [point for point in points if point not in plans]
     by_size = len({point.bytes for point in plans}) > len(plans) // 2
 
-    def x(points: list) -> list[float]:  # type: ignore[type-arg]
-        return [p.bytes / 1e6 if by_size else 100 * (1 - p.kept) for p in points]
+    def x(shown: Sequence[Point]) -> list[float]:
+        return [p.bytes / 1e6 if by_size else 100 * (1 - p.kept) for p in shown]
 
     axis.plot(x(plans), [p.worst_db for p in plans], "o-", color=_PLANS, label="plans")
     axis.plot(x(others), [p.worst_db for p in others], "s", color=_OTHERS, label="uniform")
-    for point, at in zip(own.plane, x(list(own.plane)), strict=True):
-        axis.annotate(point.label, (at, point.worst_db), textcoords="offset points",
-                      xytext=(6, -9), fontsize=7)  # fmt: skip
+    for point, at in zip(points, x(points), strict=True):
+        axis.annotate(
+            point.label,
+            (at, point.worst_db),
+            textcoords="offset points",
+            xytext=(6, -9),
+            fontsize=7,
+        )
     if target_db:
         axis.axhline(target_db, color=_TARGET, linestyle="--", label=f"target {target_db:g} dB")
     label = "MB of the graph" if by_size else "values computed in the precision, %"

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantization.backends import HANDLERS, PACKAGES
-from quantization.calibration import DENOISERS, Samples, check_samples, held_out, record
+from quantization.backends import backend_of
+from quantization.calibration import Samples, check_samples, held_out, record
 from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
-from runtimes.bundle.manifest import GOLDEN_FILE, Graph, Manifest, Quantization
+from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.readme import bundle_readme
 from runtimes.bundle.write import atomic_folder, check_output, check_space, seal
@@ -75,9 +75,9 @@ def quantize(
         from quantization.search import judged_runs, search  # looks into ONNX graphs
 
         runs = judged_runs(bundle, judged, progress)
-        found = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
-        plan |= {name: own.recipe for name, own in found.items()}
-        worst = {name: own.worst_db for name, own in found.items()}
+        outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
+        plan |= {name: outcome.recipe for name, outcome in outcomes.items()}
+        worst = {name: outcome.worst_db for name, outcome in outcomes.items()}
     with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, progress)
     open_bundle(output)
@@ -111,7 +111,7 @@ def _write(
         precision=request.precision,
         graphs=graphs,
         files={},
-        tools=bundle.manifest.tools | _tools(bundle.manifest.backend),
+        tools=bundle.manifest.tools | _tools(bundle),
         quantization=records,
         calibration=samples.about if samples else None,
     )
@@ -126,11 +126,11 @@ def _graph(
     """A graph without a weight to quantise stays as it is; a denoiser must have some."""
     graph, files = bundle.graph(name), bundle.files_of(name)
     before = sum(file.size for file in files.values())
-    handler = HANDLERS[bundle.manifest.backend, type(recipe)]
+    handler = backend_of(bundle).handlers[type(recipe)]
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
-        made = Path(scratch) / "graph" / PurePosixPath(graph.file).name
-        made.parent.mkdir()
-        weights = tuple(handler(bundle.path(graph.file), made, recipe, feeds))
+        written = Path(scratch) / "graph" / PurePosixPath(graph.file).name
+        written.parent.mkdir()
+        weights = tuple(handler(bundle.path(graph.file), written, recipe, feeds))
         if all(weight.reason for weight in weights):
             if name in DENOISERS:
                 raise RunError(
@@ -138,10 +138,10 @@ def _graph(
                 )
             _copy(bundle, folder, files)
             return graph, Quantization(graph.precision, weights, before, before)
-        after = _bytes(made.parent)
+        after = _bytes(written.parent)
         target = (folder / graph.file).parent
         target.mkdir(parents=True, exist_ok=True)
-        for path in made.parent.iterdir():
+        for path in written.parent.iterdir():
             os.rename(path, target / path.name)
     record = Quantization(recipe.name, weights, before, after)
     return dataclasses.replace(graph, precision=recipe.name), record
@@ -176,5 +176,5 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _tools(backend: str) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in PACKAGES[backend]}
+def _tools(bundle: Bundle) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in backend_of(bundle).packages}

@@ -1,10 +1,11 @@
 """How large every value of every graph gets over full runs: what fp16's 65504 has to hold."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
+import onnx_ir
 
 from quantization.instrumented import Run, instrumented
 from quantization.onnx_fp16 import half_nodes
@@ -45,10 +46,10 @@ def ranges(
     seed = options.seed if isinstance(options.seed, int) else 0
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         for index, prompt in enumerate(prompts):
-            own = {**vars(options), "seed": seed + index}
             on_step = progress.runs("runs", index, len(prompts))
-            pipeline([prompt], "", Options(**own), on_step=on_step)
-    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+            seeded = dataclasses.replace(options, seed=seed + index)
+            pipeline([prompt], "", seeded, on_step=on_step)
+    return [node for name in bundle.manifest.graphs for node in graphs.ranges(name)]
 
 
 def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT) -> list[Range]:
@@ -76,7 +77,7 @@ def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT)
         engine.run(feeds)
         engine.close()
         progress.step("graphs", number, len(bundle.manifest.graphs))
-    return [found for name in bundle.manifest.graphs for found in graphs.ranges(name)]
+    return [node for name in bundle.manifest.graphs for node in graphs.ranges(name)]
 
 
 def _number(side: int | str, sides: dict[str, int]) -> int:
@@ -95,37 +96,38 @@ class _Measured:
         self._largest: dict[str, dict[str, float]] = {name: {} for name in bundle.manifest.graphs}
 
     def open(self, name: str) -> Engine:
-        path = self._bundle.path(self._bundle.graph(name).file)
         values: dict[str, list[int]] = {
-            value: [] for node in self._nodes(name) for value in node.output
+            value: [] for node in _float_nodes(self._model(name)) for value in _names(node)
         }
+        path = self._bundle.path(self._bundle.graph(name).file)
         return _Measuring(instrumented(path, values), self._largest[name])
 
     def ranges(self, name: str) -> list[Range]:
-        path = self._bundle.path(self._bundle.graph(name).file)
-        model = onnx.load(path, load_external_data=False)
+        model = self._model(name)
         half = set() if name in CONDITION_GRAPHS else half_nodes(model)
         return [
             Range(
                 name,
-                node.name,
+                node.name or "",
                 node.op_type,
-                max(self._largest[name].get(value, 0.0) for value in node.output),
+                max(self._largest[name].get(value, 0.0) for value in _names(node)),
                 "fp16" if node.name in half else "fp32",
             )
-            for node in self._nodes(name)
+            for node in _float_nodes(model)
         ]
 
-    def _nodes(self, name: str) -> list[onnx.NodeProto]:
-        """Nodes whose outputs are fp32 tensors."""
-        path = self._bundle.path(self._bundle.graph(name).file)
-        graph = onnx.load(path, load_external_data=False).graph
-        floats = {
-            value.name
-            for value in (*graph.value_info, *graph.output)
-            if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-        }
-        return [node for node in graph.node if floats.issuperset(node.output)]
+    def _model(self, name: str) -> onnx_ir.Model:
+        return onnx_ir.load(self._bundle.path(self._bundle.graph(name).file))
+
+
+def _float_nodes(model: onnx_ir.Model) -> list[onnx_ir.Node]:
+    """Nodes whose outputs are fp32 tensors."""
+    float32 = onnx_ir.DataType.FLOAT
+    return [node for node in model.graph if all(value.dtype == float32 for value in node.outputs)]
+
+
+def _names(node: onnx_ir.Node) -> list[str]:
+    return [value.name or "" for value in node.outputs]
 
 
 class _Measuring:
@@ -138,8 +140,8 @@ class _Measuring:
         self._run, self._largest = run, largest
 
     def run(self, feeds: Feeds) -> Tensors:
-        outputs, found = self._run(feeds)
-        for name, value in found.items():
+        outputs, largest = self._run(feeds)
+        for name, value in largest.items():
             self._largest[name] = float(np.maximum(self._largest.get(name, 0.0), value))
         return outputs
 

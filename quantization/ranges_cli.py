@@ -20,13 +20,13 @@ Report = Callable[[str], None]
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization ranges`."""
-    found = Parser(
+    command_line = Parser(
         prog="python -m quantization ranges",
         description="Run every graph on full runs and record the largest absolute value of every "
         "node. The fp16 recipe keeps in fp32 what comes near 65504; exit code 1 says that a node "
         "it computes in fp16 does not fit.",
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add("--calibration", type=Path, metavar="FILE", help="prompts, one a line (default: own list)")
     add(
@@ -39,12 +39,12 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=integer, default=0, help="seed of the first run (default: 0)")
     add("--steps", type=integer, help="even Stage C steps (default: the bundle's schedule)")
     add("--decoder-steps", type=integer, help="even Stage B steps (default: the bundle's schedule)")
-    add_size_options(found)
+    add_size_options(command_line)
     add("-o", "--output", type=Path, metavar="FILE", help="JSON file to write with every node")
     add("--top", type=integer, default=3, help="nodes to print per graph and type (default: 3)")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found
+    return command_line
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,14 +70,14 @@ def _run(args: argparse.Namespace) -> int:
         width=args.width,
     )
     if args.normal_inputs:
-        found = normal_ranges(bundle, options, progress_of(args))
+        measured = normal_ranges(bundle, options, progress_of(args))
     else:
-        found = ranges(bundle, prompts[: args.runs], options, progress_of(args))
+        measured = ranges(bundle, prompts[: args.runs], options, progress_of(args))
     report: Report = (lambda line: None) if args.quiet else print
     for graph in bundle.manifest.graphs:
-        _report(graph, [r for r in found if r.graph == graph], args.top, report)
+        _report(graph, [r for r in measured if r.graph == graph], args.top, report)
     if args.output is not None:
-        nodes = [dataclasses.asdict(r) for r in found]
+        nodes = [dataclasses.asdict(r) for r in measured]
         about = {
             "model": bundle.manifest.model.id,
             "runs": 0 if args.normal_inputs else args.runs,
@@ -85,19 +85,21 @@ def _run(args: argparse.Namespace) -> int:
         }
         args.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         report(f"wrote {args.output}")
-    over = [r for r in found if r.precision == "fp16" and not r.largest <= LARGEST_FP16]
+    # Not `>`: a NaN does not fit either.
+    over = [r for r in measured if r.precision == "fp16" and not r.largest <= LARGEST_FP16]
     if over:
         report(f"{len(over)} nodes do not fit fp16, the first: {over[0].graph} {over[0].node}")
     return 1 if over else 0
 
 
-def _report(graph: str, found: list[Range], top: int, report: Report) -> None:
+def _report(graph: str, measured: list[Range], top: int, report: Report) -> None:
+    """Print a graph's nodes per type, those with the largest values first."""
     for precision in ("fp16", "fp32"):
-        own = sorted((r for r in found if r.precision == precision), key=lambda r: -r.largest)
-        if not own:
+        nodes = sorted((r for r in measured if r.precision == precision), key=lambda r: -r.largest)
+        if not nodes:
             continue
-        over = sum(r.largest > LARGEST_FP16 for r in own)
-        report(f"{graph}: {len(own)} nodes in {precision}, {over} over {LARGEST_FP16:.0f}")
-        for r in own[:top]:
+        over = sum(r.largest > LARGEST_FP16 for r in nodes)
+        report(f"{graph}: {len(nodes)} nodes in {precision}, {over} over {LARGEST_FP16:.0f}")
+        for r in nodes[:top]:
             room = "infinite in fp16" if r.headroom < 1 else f"{math.floor(r.headroom)} x headroom"
             report(f"  {r.node:<28}{r.op:<20}{r.largest:>12.4g}  {room}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, GRAPHS
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ INT4_WEIGHTS = IntegerWeights("int4-weights", bits=4, group=32)
 PALETTE8 = Palette("palette8", bits=8)
 PALETTE6 = Palette("palette6", bits=6)
 PALETTE4 = Palette("palette4", bits=4)
-_DENOISERS = ("stage_c", "stage_b")
 
 
 def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
@@ -90,16 +89,14 @@ def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
 PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
     "int8-weights": _everywhere(INT8_WEIGHTS, INT8_WEIGHTS),
-    "int4-weights": {name: INT4_WEIGHTS if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "int8-dynamic": {
-        name: Int8Dynamic() if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS
-    },
-    "int8": {name: Int8() if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "int4-weights": {name: INT4_WEIGHTS if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "int8-dynamic": {name: Int8Dynamic() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "int8": {name: Int8() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
     # Core ML. The denoisers are what a phone reads at every step; an error of the text encoders and
     # condition graphs would be in all of these steps, one of Stage A in the picture itself.
-    "palette8": {name: PALETTE8 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "palette6": {name: PALETTE6 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "palette4": {name: PALETTE4 if name in _DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette8": {name: PALETTE8 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette6": {name: PALETTE6 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette4": {name: PALETTE4 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
 }
 
 # What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:

@@ -1,11 +1,15 @@
-"""The weights of an ONNX graph: which node uses them how, and which stay as they are."""
+"""The weights of an ONNX graph: which node uses them how, and which stay as they are.
 
+Core ML and OpenVINO find the same weights by their own operators, and give the same reasons.
+"""
+
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import onnx
+    import onnx_ir
 
 # Smaller weights save nothing: timestep mappers and biases of the demo are under this.
 SMALLEST = 1024
@@ -37,45 +41,40 @@ class Use:
     reason: str
 
 
-def uses(model: "onnx.ModelProto") -> Iterator[Use]:
-    """Every weight of the graph's convolutions, products and embeddings, in running order."""
-    import onnx  # the roles are named here for other formats, too
+def uses(model: "onnx_ir.Model") -> Iterator[Use]:
+    """Every fp32 weight of the graph's convolutions, products and embeddings, in running order.
 
-    shapes = {value.name: tuple(value.dims) for value in model.graph.initializer}
-    types = {value.name: value.data_type for value in model.graph.initializer}
+    Their values are not looked at: external data may be absent. A weight that several nodes share
+    comes once for each.
+    """
+    import onnx_ir  # here, since formats that need no ONNX take their reasons from this file
+
     first = True
-    for node in model.graph.node:
+    for node in model.graph:
         position = 0 if node.op_type == "Gather" else 1
-        weight = node.input[position] if len(node.input) > position else ""
-        if node.op_type not in _AXES or weight not in shapes:
+        weight = node.inputs[position] if len(node.inputs) > position else None
+        if node.op_type not in _AXES or weight is None or not weight.is_initializer():
             continue
-        if len(shapes[weight]) < 2 or types[weight] != onnx.TensorProto.FLOAT:
+        assert weight.name and weight.const_value is not None
+        shape = tuple(weight.const_value.shape.numpy())
+        if len(shape) < 2 or weight.const_value.dtype != onnx_ir.DataType.FLOAT:
             continue
-        attributes = {item.name: item for item in node.attribute}
-        transposed = "transB" in attributes and attributes["transB"].i == 1
+        # Only Gemm can be told to take its weight transposed.
+        transposed = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
         output, inner = (0, 1) if transposed else _AXES[node.op_type]
-        reason = _reason(node, attributes, shapes[weight], first=first)
+        reason = _reason(node, shape, first=first)
         first = first and node.op_type != "Conv"
-        yield Use(weight, node.name, node.op_type, output, inner, reason)
+        yield Use(weight.name, node.name or "", node.op_type, output, inner, reason)
 
 
-def _reason(
-    node: "onnx.NodeProto",
-    attributes: "dict[str, onnx.AttributeProto]",
-    shape: tuple[int, ...],
-    *,
-    first: bool,
-) -> str:
-    """Why a weight stays in float; '' where it does not."""
-    size = 1
-    for side in shape:
-        size *= side
+def _reason(node: "onnx_ir.Node", shape: tuple[int, ...], *, first: bool) -> str:
+    """Why a weight stays in float; '' where it does not. `first`: no convolution came before."""
     if node.op_type == "ConvTranspose" and max(shape[2:]) == 1:  # upsampling has wider kernels
         return LAST
     if node.op_type == "Conv" and first:
         return FIRST
-    if "group" in attributes and attributes["group"].i > 1:
+    if "group" in node.attributes and node.attributes["group"].as_int() > 1:
         return DEPTHWISE
-    if node.op_type == "Gemm":
+    if node.op_type == "Gemm":  # the only products with a bias that are not convolutions
         return MAPPER
-    return SMALL if size < SMALLEST else ""
+    return SMALL if math.prod(shape) < SMALLEST else ""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from quantization.calibration import DENOISERS, Samples, record
+from quantization.calibration import Samples, record, steps_of
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights, Recipe
 from quantization.sensitivity import (
     AnyRecipe,
@@ -18,6 +18,7 @@ from quantization.sensitivity import (
     pick,
     plane,
 )
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.progress import SILENT, Progress
 
@@ -25,7 +26,7 @@ EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     """A denoiser: the uniform recipe's worst step, each group's damage, and the picked plan.
 
     `recipe` is the one to use; `damages` is empty where the uniform one reaches the target.
@@ -40,8 +41,7 @@ class Found:
 
 def judged_runs(bundle: Bundle, prompts: Sequence[str], progress: Progress = SILENT) -> Samples:
     """Every step of a full run of each prompt: what plans are judged by."""
-    steps = [len(getattr(bundle.manifest.sampling, name).schedule) for name in DENOISERS]
-    samples = len(prompts) * max(steps)
+    samples = len(prompts) * max(steps_of(bundle, name) for name in DENOISERS)
     return record(bundle, prompts, samples, EVALUATION_SEED, progress, "runs to judge on")
 
 
@@ -56,13 +56,13 @@ def search(
     group: str = "weight",
     rank: bool = False,
     verbose: bool = False,
-) -> dict[str, Found]:
+) -> dict[str, Outcome]:
     """For each denoiser in `plan`: the recipe that reaches `target_db` with few exceptions.
 
     `rank` measures every group and the size/quality plane also where the uniform recipe does.
     A line on every group where `verbose`. Raises RunError when the target is out of reach.
     """
-    found = {}
+    outcomes = {}
     for name in DENOISERS:
         recipe = plan.get(name)
         if not isinstance(recipe, Int8 | Int8Dynamic | IntegerWeights):
@@ -71,10 +71,10 @@ def search(
         feeds = calibration.feeds[name] if calibration else []
         trial = Trial(graph, recipe, feeds, evaluation_of(graph, judged.feeds[name]), group)
         try:
-            found[name] = _search(name, trial, target_db, progress, rank=rank, verbose=verbose)
+            outcomes[name] = _search(name, trial, target_db, progress, rank=rank, verbose=verbose)
         finally:
             trial.close()
-    return found
+    return outcomes
 
 
 def _search(
@@ -85,15 +85,15 @@ def _search(
     *,
     rank: bool,
     verbose: bool,
-) -> Found:
+) -> Outcome:
     uniform = decibels(trial.noise(keep=trial.recipe.keep, skip=trial.recipe.skip).max())
     progress.line(f"{name}, uniform {trial.recipe.name}: worst step {uniform:.1f} dB")
     if target_db is None or uniform >= target_db:
         if not rank:
-            return Found(uniform, (), trial.recipe, uniform, ())
+            return Outcome(uniform, (), trial.recipe, uniform, ())
         ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
         points = _plane(name, trial, ranked, progress)
-        return Found(uniform, ranked, trial.recipe, uniform, points)
+        return Outcome(uniform, ranked, trial.recipe, uniform, points)
     floor = floor_of(trial, target_db)
     ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
     points = _plane(name, trial, ranked, progress) if rank else []
@@ -104,7 +104,7 @@ def _search(
         f"{name}, picked: worst step {worst:.1f} dB with {len(keep)} of {len(trial.values)} "
         f"weights kept ({100 * kept:.0f} % of the values)"
     )
-    return Found(uniform, ranked, dataclasses.replace(trial.recipe, keep=keep), worst, points)
+    return Outcome(uniform, ranked, dataclasses.replace(trial.recipe, keep=keep), worst, points)
 
 
 def _plane(name: str, trial: Trial, ranked: Sequence[Damage], progress: Progress) -> list[Point]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir
 from numpy.typing import NDArray
 
 from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
@@ -78,10 +78,10 @@ class Trial:
     ) -> None:
         self._graph, self.recipe = graph, recipe
         self._calibration, self._evaluation = calibration, evaluation
-        model = onnx.load(graph, load_external_data=False)
-        sizes = {value.name: math.prod(value.dims) for value in model.graph.initializer}
-        found = [use.weight for use in uses(model) if not use.reason]
-        self.values = {name: sizes[name] for name in dict.fromkeys(found)}
+        model = onnx_ir.load(graph)
+        weights = [use.weight for use in uses(model) if not use.reason]
+        tensors = {name: model.graph.initializers[name].const_value for name in weights}
+        self.values = {name: tensor.size for name, tensor in tensors.items() if tensor is not None}
         self.groups: dict[str, list[str]] = {}
         for name in self.values:
             self.groups.setdefault(GROUPS[group](name), []).append(name)
@@ -132,16 +132,16 @@ def damages(
     trial: Trial, progress: Progress = SILENT, what: str = "groups", *, verbose: bool = False
 ) -> list[Damage]:
     """Every group by itself, the most harmful first; a line on each where `verbose`."""
-    names, found = list(trial.values), []
-    trial.noise()  # fills the calibration's cache for all weights
-    for number, (group, own) in enumerate(trial.groups.items(), 1):
-        noise = trial.noise(skip=[other for other in names if other not in own])
-        values = sum(trial.values[name] for name in own)
-        found.append(Damage(group, tuple(own), values, decibels(noise.max()), tuple(noise)))
+    names, ranking = list(trial.values), []
+    for number, (group, members) in enumerate(trial.groups.items(), 1):
+        noise = trial.noise(skip=[name for name in names if name not in members])
+        values = sum(trial.values[name] for name in members)
+        worst = decibels(noise.max())
+        ranking.append(Damage(group, tuple(members), values, worst, tuple(noise)))
         if verbose:
-            progress.line(f"{group}: {found[-1].worst_db:.1f} dB")
+            progress.line(f"{group}: {worst:.1f} dB")
         progress.step(what, number, len(trial.groups))
-    return sorted(found, key=lambda damage: damage.worst_db)
+    return sorted(ranking, key=lambda damage: damage.worst_db)
 
 
 def floor_of(trial: Trial, target_db: float) -> Noise:
@@ -156,7 +156,7 @@ def floor_of(trial: Trial, target_db: float) -> Noise:
 
 def pick(
     trial: Trial,
-    found: Sequence[Damage],
+    ranked: Sequence[Damage],
     floor: Noise,
     target_db: float,
     progress: Progress = SILENT,
@@ -169,18 +169,19 @@ def pick(
     budget = 10 ** (-target_db / 10)
     allowed = budget - floor
     for number in range(1, ROUNDS + 1):
-        keep = _greedy(found, allowed)
+        keep = _greedy(ranked, allowed)
         noise = trial.noise(keep=keep)
         if noise.max() <= budget or len(keep) == len(trial.values):
             return keep, noise
         progress.step(what, number, ROUNDS)
+        # Errors add up a little otherwise than predicted: aim lower by as much as was missed.
         allowed = allowed * min(0.9, float(budget / noise.max()))
     return tuple(trial.values), floor
 
 
 def plane(
     trial: Trial,
-    found: Sequence[Damage],
+    ranked: Sequence[Damage],
     alternatives: Mapping[str, AnyRecipe],
     steps: int = 6,
     progress: Progress = SILENT,
@@ -190,7 +191,7 @@ def plane(
 
     The plans are prefixes of the greedy order; `alternatives` are recipes for every weight alike.
     """
-    order = _greedy(found, np.zeros(len(found[0].noise)))
+    order = _greedy(ranked, np.zeros(len(ranked[0].noise)))
     total, points = sum(trial.values.values()), []
     for step in range(steps + 1):
         keep = order[: round(len(order) * (step / steps) ** 2)]  # finer where little is kept
@@ -206,13 +207,14 @@ def plane(
     return points
 
 
-def _greedy(found: Sequence[Damage], allowed: Noise) -> tuple[str, ...]:
+def _greedy(ranked: Sequence[Damage], allowed: Noise) -> tuple[str, ...]:
     """Keep the most harmful per value until the rest's predicted noise is allowed everywhere."""
-    left = {damage.group: np.array(damage.noise) for damage in found}
-    groups = {damage.group: damage for damage in found}
+    left = {damage.group: np.array(damage.noise) for damage in ranked}
+    groups = {damage.group: damage for damage in ranked}
     keep: list[str] = []
     total = sum(left.values(), np.zeros_like(allowed))
     while left and (total > allowed).any():
+        # At the step that is furthest over, whichever group does most harm for its size.
         step = int(np.argmax(total / np.maximum(allowed, 1e-20)))
         worst = max(left, key=lambda name: left[name][step] / groups[name].values)
         total = total - left.pop(worst)
@@ -221,7 +223,7 @@ def _greedy(found: Sequence[Damage], allowed: Noise) -> tuple[str, ...]:
 
 
 def decibels(noise: float) -> float:
-    """SQNR of an error power over signal power."""
+    """SQNR in dB of an error power over signal power, at most 200."""
     return -10 * math.log10(max(noise, 1e-20))
 
 

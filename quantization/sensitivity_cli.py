@@ -15,7 +15,7 @@ from quantization.cli import (
 )
 from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
-from quantization.search import Found, judged_runs, search
+from quantization.search import Outcome, judged_runs, search
 from quantization.sensitivity import GROUPS
 from runtimes.arguments import Parser, integer, number
 from runtimes.bundle.read import Bundle
@@ -28,12 +28,12 @@ PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("sta
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `python -m quantization sensitivity`."""
-    found = Parser(
+    command_line = Parser(
         prog="python -m quantization sensitivity",
         description="Quantise one group of a denoiser's weights at a time, rank the groups by the "
         "damage to epsilon over all timesteps, and with --target-db pick a mixed plan.",
     )
-    add = found.add_argument
+    add = command_line.add_argument
     add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add(
         "-o",
@@ -65,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
         "large models (default: weight)",
     )
     add("--runs", type=integer, default=RUNS, help=f"full runs to judge on (default: {RUNS})")
-    add_calibration_options(found)
+    add_calibration_options(command_line)
     add("--verbose", action="store_true", help="print each group as it is measured")
     add("--quiet", action="store_true", help="print errors only")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return found
+    return command_line
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,24 +84,24 @@ def _run(args: argparse.Namespace) -> None:
     if args.precision == "int8":
         check_samples(bundle, args.samples)
     with atomic_folder(args.output) as folder:  # a place that cannot be written is found out first
-        plan, found = _search(args, bundle, prompts, judged)
-        _write(args, bundle, found, plan, folder)
+        plan, outcomes = _search(args, bundle, prompts, judged)
+        _write(args, bundle, outcomes, plan, folder)
     if not args.quiet:
-        for name, own in found.items():
-            _print(name, own)
+        for name, outcome in outcomes.items():
+            _print(name, outcome)
         print(f"wrote {', '.join(_files(args))} to {args.output}")
 
 
 def _search(
     args: argparse.Namespace, bundle: Bundle, prompts: Sequence[str], judged: Sequence[str]
-) -> tuple[Plan, dict[str, Found]]:
+) -> tuple[Plan, dict[str, Outcome]]:
     progress = progress_of(args)
     calibration = None
     if args.precision == "int8":  # nothing else is calibrated
         what = "runs to calibrate on"
         calibration = record(bundle, prompts, args.samples, args.seed, progress, what)
     plan = {name: recipe for name, recipe in PRESETS[args.precision].items() if recipe is not None}
-    found = search(
+    outcomes = search(
         bundle,
         plan,
         calibration,
@@ -112,7 +112,7 @@ def _search(
         rank=True,
         verbose=args.verbose,
     )
-    return plan | {name: own.recipe for name, own in found.items()}, found
+    return plan | {name: outcome.recipe for name, outcome in outcomes.items()}, outcomes
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -121,12 +121,12 @@ def _check(args: argparse.Namespace) -> None:
     check_new(args.output, "--output")
 
 
-def _print(name: str, found: Found) -> None:
+def _print(name: str, outcome: Outcome) -> None:
     print(f"{name}: each group alone, most harmful first{'values':>22}{'worst dB':>10}")
-    for damage in found.damages:
+    for damage in outcome.damages:
         print(f"  {damage.group:<52}{damage.values:>12,}{damage.worst_db:>10.1f}")
     print(f"{name}: plans, and what else could be done to all weights")
-    for point in found.plane:
+    for point in outcome.plane:
         print(
             f"  {point.label:<32}{point.bytes / 1e6:>8.2f} MB{100 * point.kept:>7.1f} % kept"
             f"{point.worst_db:>10.1f} dB"
@@ -141,7 +141,7 @@ def _files(args: argparse.Namespace) -> list[str]:
 def _write(
     args: argparse.Namespace,
     bundle: Bundle,
-    found: Mapping[str, Found],
+    outcomes: Mapping[str, Outcome],
     plan: Plan,
     folder: Path,
 ) -> None:
@@ -151,11 +151,11 @@ def _write(
         "model": bundle.manifest.model.id,
         "precision": args.precision,
         "target_db": args.target_db,
-        "graphs": {name: dataclasses.asdict(own) for name, own in found.items()},
+        "graphs": {name: dataclasses.asdict(outcome) for name, outcome in outcomes.items()},
     }
     names = _files(args)
     (folder / names[0]).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     title = f"{bundle.manifest.model.id}: {args.precision}"
-    plot(folder / names[1], found, title, args.target_db)
+    plot(folder / names[1], outcomes, title, args.target_db)
     if args.target_db is not None:
         write_plan(folder / names[2], args.precision, plan)

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtimes.bundle.manifest import TEXT_ENCODERS, Denoiser, Graph, Manifest, Row, Sampling
+from runtimes.bundle.manifest import (
+    DENOISERS,
+    TEXT_ENCODERS,
+    Denoiser,
+    Graph,
+    Manifest,
+    Row,
+    Sampling,
+)
 from runtimes.errors import UsageError
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
 from runtimes.schedule import check_timesteps, even_timesteps, schedule
@@ -143,7 +151,7 @@ def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
             f"this bundle makes pictures of {possible} pixels (height x width) only, this run asks "
             f"for {height} x {width}; export it for that size"
         )
-    for name in ("stage_c", "stage_b"):
+    for name in DENOISERS:
         fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""
         wanted = plan.rows(name, count)
         if isinstance(fixed, int) and fixed != wanted:

@@ -17,8 +17,8 @@ from exporter.checkpoint.configs import StageBConfig, StageCConfig
 from exporter.cost import count
 from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.engines.base import Execution
-from validation.bench.cases import DENOISERS
 from validation.bench.devices import DEVICES
 from validation.bench.measure import in_groups
 from validation.bench.public import public_checkpoint

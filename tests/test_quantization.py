@@ -7,14 +7,16 @@ import sys
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
-from onnx import numpy_helper
 
 from exporter.options import ExportOptions
 from quantization.calibration import _spread, default_prompts, record
 from quantization.cli import main
 from quantization.instrumented import channel_ranges
 from quantization.integers import quantized
+from quantization.onnx_files import load, save_scratch
+from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
 from quantization.plan_file import RECIPES, read_plan, write_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
@@ -28,7 +30,7 @@ from quantization.sensitivity import (
     floor_of,
     pick,
 )
-from quantization.smoothing import after_grn, smooth
+from quantization.smoothing import after_grn, norms, smooth
 from runtimes import Options, Pipeline
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
@@ -133,11 +135,11 @@ def test_smoothing_changes_ranges_and_nothing_else(bundles):
     path = bundle.path(bundle.graph("stage_c").file)
     samples = record(bundle, default_prompts(bundle.manifest.model)[:2], 29, 0)
     feeds = samples.feeds["stage_c"][:4]
-    model = onnx.load(path)
-    names = [node.input[0] for node in after_grn(model)]
-    before = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
-    assert smooth(model, channel_ranges(path, names, feeds), 0.5) == len(names) == 7
-    after = {v.name: numpy_helper.to_array(v) for v in model.graph.initializer}
+    model = load(path)
+    names = [node.inputs[0].name for node in after_grn(model)]
+    before = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
+    assert smooth(model, channel_ranges(path, names, feeds), 0.5) == len(names) == norms(model) == 7
+    after = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
     changed = [name for name in before if not np.array_equal(before[name], after[name])]
     assert len(changed) == 7 and all(name.endswith("contract.weight") for name in changed)
     import onnxruntime
@@ -145,7 +147,7 @@ def test_smoothing_changes_ranges_and_nothing_else(bundles):
     for sample in feeds:
         first, second = (
             onnxruntime.InferenceSession(m, providers=["CPUExecutionProvider"]).run(None, sample)[0]
-            for m in (str(path), model.SerializeToString())
+            for m in (str(path), onnx_ir.to_proto(model).SerializeToString())
         )
         assert np.linalg.norm(first - second) <= 1e-5 * np.linalg.norm(first)
 
@@ -183,7 +185,9 @@ def test_a_plan_file_says_what_it_was_written_from(tmp_path):
 
 def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
     bundle = bundles("demo")
-    names = [u.weight for u in uses(onnx.load(bundle.path("stage_b/model.onnx"))) if not u.reason]
+    names = [
+        u.weight for u in uses(onnx_ir.load(bundle.path("stage_b/model.onnx"))) if not u.reason
+    ]
     recipe = dataclasses.replace(INT8_WEIGHTS, skip=tuple(names[:2]))
     request = Request("int8-weights", {"stage_b": recipe}, [], SAMPLES, 0)
     manifest = quantize(bundle, tmp_path / "b", request)
@@ -319,3 +323,41 @@ def test_quantization_needs_no_torch(bundles, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout)) == set(bundles("demo").manifest.graphs)
+
+
+@pytest.mark.parametrize("left", [0, 6])
+def test_smoothing_that_passes_a_norm_over_is_an_error(bundles, tmp_path, monkeypatch, left):
+    """It would cost a few dB, and nobody would notice."""
+    graph = bundles("demo").path("stage_c/model.onnx")
+    linears = list(after_grn(load(graph)))
+    ranges = {n.inputs[0].name: np.ones(n.inputs[1].shape[1], np.float32) for n in linears}
+    monkeypatch.setattr("quantization.onnx_int8.channel_ranges", lambda *_: ranges)
+    monkeypatch.setattr(
+        "quantization.smoothing.after_grn", lambda model: list(after_grn(model))[:left]
+    )
+    (tmp_path / "made").mkdir()
+    message = rf"stage_c/model.onnx: smoothing found the Linear behind {left} of 7 response norms"
+    with pytest.raises(RunError, match=message):
+        quantize_int8(graph, tmp_path / "made" / "model.onnx", Int8(), [])
+
+
+def test_a_weight_that_the_library_leaves_in_float_is_an_error(bundles, tmp_path, monkeypatch):
+    """The record would call it int8."""
+    graph = bundles("demo").path("stage_c/model.onnx")
+    monkeypatch.setattr(
+        "quantization.onnx_int8._quantize_dynamic",
+        lambda source, target, nodes: save_scratch(load(source), target),
+    )
+    (tmp_path / "made").mkdir()
+    with pytest.raises(RunError, match="onnxruntime left 42 weights as they are, such as 'blocks"):
+        quantize_int8_dynamic(graph, tmp_path / "made" / "model.onnx", Int8Dynamic())
+
+
+def test_the_table_of_backends_needs_none_of_their_packages():
+    code = (
+        "import sys\n"
+        "for name in ('onnx', 'onnx_ir', 'onnxruntime', 'openvino', 'nncf', 'coremltools'):\n"
+        "    sys.modules[name] = None\n"
+        "import quantization.cli, quantization.backends\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

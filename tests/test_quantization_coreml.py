@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
-import onnx
+import onnx_ir
 import pytest
 from quantized_coreml import made, package, tiny, values
 
@@ -71,7 +71,7 @@ def test_every_weight_is_in_the_record_with_what_became_of_it(stage_b, tmp_path)
 def test_weights_and_reasons_are_those_of_the_onnx_graph(stage_b):
     """So that one plan serves both; the last projection alone has lost its name to a cast."""
     coreml, other = stage_b
-    model = onnx.load(other.path("stage_b/model.onnx"), load_external_data=False)
+    model = onnx_ir.load(other.path("stage_b/model.onnx"))
     wanted = [(mil_name(use.weight), use.reason) for use in uses(model)]
     found = [(w.name, w.reason) for w in weights(read_specification(package(coreml, "stage_b")))]
     assert [name for name, reason in wanted if reason == LAST] == ["p_clf_weight"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
-import onnx
+import onnx_ir
 import openvino
 import pytest
 from openvino_cases import IR, KEEP, as_ir, damage, source, weighted
@@ -97,7 +97,7 @@ def test_what_stays_in_float_is_what_onnx_bundles_keep_there(bundles, ir):
     """By the same names and for the same reasons: one plan serves both."""
     theirs, ours = bundles("demo"), ir
     for name in ours.manifest.graphs:
-        model = onnx.load(source(theirs, name), load_external_data=False)
+        model = onnx_ir.load(source(theirs, name))
         expected = {(use.weight, use.reason) for use in onnx_side.uses(model)}
         assert {(use.weight, use.reason) for use in uses(read(source(ours, name)))} == expected
 

@@ -28,11 +28,10 @@ from exporter.checkpoint.weights import Deferred
 from exporter.dimensions import dynamic_shapes, example_inputs
 from exporter.graphs import GraphPlan
 from exporter.modules.blocks import AttnBlock, fuse_attention
+from runtimes.bundle.graph_files import EXTERNAL_DATA_BYTES, SMALL_TENSOR_BYTES
 
 OPSET = 18
 FUSED_OPSET = 23  # the first with Attention
-EXTERNAL_DATA_BYTES = 1 << 20  # a graph with this much weight keeps it in the file beside it
-SMALL_TENSOR_BYTES = 1 << 10  # what shape inference reads stays in the graph
 DATA_NAME = "model.onnx.data"
 
 

@@ -16,6 +16,10 @@ from runtimes.bundle.manifest import File, Manifest
 _DATA = (".onnx", ".onnx_data", ".data", ".xml", ".bin", ".weight", ".weights", ".pb")
 # Files for people and other hosts, beside graphs and tokenizers.
 _TEXT = (".json", ".txt", ".md")
+# How whoever writes an ONNX graph parts it: with this much weight in all, weights lie in one file
+# beside it, but for tensors so small that shapes may be computed from them, which stay inside.
+EXTERNAL_DATA_BYTES = 1 << 20
+SMALL_TENSOR_BYTES = 1 << 10
 _LITTER = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders; macOS's names are hidden
 
 

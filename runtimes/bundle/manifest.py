@@ -19,6 +19,8 @@ GRAPHS = (
     "stage_b",
     "stage_a",
 )
+# The graphs that run at every step, Stage C's first.
+DENOISERS = ("stage_c", "stage_b")
 TEXT_ENCODERS = ("text_encoder", "decoder_text_encoder")
 # What runs once per prompt or image is cheap, and its error would enter every step: always fp32.
 CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
-from runtimes.bundle.manifest import MANIFEST_NAME, File, Graph, Manifest
+from runtimes.bundle.manifest import DENOISERS, MANIFEST_NAME, File, Graph, Manifest
 from runtimes.bundle.manifest_json import read_manifest
 from runtimes.errors import RunError
 
@@ -145,7 +145,7 @@ def _check_references(bundle: Bundle) -> None:
         if f"{tokenizer.folder}/tokenizer.json" not in manifest.files:
             raise RunError(f"{bundle.folder}: the manifest lists no tokenizer.json for '{name}'")
     named = manifest.text_graphs
-    if named.keys() != {"stage_c", "stage_b"} or named["stage_c"] is None:
+    if named.keys() != set(DENOISERS) or named["stage_c"] is None:
         raise RunError(f"{bundle.folder}: 'text_graphs' must name stage_c's and stage_b's encoder")
     for encoder in named.values():
         if encoder is not None and encoder not in manifest.tokenizers:

@@ -15,7 +15,7 @@ from exporter.checkpoint.open import Checkpoint
 from exporter.checkpoint.weights import MetaWeights, WeightSource
 from exporter.cost import GraphCost, inspect
 from exporter.graphs import GraphPlan, plan_graphs
-from runtimes.bundle.manifest import Denoiser, Graph
+from runtimes.bundle.manifest import DENOISERS, Denoiser, Graph
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import GraphFile, Tensors
 from runtimes.engines.table import graph_file
@@ -25,7 +25,6 @@ from validation.bench.conditioning import Conditioning, watched
 from validation.bench.reference_modules import REFERENCE_INPUTS, reference_module
 from validation.parity.recording import Recording
 
-DENOISERS = ("stage_c", "stage_b")
 Arrays = Mapping[str, NDArray[np.generic]]
 
 

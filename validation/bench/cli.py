@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtimes.arguments import Parser, integer, number
-from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import command, installed
 from runtimes.errors import UsageError
@@ -33,7 +33,6 @@ FAMILIES = {
     "onnxruntime": "our graphs on ONNX Runtime",
     "openvino": "our graphs on OpenVINO",
 }
-DENOISERS = ["stage_c", "stage_b"]
 GIGABYTE = 1e9
 
 

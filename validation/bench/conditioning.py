@@ -11,6 +11,8 @@ from diffusers.pipelines.deprecated.wuerstchen.modeling_wuerstchen_common import
 )
 from torch import Tensor, nn
 
+from runtimes.bundle.manifest import DENOISERS
+
 # Above this |b|, Stage C's division by |1 - b| may come near 0 somewhere and magnify any rounding.
 LARGEST_B = 0.9
 LARGEST_ACTIVATION = 1e3  # far from fp16's 65504, squares included in fp32
@@ -53,7 +55,7 @@ def watched(module: nn.Module, graph: str) -> Iterator[Conditioning]:
 
     blocks = [m for m in module.modules() if isinstance(m, AttnBlock | TimestepBlock)]
     hooks = [m.register_forward_hook(block) for m in blocks]
-    if graph in ("stage_c", "stage_b"):
+    if graph in DENOISERS:
         projection = module.get_submodule({"stage_c": "out", "stage_b": "clf"}[graph])
         hooks.append(projection.register_forward_hook(last))
     try:

@@ -13,7 +13,7 @@ from exporter.dimensions import named_sizes, numbers
 from exporter.formats.tokenizer import write_tokenizer
 from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, Model
+from runtimes.bundle.manifest import DENOISERS, FORMAT, FORMAT_VERSION, Manifest, Model
 from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 from runtimes.pipeline import Pipeline
 from runtimes.sizes import sizes
@@ -74,7 +74,7 @@ def outside_seconds(checkpoint: Checkpoint, side: int, folder: Path) -> float:
         precision="fp32",
         graphs={},
         tokenizers=dict.fromkeys(ENCODERS, spec),
-        text_graphs=dict(zip(("stage_c", "stage_b"), ENCODERS, strict=True)),
+        text_graphs=dict(zip(DENOISERS, ENCODERS, strict=True)),
         sampling=constants,
         sizes=(),
         files={},

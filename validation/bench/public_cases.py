@@ -14,11 +14,11 @@ from exporter.dimensions import close, named_sizes, numbers
 from exporter.formats.onnx import write_onnx
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import CONDITION_GRAPHS, Graph, Sampling
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, Graph, Sampling
 from runtimes.engines.base import GraphFile, Tensors
 from runtimes.errors import RunError
 from runtimes.sizes import sizes
-from validation.bench.cases import DENOISERS, Case, graph_costs, make_case, named, step_values
+from validation.bench.cases import Case, graph_costs, make_case, named, step_values
 from validation.bench.devices import Form
 from validation.bench.public import (
     STAGE_B,

@@ -10,12 +10,12 @@ from exporter.checkpoint.open import Checkpoint
 from exporter.cost import count
 from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import check_space
 from runtimes.errors import RunError
 from runtimes.memory import peak_bytes
-from validation.bench.cases import DENOISERS, Case, bundle_cases
+from validation.bench.cases import Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
 from validation.bench.devices import DEVICES
 from validation.bench.end_to_end import Picture, pictures

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from runtimes.bundle.manifest import DENOISERS
 from validation.mil.program import Function, Operation, read_program
 
 # Reductions and the divisions: in fp16, sums of squares leave its range and quotients its bits.
 WIDE = ("layer_norm", "real_div", "reduce_mean", "reduce_sum", "softmax", "sqrt")
 # What takes the time, and is the reason for fp16.
 HEAVY = ("conv", "conv_transpose", "linear", "matmul")
-DENOISERS = ("stage_c", "stage_b")
 _FLOATS = {torch.float16: "fp16", torch.float32: "fp32"}
 
 

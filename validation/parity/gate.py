@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import STORED, Engine, Placement, Tensors
 from runtimes.engines.table import GraphSource, Sessions
@@ -16,8 +17,6 @@ from runtimes.schedule import schedule, timestep_embedding
 from validation.parity.metrics import Difference, decibels, difference, psnr_db
 from validation.parity.recording import Recording
 from validation.parity.tolerances import Limits, loosest
-
-DENOISERS = ("stage_c", "stage_b")
 
 
 @dataclass(frozen=True)

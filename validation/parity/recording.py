@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.manifest import GOLDEN_FILE
+from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE
 from runtimes.bundle.read import Bundle
 from runtimes.errors import RunError
 from runtimes.plan import Options
@@ -38,7 +38,7 @@ class Recording:
     def noise(self) -> list[NDArray[np.float32]]:
         """Every draw, in order."""
         found = []
-        for denoiser in ("stage_c", "stage_b"):
+        for denoiser in DENOISERS:
             names = [f"{i}.noise" for i in range(self.steps(denoiser))]
             found += [self.tensors[f"{denoiser}/{name}"] for name in ("start.latents", *names)]
         return [values.astype(np.float32, copy=False) for values in found]

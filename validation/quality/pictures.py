@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from runtimes.bundle.manifest import GRAPHS, MANIFEST_NAME
+from runtimes.bundle.manifest import DENOISERS, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.read import Bundle, sha256
 from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError, UsageError
@@ -28,7 +28,6 @@ from runtimes.plan import Options, check_static, make_plan
 from validation.parity.graphs import graphs_for
 
 OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
-LATENTS = ("stage_c", "stage_b")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Picture:
     def latents(self) -> dict[str, NDArray[np.float32]]:
         """The last latents of each denoiser, (C,h,w)."""
         with np.load(_latents_path(self.path)) as found:
-            return {name: found[name] for name in LATENTS}
+            return {name: found[name] for name in DENOISERS}
 
 
 def digest_of(bundle: Bundle) -> str:
@@ -129,7 +128,7 @@ def _make(pipeline: Pipeline, series: Series, index: int, path: Path) -> Picture
 
     def keep(name: str, tensors: Tensors) -> None:
         graph = name.partition("/")[0]
-        if graph in LATENTS:
+        if graph in DENOISERS:
             last[graph] = tensors["latents"][0]
 
     options = dataclasses.replace(series.options, seed=series.seed + index)
@@ -156,7 +155,7 @@ def _kept(series: Series, index: int, path: Path) -> Picture | None:
     try:
         there = read_parameters(path)
         with np.load(_latents_path(path)) as latents:
-            whole = set(LATENTS) <= set(latents.files)
+            whole = set(DENOISERS) <= set(latents.files)
     except (OSError, ValueError, RunError, UnidentifiedImageError, zipfile.BadZipFile):
         return None  # not there, or cut off by a full disk or a power cut
     for key, value in _parameters(series, index).items():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.console import installed
 from runtimes.engines.base import Execution, Tensors
@@ -18,7 +19,7 @@ from validation.parity.metrics import difference, psnr_db
 from validation.parity.recording import Recording, read_golden
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
-from validation.quality.pictures import LATENTS, Picture
+from validation.quality.pictures import Picture
 
 Array = NDArray[np.generic]
 STAGES = {"stage_c": "Stage C", "stage_b": "Stage B"}
@@ -58,7 +59,7 @@ def closeness(
     found: Array, expected: Array, latents: Tensors, expected_latents: Tensors
 ) -> Closeness:
     """Compare pictures (H,W,3) in 0..1 and the last latents of each denoiser."""
-    sqnr = {name: difference(latents[name], expected_latents[name]).sqnr_db for name in LATENTS}
+    sqnr = {name: difference(latents[name], expected_latents[name]).sqnr_db for name in DENOISERS}
     ssim = ssim_of(found, expected) if installed("skimage") else None
     return Closeness(psnr_db(found, expected), ssim, sqnr)
 
@@ -82,12 +83,12 @@ def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
     try:
         recording = read_golden(bundle)
     except RunError as error:
-        names = [PSNR, SSIM, *map(_sqnr_name, LATENTS)]
+        names = [PSNR, SSIM, *map(_sqnr_name, DENOISERS)]
         return [Metric(name, None, note=f"{error}, or give --against") for name in names]
     last: Tensors = {}
 
     def keep(name: str, tensors: Tensors) -> None:
-        if name.partition("/")[0] in LATENTS:
+        if name.partition("/")[0] in DENOISERS:
             last[name.partition("/")[0]] = tensors["latents"]
 
     graphs, tokenizers = graphs_for(bundle, execution), load_tokenizers(bundle)
@@ -105,7 +106,7 @@ def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
 def run_metrics(image: Array, latents: Tensors, recording: Recording, note: str) -> list[Metric]:
     """A run's picture (1,3,H,W) and last latents against the recorded ones."""
     expected = {
-        name: recording.tensors[f"{name}/{recording.steps(name) - 1}.latents"] for name in LATENTS
+        name: recording.tensors[f"{name}/{recording.steps(name) - 1}.latents"] for name in DENOISERS
     }
     recorded = recording.tensors["stage_a.image"]
     return _metrics([closeness(_upright(image), _upright(recorded), latents, expected)], note)
@@ -119,7 +120,7 @@ def _metrics(pairs: Sequence[Closeness], note: str) -> list[Metric]:
     else:
         needs = "needs scikit-image: pip install 'wuerstchen-export[validation]'"
         found.append(Metric(SSIM, None, note=needs))
-    for name in LATENTS:
+    for name in DENOISERS:
         values = (pair.sqnr[name] for pair in pairs)
         found.append(_metric(_sqnr_name(name), values, np.median, "dB", f"median; {note}"))
     return found

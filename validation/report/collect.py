@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.manifest import GOLDEN_FILE
+from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Execution, Tensors
 from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import RunError, UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
-from validation.parity.gate import DENOISERS, Gate, run_gate
+from validation.parity.gate import Gate, run_gate
 from validation.parity.recording import Recording
 from validation.quality.metric import Metric
 from validation.quality.similarity import run_metrics

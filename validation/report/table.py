@@ -1,5 +1,6 @@
 """The comparison on a terminal: a line per variant, then what to ship."""
 
+from runtimes.bundle.manifest import DENOISERS
 from validation.parity.terminal import print_checks
 from validation.report import text
 from validation.report.data import Report, Variant
@@ -34,7 +35,7 @@ def _row(variant: Variant) -> tuple[str, ...]:
         text.seconds(cost.load_seconds.median),
         text.megabytes(cost.peak_bytes),
     )  # fmt: skip
-    worst = [text.decibels(text.worst_db(variant, graph)) for graph in ("stage_c", "stage_b")]
+    worst = [text.decibels(text.worst_db(variant, graph)) for graph in DENOISERS]
     return (
         variant.name,
         "hold" if variant.passed else "FAILED",

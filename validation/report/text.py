@@ -2,6 +2,7 @@
 
 import math
 
+from runtimes.bundle.manifest import DENOISERS
 from validation.parity.metrics import EXACT_DB
 from validation.report.data import Spread, Variant
 
@@ -66,4 +67,4 @@ def engines(variant: Variant) -> dict[str, str]:
 
 
 def _denoises(graph: str) -> bool:
-    return graph in ("stage_c", "stage_b")
+    return graph in DENOISERS
