@@ -12,6 +12,7 @@ from exporter.checkpoint.find import Source
 from exporter.checkpoint.open import open_checkpoint
 from exporter.checkpoint.weights import Deferred, Recipe
 from exporter.cost import activations
+from exporter.fingerprint import Fingerprints
 from exporter.formats.openvino_tokenizer import write_openvino_tokenizer
 from exporter.formats.table import BACKENDS
 from exporter.formats.text_config import write_text_config
@@ -21,9 +22,8 @@ from exporter.graphs import GraphPlan
 from exporter.job import BYTES, Job, checked
 from exporter.manifest import new_manifest, package_metadata
 from exporter.options import ExportOptions, resolve
-from exporter.origin import Origins
-from exporter.partial import Unfinished
-from exporter.resume import Kept, finished
+from exporter.partial import PartialExport
+from exporter.resume import Kept, find_kept
 from runtimes.bundle.manifest import Graph, Manifest, Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.bundle.readme import bundle_readme
@@ -50,9 +50,9 @@ def export(
     job = checked(open_checkpoint(source, prior, options.variant), resolve(options))
     for note in job.notes:
         progress.line(f"note: {note}")
-    origins, work = Origins(job), Unfinished(output)
+    fingerprints, work = Fingerprints(job), PartialExport(output)
     with work.locked():
-        kept = finished(job, work, origins, progress)
+        kept = find_kept(job, work, fingerprints, progress)
         plans = job.chosen(set(kept.names))
         budget = estimate(job, plans, kept.done)
         check_budget(budget, output, freed=work.size(kept.whole))
@@ -60,14 +60,19 @@ def export(
         progress.line(f"the export takes about {needed}")
         work.discard_others(kept.whole)
         with work.open(keep=options.resume), atomic_folder(output) as folder:
-            manifest = _write(job, folder, work, kept, origins, progress)
+            manifest = _write(job, folder, work, kept, fingerprints, progress)
         work.remove()
     open_bundle(output)
     return manifest
 
 
 def _write(
-    job: Job, folder: Path, work: Unfinished, kept: Kept, origins: Origins, progress: Progress
+    job: Job,
+    folder: Path,
+    work: PartialExport,
+    kept: Kept,
+    fingerprints: Fingerprints,
+    progress: Progress,
 ) -> Manifest:
     tokenizers = _write_tokenizers(job, folder)
     manifest = new_manifest(job, tokenizers)
@@ -83,7 +88,7 @@ def _write(
             on_bytes = progress.graph(title, job.bytes_of(plan))
             graph = _write_graph(plan, job, manifest, work.folder, on_bytes)
             grows = activations(plan, job.default)
-            graph = replace(graph, origin=origins(plan), activations=grows)
+            graph = replace(graph, origin=fingerprints.of(plan), activations=grows)
             record = work.finish(plan.name, graph)
         records.append(record)
         manifest.graphs[plan.name] = record.graph

@@ -18,10 +18,10 @@ from exporter.checkpoint.lora import LoraFile, open_lora
 from exporter.checkpoint.lora_names import Target, spellings
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
+from exporter.fingerprint import Fingerprints
 from exporter.graphs import lora_shapes, plan_graphs
 from exporter.job import checked
 from exporter.options import ExportOptions, resolve
-from exporter.origin import Origins
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
 from validation.parity.metrics import difference
@@ -243,7 +243,7 @@ def test_origins_know_whose_adapter_it_is(folders, updates, tmp_path):
     file = tmp_path / "text.safetensors"
     save_file(adapters.kohya(updates[1], "lora_te_"), file)
     plain, adapted, weaker = (
-        {plan.name: Origins(job)(plan) for plan in job.plans}
+        {plan.name: Fingerprints(job).of(plan) for plan in job.plans}
         for job in (
             job_of(folders(NAME), *loras)
             for loras in ((), (LoraFile(file),), (LoraFile(file, 0.5),))

@@ -1,4 +1,7 @@
-"""What a graph was made from and how, as one hash: the same hash, the same graph."""
+"""What a graph is made from and how, as one hash: the same hash, the same graph.
+
+The manifest keeps it as a graph's `origin`.
+"""
 
 import dataclasses
 import hashlib
@@ -15,17 +18,21 @@ from exporter.manifest import license_of, tools
 from runtimes.bundle.read import sha256
 
 
-class Origins:
-    """The origins of a job's graphs; every checkpoint file is hashed once, when it is needed."""
+class Fingerprints:
+    """The fingerprints of a job's graphs.
+
+    Checkpoint files are hashed when a graph first needs them, which takes seconds a gigabyte, and
+    once each: two graphs may share a file.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._hashes: dict[Path, str] = {}
 
-    def __call__(self, plan: GraphPlan) -> str:
+    def of(self, plan: GraphPlan) -> str:
         """SHA-256 over weights, adapters, config, tensors, options and tool versions of a graph."""
         settings, closed = self._job.settings, self._job.closed(plan)
-        made_from: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "graph": plan.name,
             "weights": [self._hash(file) for file in plan.component.files],
             "config": dataclasses.asdict(plan.component.config),
@@ -39,12 +46,12 @@ class Origins:
             "tools": tools(BACKENDS[settings.backend].packages),
         }
         if isinstance(plan.component.config, TextConfig) or settings.backend == "coreml":
-            made_from["tokenizers"] = self._tokenizers()
-            made_from["embeddings"] = [vars(each.adapter) for each in self._job.embeddings]
+            inputs["tokenizers"] = self._tokenizers()
+            inputs["embeddings"] = [vars(each.adapter) for each in self._job.embeddings]
         if settings.backend == "coreml":  # its packages carry what their host needs
-            made_from["sampling"] = dataclasses.asdict(self._job.constants)
-            made_from["license"] = license_of(self._job.checkpoint)
-        text = json.dumps(made_from, sort_keys=True)
+            inputs["sampling"] = dataclasses.asdict(self._job.constants)
+            inputs["license"] = license_of(self._job.checkpoint)
+        text = json.dumps(inputs, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _tokenizers(self) -> list[str]:
