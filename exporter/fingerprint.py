@@ -14,7 +14,7 @@ from exporter.checkpoint.vocabulary import FILES
 from exporter.formats.table import BACKENDS
 from exporter.graphs import GraphPlan
 from exporter.job import Job
-from exporter.manifest import license_of, tools
+from exporter.manifest import tools
 from runtimes.bundle.read import sha256
 
 
@@ -31,7 +31,7 @@ class Fingerprints:
 
     def of(self, plan: GraphPlan) -> str:
         """SHA-256 over weights, adapters, config, tensors, options and tool versions of a graph."""
-        settings, closed = self._job.settings, self._job.closed(plan)
+        job, closed = self._job, self._job.closed(plan)
         inputs: dict[str, Any] = {
             "graph": plan.name,
             "weights": [self._hash(file) for file in plan.component.files],
@@ -41,16 +41,16 @@ class Fingerprints:
                 for lora in plan.loras
             ],
             "tensors": [vars(tensor) for tensor in (*closed.inputs, *closed.outputs)],
-            "backend": settings.backend,
-            "target": dataclasses.asdict(self._job.target(plan, {})),
-            "tools": tools(BACKENDS[settings.backend].packages),
+            "backend": job.backend,
+            "target": dataclasses.asdict(job.target(plan, {})),
+            "tools": tools(BACKENDS[job.backend].packages),
         }
-        if isinstance(plan.component.config, TextConfig) or settings.backend == "coreml":
+        if isinstance(plan.component.config, TextConfig) or job.backend == "coreml":
             inputs["tokenizers"] = self._tokenizers()
-            inputs["embeddings"] = [vars(each.adapter) for each in self._job.embeddings]
-        if settings.backend == "coreml":  # its packages carry what their host needs
-            inputs["sampling"] = dataclasses.asdict(self._job.constants)
-            inputs["license"] = license_of(self._job.checkpoint)
+            inputs["embeddings"] = [vars(each.adapter) for each in job.embeddings]
+        if job.backend == "coreml":  # its packages carry what their host needs
+            inputs["sampling"] = dataclasses.asdict(job.constants)
+            inputs["license"] = job.checkpoint.license
         text = json.dumps(inputs, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

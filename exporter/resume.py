@@ -60,16 +60,16 @@ def find_kept(
     Raises UsageError when there is a partial export and nothing says what to do with it, and
     when graphs of it or of the bundle would be lost.
     """
-    records, given = partial.records(), job.settings.given
-    if not given.resume:
-        if records and not given.overwrite:
+    records = partial.records()
+    if not job.resume:
+        if records and not job.overwrite:
             raise UsageError(
                 f"{partial.folder} holds finished graphs of an export that did not end: give "
                 "--resume to go on from them, or --overwrite to start again"
             )
         return Kept({})
     bundle = _replaced_bundle(partial)
-    if bundle is not None and not given.overwrite:
+    if bundle is not None and not job.overwrite:
         _check_nothing_lost(job, bundle, fingerprints)
     states = {
         plan.name: classify(plan, records.get(plan.name), partial, bundle, fingerprints)
@@ -102,12 +102,12 @@ def _report(
     states: Mapping[str, State], job: Job, partial: PartialExport, progress: Progress
 ) -> None:
     """A line on each graph that was made in vain; UsageError for one that would be lost unasked."""
-    asked = {plan.name for plan in job.chosen(set())}
+    asked = {plan.name for plan in job.chosen()}
     for name, state in states.items():
         if state == "damaged":
             progress.line(f"{name}: its files have changed since; it is exported again")
         if state == "stale":
-            if name not in asked and not job.settings.given.overwrite:
+            if name not in asked and not job.overwrite:
                 raise UsageError(
                     f"{partial.folder} holds {name}, made from other weights or options, which "
                     "this export would leave out: give --overwrite to lose it, or name it in "

@@ -20,8 +20,8 @@ from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
 from exporter.fingerprint import Fingerprints
 from exporter.graphs import lora_shapes, plan_graphs
-from exporter.job import checked
-from exporter.options import ExportOptions, resolve
+from exporter.job import check_job
+from exporter.options import ExportOptions
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
 from validation.parity.metrics import difference
@@ -209,7 +209,7 @@ def shared_folders(tmp_path):
 
 def job_of(folders, *loras):
     options = ExportOptions(loras=tuple(loras))
-    return checked(checkpoint_of(folders), resolve(options))
+    return check_job(checkpoint_of(folders), options)
 
 
 def test_a_shared_text_encoder_is_no_longer_shared(shared_folders, updates, tmp_path):
