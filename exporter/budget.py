@@ -53,7 +53,7 @@ class Budget:
 
 def estimate(job: Job, plans: list[GraphPlan], done: Collection[str]) -> Budget:
     """What exporting `plans` takes; those in `done` are there already."""
-    cost = COSTS[job.settings.backend]
+    cost = COSTS[job.backend]
     left = [plan for plan in plans if plan.name not in done]
     memory = max((_memory(job, plan, cost) for plan in left), default=cost.process)
     written, disk = 0, 0
@@ -92,7 +92,7 @@ def _memory(job: Job, plan: GraphPlan, cost: Cost) -> int:
 def _beside(job: Job, plan: GraphPlan) -> int:
     """Bytes that lie beside a graph while it is made."""
     whole = 4 * graph_parameters(plan)
-    if job.settings.backend == "openvino":  # made from an ONNX graph
+    if job.backend == "openvino":  # made from an ONNX graph
         return whole + COSTS["onnx"].text * _weights(plan)
     # A part per picture size, until they are one package.
     return len(job.sizes) * whole if len(job.sizes) > 1 else 0

@@ -216,7 +216,7 @@ def _export(args: argparse.Namespace) -> None:
     from exporter.checkpoint.embeddings import parse_embedding
     from exporter.checkpoint.lora import parse_lora
     from exporter.export import export
-    from exporter.options import ExportOptions, resolve
+    from exporter.options import ExportOptions, check_options
     from runtimes.bundle.write import check_output
     from runtimes.progress import Progress
 
@@ -241,7 +241,7 @@ def _export(args: argparse.Namespace) -> None:
         embeddings=tuple(map(parse_embedding, args.embedding)),
         resume=args.resume,
     )
-    resolve(options)  # before a hub download
+    check_options(options)  # before a hub download
     check_output(args.output, overwrite=args.overwrite or args.resume)
     source, prior = _sources(args)
     progress = Progress(quiet=args.quiet or args.json)

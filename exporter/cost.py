@@ -27,6 +27,7 @@ from exporter.dimensions import example_inputs, make_static, named_sizes
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.sampling import sampling
 from runtimes.bundle.manifest import Sampling
+from runtimes.dimensions import HEIGHT, WIDTH, sizes_at
 from runtimes.sizes import Sizes, sizes
 
 
@@ -101,8 +102,7 @@ def activations(plan: GraphPlan, default: Sizes) -> tuple[float, ...]:
 
 
 def _bytes(plan: GraphPlan, side: int, default: Sizes) -> int:
-    named = {"batch": 1, "height": side, "width": side}
-    named |= {"embedding_height": default.stage_c[0], "embedding_width": default.stage_c[1]}
+    named = sizes_at(plan.name, 1, default) | {HEIGHT: side, WIDTH: side}
     return peak_bytes(make_static(plan, named)) - 4 * graph_parameters(plan)
 
 

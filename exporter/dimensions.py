@@ -1,7 +1,9 @@
-"""The named dimensions of a graph: example sizes, torch.export's symbols, static numbers."""
+"""The named dimensions of a graph plan: fixed as numbers, traced at examples, open as symbols.
+
+Their names and spelling are in runtimes.dimensions, for a bundle's readers need them too.
+"""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -9,55 +11,75 @@ from torch.export import Dim
 
 from exporter.graphs import GraphPlan
 from runtimes.bundle.manifest import Sampling, Tensor
+from runtimes.dimensions import (
+    BATCH,
+    EMBEDDING_HEIGHT,
+    EMBEDDING_WIDTH,
+    HEIGHT,
+    WIDTH,
+    parse_dimension,
+    shape_at,
+    sizes_at,
+)
 from runtimes.plan import batch_rows
 from runtimes.sizes import Sizes
 
-# Small, distinct, above 1 (torch.export specialises on 0 and 1): the sizes graphs are traced at.
-_TRACED = {"batch": 2, "height": 3, "width": 4, "embedding_height": 5, "embedding_width": 6}
-_DIMENSION = re.compile(r"(?:(\d+)\*)?([a-z_]+)(?:/(\d+))?")
+# The sizes graphs are traced at: small; distinct, or torch.export would take two for one; above 1,
+# for it specialises on 0 and 1.
+_TRACED = {BATCH: 2, HEIGHT: 3, WIDTH: 4, EMBEDDING_HEIGHT: 5, EMBEDDING_WIDTH: 6}
+_DTYPES = {"int64": torch.int64, "float32": torch.float32}
+
+
+def named_sizes(plan: GraphPlan, batch: int, constants: Sampling, size: Sizes) -> dict[str, int]:
+    """The named sizes of a graph for `batch` pictures of one size, guidance as by default."""
+    scales = constants.stage_c.guidance, constants.stage_b.guidance
+    return sizes_at(plan.name, batch_rows(plan.name, batch, *scales), size)
+
+
+def close(plan: GraphPlan, sizes: Sequence[Mapping[str, int]]) -> GraphPlan:
+    """The plan with every dimension that is the same at all `sizes` as its number.
+
+    One size makes it static, none leaves it as it is.
+    """
+
+    def closed(tensor: Tensor) -> Tensor:
+        shapes = [shape_at(tensor, named) for named in sizes]
+        shape = tuple(
+            values[0] if len(set(values)) == 1 else dimension
+            for dimension, values in zip(tensor.shape, zip(*shapes, strict=True), strict=True)
+        )
+        return Tensor(tensor.name, tensor.dtype, shape)
+
+    if not sizes:
+        return plan
+    inputs, outputs = (tuple(map(closed, tensors)) for tensors in (plan.inputs, plan.outputs))
+    return dataclasses.replace(plan, inputs=inputs, outputs=outputs)
 
 
 def make_static(plan: GraphPlan, sizes: Mapping[str, int]) -> GraphPlan:
-    """The plan with every named dimension replaced by its number in `sizes`."""
-    inputs = tuple(resolve(tensor, sizes) for tensor in plan.inputs)
-    outputs = tuple(resolve(tensor, sizes) for tensor in plan.outputs)
-    return dataclasses.replace(plan, inputs=inputs, outputs=outputs)
+    """The plan with every named dimension as its number in `sizes`."""
+    return close(plan, [sizes])
 
 
 def example_inputs(plan: GraphPlan) -> tuple[torch.Tensor, ...]:
     """Zero inputs of a graph: static dimensions as they are, open ones small."""
-    sizes = {name: n * (plan.multiple if name in ("height", "width") else 1)
-             for name, n in _TRACED.items()}  # fmt: skip
-    dtypes = {"int64": torch.int64, "float32": torch.float32}
+    sizes = {name: size * _multiple(plan, name) for name, size in _TRACED.items()}
     return tuple(
-        torch.zeros(numbers(tensor, sizes), dtype=dtypes[tensor.dtype]) for tensor in plan.inputs
+        torch.zeros(shape_at(tensor, sizes), dtype=_DTYPES[tensor.dtype]) for tensor in plan.inputs
     )
 
 
-def resolve(tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:
-    """A tensor's specification with its named dimensions replaced by numbers."""
-    return Tensor(tensor.name, tensor.dtype, numbers(tensor, sizes))
-
-
-def numbers(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """A tensor's shape at the given sizes."""
-
-    def number(dimension: int | str) -> int:
-        if isinstance(dimension, int):
-            return dimension
-        times, name, over = _parse(dimension)
-        return sizes[name] * times // over
-
-    return tuple(number(dimension) for dimension in tensor.shape)
-
-
 def dynamic_shapes(plan: GraphPlan) -> tuple[dict[int, Dim], ...]:
-    """torch.export's dynamic dimensions of each input, sides derived from the deepest level's."""
+    """torch.export's symbol for each open axis of each input.
+
+    Sides that are multiples are derived from one symbol, the deepest level's side ('height_cells'):
+    torch.export relates dimensions by products, not by quotients.
+    """
     symbols: dict[str, Dim] = {}
 
     def symbol(dimension: str) -> Dim:
-        times, name, over = _parse(dimension)
-        multiple = plan.multiple if name in ("height", "width") else 1
+        times, name, over = parse_dimension(dimension)
+        multiple = _multiple(plan, name)
         factor = multiple * times // over
         base = symbols.setdefault(name, Dim(name if multiple == 1 else f"{name}_cells"))
         return base if factor == 1 else factor * base
@@ -68,39 +90,6 @@ def dynamic_shapes(plan: GraphPlan) -> tuple[dict[int, Dim], ...]:
     )
 
 
-def _parse(dimension: str) -> tuple[int, str, int]:
-    """'4*height' -> (4, 'height', 1); 'height/4' -> (1, 'height', 4)."""
-    match = _DIMENSION.fullmatch(dimension)
-    assert match is not None, dimension
-    return int(match[1] or 1), match[2], int(match[3] or 1)
-
-
-def close(plan: GraphPlan, sizes: Sequence[Mapping[str, int]]) -> GraphPlan:
-    """The plan with every dimension that is the same at all `sizes` as its number.
-
-    One size makes it static, none leaves it as it is.
-    """
-
-    def fixed(tensor: Tensor) -> Tensor:
-        values = zip(*(numbers(tensor, named) for named in sizes), strict=True)
-        pairs = zip(tensor.shape, values, strict=True)
-        shape = tuple(found[0] if len(set(found)) == 1 else name for name, found in pairs)
-        return Tensor(tensor.name, tensor.dtype, shape)
-
-    if not sizes:
-        return plan
-    inputs, outputs = (tuple(map(fixed, tensors)) for tensors in (plan.inputs, plan.outputs))
-    return dataclasses.replace(plan, inputs=inputs, outputs=outputs)
-
-
-def named_sizes(plan: GraphPlan, batch: int, constants: Sampling, size: Sizes) -> dict[str, int]:
-    """Batch and sides of a graph for `batch` pictures of one size, guidance as by default."""
-    scales = constants.stage_c.guidance, constants.stage_b.guidance
-    height, width = size.stage_c if plan.name == "stage_c" else size.stage_b
-    return {
-        "batch": batch_rows(plan.name, batch, *scales),
-        "height": height,
-        "width": width,
-        "embedding_height": size.stage_c[0],
-        "embedding_width": size.stage_c[1],
-    }
+def _multiple(plan: GraphPlan, name: str) -> int:
+    """What a named size is a multiple of: Stage B's levels halve its latents' sides."""
+    return plan.multiple if name in (HEIGHT, WIDTH) else 1

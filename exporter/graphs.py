@@ -24,6 +24,15 @@ from exporter.checkpoint.weights import Deferred, MetaWeights, Weights, WeightSo
 from exporter.modules import rewrites
 from exporter.modules.layout import Layout
 from runtimes.bundle.manifest import Tensor
+from runtimes.dimensions import (
+    BATCH,
+    EMBEDDING_HEIGHT,
+    EMBEDDING_WIDTH,
+    HEIGHT,
+    WIDTH,
+    over,
+    times,
+)
 
 Shape = tuple[int | str, ...]
 AnyComponent = (
@@ -38,10 +47,10 @@ AnyComponent = (
 class GraphPlan:
     """One graph before its weights are read.
 
-    Dimensions that are strings may change from run to run: 'batch', and sides such as 'height'
-    or 'height/4'. `multiple` is what 'height' and 'width' are multiples of. `defer` gives the
-    export-form module and recipes for its weights, `build` the module with its weights, which
-    `loras` are added to and a text encoder's `rows` put into.
+    Dimensions that are strings may change from run to run: see runtimes.dimensions. `multiple` is
+    what 'height' and 'width' are multiples of. `defer` gives the export-form module and recipes
+    for its weights, `build` the module with its weights, which `loras` are added to and a text
+    encoder's `rows` put into.
     """
 
     name: str
@@ -134,7 +143,7 @@ def _plan(
 
 def _text(name: str, component: Component[TextConfig]) -> GraphPlan:
     config = component.config
-    tokens: Shape = ("batch", config.max_position_embeddings)
+    tokens: Shape = (BATCH, config.max_position_embeddings)
     return _plan(
         name,
         (Tensor("input_ids", "int64", tokens), Tensor("attention_mask", "int64", tokens)),
@@ -151,8 +160,8 @@ def _stage_c_condition(checkpoint: Checkpoint) -> GraphPlan:
     config = component.config
     return _plan(
         "stage_c_condition",
-        (_float("last_hidden_state", ("batch", tokens, config.c_cond)),),
-        (_float("text_kv", ("batch", config.depth, 2, tokens, config.c)),),
+        (_float("last_hidden_state", (BATCH, tokens, config.c_cond)),),
+        (_float("text_kv", (BATCH, config.depth, 2, tokens, config.c)),),
         1,
         component,
         stage_c_shapes(config),
@@ -163,13 +172,13 @@ def _stage_c_condition(checkpoint: Checkpoint) -> GraphPlan:
 def _stage_c(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
     component, tokens = checkpoint.stage_c, _tokens(checkpoint.text_encoder)
     config = component.config
-    latents: Shape = ("batch", config.c_in, "height", "width")
+    latents: Shape = (BATCH, config.c_in, HEIGHT, WIDTH)
     return _plan(
         "stage_c",
         (
             _float("latents", latents),
-            _float("timestep_embedding", ("batch", config.c_r)),
-            _float("text_kv", ("batch", config.depth, 2, tokens, config.c)),
+            _float("timestep_embedding", (BATCH, config.c_r)),
+            _float("text_kv", (BATCH, config.depth, 2, tokens, config.c)),
         ),
         (_float("epsilon", latents),),
         1,
@@ -182,29 +191,29 @@ def _stage_c(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
 def _stage_b_conditions(checkpoint: Checkpoint, text: bool) -> tuple[Tensor, ...]:
     """What `stage_b_condition` gives and `stage_b` takes."""
     config, tokens = checkpoint.stage_b.config, _tokens(checkpoint.decoder_text_encoder)
-    found = []
+    conditions = []
     for level in config.effnet_levels:
         cell = config.patch_size * 2**level
-        sides: Shape = (f"height/{cell}", f"width/{cell}") if cell > 1 else ("height", "width")
-        found.append(_float(f"effnet_{level}", ("batch", config.effnet_embd, *sides)))
+        shape: Shape = (BATCH, config.effnet_embd, over(HEIGHT, cell), over(WIDTH, cell))
+        conditions.append(_float(f"effnet_{level}", shape))
     if text:
         pairs = list(zip(config.c_hidden, config.level_config, config.blocks, strict=True))
         for width in config.text_widths:
             blocks = sum(2 * n * kinds.count("A") for c, kinds, n in pairs if c == width)
-            found.append(_float(f"text_kv_{width}", ("batch", blocks, 2, tokens, width)))
-    return tuple(found)
+            conditions.append(_float(f"text_kv_{width}", (BATCH, blocks, 2, tokens, width)))
+    return tuple(conditions)
 
 
 def _stage_b_condition(checkpoint: Checkpoint, text: bool) -> GraphPlan:
     component = checkpoint.stage_b
     config, tokens = component.config, _tokens(checkpoint.decoder_text_encoder)
-    sides: Shape = ("embedding_height", "embedding_width")
+    embedding: Shape = (BATCH, config.effnet_embd, EMBEDDING_HEIGHT, EMBEDDING_WIDTH)
     inputs = [
-        _float("image_embedding", ("batch", config.effnet_embd, *sides)),
-        _float("latents", ("batch", config.c_in, "height", "width")),
+        _float("image_embedding", embedding),
+        _float("latents", (BATCH, config.c_in, HEIGHT, WIDTH)),
     ]
     if text:
-        inputs.append(_float("last_hidden_state", ("batch", tokens, config.clip_embd)))
+        inputs.append(_float("last_hidden_state", (BATCH, tokens, config.clip_embd)))
     return _plan(
         "stage_b_condition",
         tuple(inputs),
@@ -220,12 +229,12 @@ def _stage_b(checkpoint: Checkpoint, layout: Layout, text: bool) -> GraphPlan:
     component = checkpoint.stage_b
     config = component.config
     zero_tokens = None if text else _tokens(checkpoint.decoder_text_encoder)
-    latents: Shape = ("batch", config.c_in, "height", "width")
+    latents: Shape = (BATCH, config.c_in, HEIGHT, WIDTH)
     return _plan(
         "stage_b",
         (
             _float("latents", latents),
-            _float("timestep_embedding", ("batch", config.c_r)),
+            _float("timestep_embedding", (BATCH, config.c_r)),
             *_stage_b_conditions(checkpoint, text),
         ),
         (_float("epsilon", latents),),
@@ -242,8 +251,8 @@ def _stage_a(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
     scale = config.scale
     return _plan(
         "stage_a",
-        (_float("latents", ("batch", config.latent_channels, "height", "width")),),
-        (_float("image", ("batch", 3, f"{scale}*height", f"{scale}*width")),),
+        (_float("latents", (BATCH, config.latent_channels, HEIGHT, WIDTH)),),
+        (_float("image", (BATCH, 3, times(scale, HEIGHT), times(scale, WIDTH))),),
         1,
         component,
         stage_a_shapes(config),

@@ -1,5 +1,6 @@
-"""What is exported from what: a checkpoint and settings, everything checked, nothing written."""
+"""What is exported from what: a checkpoint and options, everything checked, nothing written."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from exporter.formats.table import BACKENDS, Target
 from exporter.formats.tokenizer import check_tokenizer
 from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
-from exporter.manifest import license_of
-from exporter.options import ExportOptions, Settings
+from exporter.options import ExportOptions, check_options, deployment_target
 from exporter.sampling import sampling
 from runtimes.bundle.manifest import CONDITION_GRAPHS, Sampling
 from runtimes.bundle.read import sha256
@@ -31,103 +31,138 @@ BYTES = {"fp32": 4, "fp16": 2}
 
 @dataclass(frozen=True)
 class Job:
-    """A checked export: what is written from what. `sizes`: the fixed picture sizes, or none."""
+    """A checked export: nothing is left open, and all that could be wrong before writing is right.
+
+    `golden`: whether a run is recorded if all graphs are there; `golden_steps` are its even steps,
+    None for the default schedules. `default` is the picture size that graphs and manifest default
+    to, `sizes` are all fixed sizes, () where sides stay open. `plans` are all graphs that the
+    checkpoint has, `modules` the names of those asked for. `variant` is that of the weight files.
+    """
 
     checkpoint: Checkpoint
-    settings: Settings
+    backend: str
+    precision: str
+    batch_size: int
+    deployment_target: str
+    fused_attention: bool
+    openvino_tokenizer: bool
+    text: bool
+    modules: tuple[str, ...]
+    golden: bool
+    golden_steps: tuple[int, int] | None
+    overwrite: bool
+    resume: bool
+    variant: str
     constants: Sampling
     default: Sizes
     sizes: tuple[Sizes, ...]
     plans: list[GraphPlan]
     loras: tuple[Lora, ...]
-    notes: tuple[str, ...]
     embeddings: tuple[Embedding, ...]
     vocabularies: dict[str, Vocabulary]
+    notes: tuple[str, ...]
 
-    def chosen(self, also: set[str]) -> list[GraphPlan]:
-        """The graphs that were asked for, and those `also` there."""
-        names = also.union(self.settings.given.modules)
-        return [plan for plan in self.plans if plan.name in names]
+    def chosen(self, also: Collection[str] = ()) -> list[GraphPlan]:
+        """The graphs that were asked for, and those named in `also`."""
+        return [plan for plan in self.plans if plan.name in {*self.modules, *also}]
 
     def records_golden(self, plans: list[GraphPlan]) -> bool:
         """Whether an export of these graphs records the golden run: it takes all of them."""
-        given = self.settings.given
-        return given.golden and given.batch_size == 1 and len(plans) == len(self.plans)
+        return self.golden and self.batch_size == 1 and len(plans) == len(self.plans)
 
-    @property
-    def golden_steps(self) -> tuple[int, int] | None:
-        """Even steps of the golden run; None: the default schedules, for the demo or when asked."""
-        asked = self.settings.given.golden_steps
-        if asked == "full" or (asked is None and self.checkpoint.is_demo):
-            return None
-        return asked or SHORT_STEPS
-
-    def precision(self, plan: GraphPlan) -> str:
-        return "fp32" if plan.name in CONDITION_GRAPHS else self.settings.precision
+    def precision_of(self, plan: GraphPlan) -> str:
+        """Conditions are computed once a picture: fp32 costs no time and loses nothing there."""
+        return "fp32" if plan.name in CONDITION_GRAPHS else self.precision
 
     def bytes_of(self, plan: GraphPlan) -> int:
         """Bytes of a graph's weights as they are stored."""
-        return graph_parameters(plan) * BYTES[self.precision(plan)]
+        return graph_parameters(plan) * BYTES[self.precision_of(plan)]
 
     def closed(self, plan: GraphPlan) -> GraphPlan:
         """The plan with its fixed dimensions as numbers."""
-        return close(plan, list(self._named(plan).values()))
+        return close(plan, list(self._dimensions(plan).values()))
 
     def target(self, plan: GraphPlan, metadata: dict[str, str]) -> Target:
         """What a graph is written as."""
-        named = self._named(plan)
+        dimensions = self._dimensions(plan)
         return Target(
-            precision=self.precision(plan),
-            static=self.settings.static,
-            license=license_of(self.checkpoint),
+            precision=self.precision_of(plan),
+            static=bool(self.sizes),
+            license=self.checkpoint.license,
             metadata=metadata,
-            deployment_target=self.settings.deployment_target,
-            fused_attention=self.settings.given.fused_attention,
-            sizes=named if len(named) > 1 else {},
+            deployment_target=self.deployment_target,
+            fused_attention=self.fused_attention,
+            sizes=dimensions if len(dimensions) > 1 else {},
         )
 
-    def _named(self, plan: GraphPlan) -> dict[str, dict[str, int]]:
-        """The values of a graph's named dimensions for each fixed size."""
-        batch = self.settings.given.batch_size
+    def _dimensions(self, plan: GraphPlan) -> dict[str, dict[str, int]]:
+        """The values of a graph's named dimensions for each fixed size, by the size's name."""
         return {
-            "size_{}x{}".format(*size.picture): named_sizes(plan, batch, self.constants, size)
+            "size_{}x{}".format(*size.picture): named_sizes(
+                plan, self.batch_size, self.constants, size
+            )
             for size in self.sizes
         }
 
 
-def checked(checkpoint: Checkpoint, settings: Settings) -> Job:
-    """Every size, tokenizer, adapter, weight name and weight shape, before anything is written."""
-    given = settings.given
-    constants = sampling(
-        checkpoint, given.height or checkpoint.height, given.width or checkpoint.width
-    )
-    default = sizes(constants.height, constants.width, constants)
-    fixed = [default, *(sizes(*size, constants) for size in given.sizes)] if settings.static else []
-    embeddings = _embeddings(checkpoint, given)
-    vocabularies, rows = _vocabularies(checkpoint, embeddings)
-    if given.openvino_tokenizer:
-        for vocabulary in vocabularies.values():
-            check_openvino_tokens(state(build(vocabulary)), vocabulary.folder)
+def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
+    """Check an export of `checkpoint` whole: nothing is written, and only headers are read.
+
+    Raises UsageError for options, picture sizes, tokenizers, adapters, weight names and weight
+    shapes that do not fit.
+    """
+    check_options(options)
+    constants, default, fixed = _sizes(checkpoint, options)
+    embeddings = _embeddings(checkpoint, options)
+    vocabularies, rows = _vocabularies(checkpoint, options, embeddings)
     shapes = lora_shapes(checkpoint)
-    loras = tuple(open_lora(lora, shapes) for lora in given.loras)
-    plans = _plans(checkpoint, settings, loras, vocabularies)
-    plans = [plan.with_rows(rows[plan.name]) if rows.get(plan.name) else plan for plan in plans]
-    for plan in plans:
-        with plan.weights():
-            pass  # opening checks names and shapes
-    fixed_once = tuple(dict.fromkeys(fixed))
+    loras = tuple(open_lora(lora, shapes) for lora in options.loras)
     return Job(
-        checkpoint,
-        settings,
-        constants,
-        default,
-        fixed_once,
-        plans,
-        loras,
-        (*checkpoint.notes, *_unused_weights(checkpoint)),
-        embeddings,
-        vocabularies,
+        checkpoint=checkpoint,
+        backend=options.backend,
+        precision=options.precision or BACKENDS[options.backend].precision,
+        batch_size=options.batch_size,
+        deployment_target=deployment_target(options),
+        fused_attention=options.fused_attention,
+        openvino_tokenizer=options.openvino_tokenizer,
+        text=options.text,
+        modules=options.modules,
+        golden=options.golden,
+        golden_steps=_golden_steps(checkpoint, options),
+        overwrite=options.overwrite,
+        resume=options.resume,
+        variant=checkpoint.variant or options.variant or "",
+        constants=constants,
+        default=default,
+        sizes=fixed,
+        plans=_plans(checkpoint, options, loras, vocabularies, rows),
+        loras=loras,
+        embeddings=embeddings,
+        vocabularies=vocabularies,
+        notes=(*checkpoint.notes, *_unused_weights(checkpoint)),
     )
+
+
+def _sizes(
+    checkpoint: Checkpoint, options: ExportOptions
+) -> tuple[Sampling, Sizes, tuple[Sizes, ...]]:
+    """The sampling constants, the default size, and all fixed ones, each once; () for none."""
+    height, width = options.height or checkpoint.height, options.width or checkpoint.width
+    constants = sampling(checkpoint, height, width)
+    default = sizes(height, width, constants)
+    if not (options.static or BACKENDS[options.backend].always_static):
+        return constants, default, ()
+    further = [sizes(*size, constants) for size in options.sizes]
+    return constants, default, tuple(dict.fromkeys([default, *further]))
+
+
+def _golden_steps(checkpoint: Checkpoint, options: ExportOptions) -> tuple[int, int] | None:
+    """Even steps of both denoisers; None for the default schedules, which the demo affords."""
+    if options.golden_steps == "full":
+        return None
+    if options.golden_steps is None:
+        return None if checkpoint.is_demo else SHORT_STEPS
+    return options.golden_steps
 
 
 def _unused_weights(checkpoint: Checkpoint) -> list[str]:
@@ -142,15 +177,15 @@ def _unused_weights(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _embeddings(checkpoint: Checkpoint, given: ExportOptions) -> tuple[Embedding, ...]:
+def _embeddings(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Embedding, ...]:
     widths = {name: t.config.hidden_size for name, (_, t) in _text_encoders(checkpoint).items()}
-    if not given.text:
+    if not options.text:
         del widths["decoder_text_encoder"]
-    return tuple(open_embedding(asked, widths) for asked in given.embeddings)
+    return tuple(open_embedding(file, widths) for file in options.embeddings)
 
 
 def _vocabularies(
-    checkpoint: Checkpoint, embeddings: tuple[Embedding, ...]
+    checkpoint: Checkpoint, options: ExportOptions, embeddings: tuple[Embedding, ...]
 ) -> tuple[dict[str, Vocabulary], dict[str, tuple[Rows, ...]]]:
     """Each text encoder's vocabulary, and the rows of the embeddings that are as wide."""
     vocabularies, rows = {}, {}
@@ -159,6 +194,8 @@ def _vocabularies(
         vocabulary = check_tokenizer(folder, config.max_position_embeddings, config.vocab_size)
         fitting = tuple(each for each in embeddings if each.width == config.hidden_size)
         vocabularies[name], rows[name] = extended(vocabulary, fitting)
+        if options.openvino_tokenizer:
+            check_openvino_tokens(state(build(vocabularies[name])), vocabulary.folder)
     return vocabularies, rows
 
 
@@ -171,26 +208,31 @@ def _text_encoders(checkpoint: Checkpoint) -> dict[str, tuple[Path, Component[Te
 
 def _plans(
     checkpoint: Checkpoint,
-    settings: Settings,
+    options: ExportOptions,
     loras: tuple[Lora, ...],
     vocabularies: dict[str, Vocabulary],
+    rows: dict[str, tuple[Rows, ...]],
 ) -> list[GraphPlan]:
-    given = settings.given
-    layout = BACKENDS[settings.backend].layout
-    plans = plan_graphs(checkpoint, layout, text=given.text, loras=loras)
+    """Every graph of the export, its weights' names and shapes checked."""
+    layout = BACKENDS[options.backend].layout
+    plans = plan_graphs(checkpoint, layout, text=options.text, loras=loras)
     # As in diffusers, where each pipeline has a text encoder of its own, an adapter changes one.
     adapted = any(TEXT in lora.parts for lora in loras)
-    if given.text and not adapted and _shared_text(checkpoint, vocabularies):
+    if options.text and not adapted and _shares_text_encoder(checkpoint, vocabularies):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
-    if not {plan.name for plan in plans} & set(given.modules):
+    if not {plan.name for plan in plans} & set(options.modules):
         raise UsageError(
-            f"--modules {' '.join(given.modules)}: this export has no such graph (Stage B shares "
+            f"--modules {' '.join(options.modules)}: this export has no such graph (Stage B shares "
             "its text encoder, or has none)"
         )
+    plans = [plan.with_rows(rows[plan.name]) if rows.get(plan.name) else plan for plan in plans]
+    for plan in plans:
+        with plan.weights():
+            pass  # opening checks names and shapes
     return plans
 
 
-def _shared_text(checkpoint: Checkpoint, vocabularies: dict[str, Vocabulary]) -> bool:
+def _shares_text_encoder(checkpoint: Checkpoint, vocabularies: dict[str, Vocabulary]) -> bool:
     """Whether both stages use one text encoder, as in the paper: same config, weights, tokens."""
     first, second = checkpoint.text_encoder, checkpoint.decoder_text_encoder
     if first.config != second.config or len(first.files) != len(second.files):

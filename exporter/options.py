@@ -1,4 +1,4 @@
-"""What to export: options as given, then checked and completed by the backend."""
+"""What to export, as it was asked for, and the checks that need no checkpoint."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ class ExportOptions:
     sizes (height, width) for Core ML, whose graphs have fixed ones. `fused_attention`: ONNX, an
     attention block's products and softmax as one operator. `golden_steps` are those of the
     recorded run. `resume` goes on with what an earlier export of the same output has finished.
+    `text`: Stage B's.
     """
 
     backend: str = "onnx"
@@ -42,27 +43,17 @@ class ExportOptions:
     resume: bool = False
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Options of which nothing is left open; made by `resolve`."""
+def check_options(options: ExportOptions) -> None:
+    """Check options against each other and their backend; UsageError names the one that is wrong.
 
-    backend: str
-    precision: str
-    static: bool
-    deployment_target: str
-    given: ExportOptions
-
-
-def resolve(options: ExportOptions) -> Settings:
-    """Check options against their backend; UsageError names the one that does not fit."""
+    Cheap, and done before a checkpoint is fetched.
+    """
     if options.backend not in BACKENDS:
         raise UsageError(f"--backend {options.backend}: there are {', '.join(BACKENDS)}")
     unknown = [name for name in options.modules if name not in GRAPHS]
     if unknown:
         raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {', '.join(GRAPHS)}")
-    backend = BACKENDS[options.backend]
-    static = options.static or backend.always_static
-    if options.batch_size != 1 and not static:
+    if options.batch_size != 1 and not (options.static or BACKENDS[options.backend].always_static):
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
@@ -76,21 +67,20 @@ def resolve(options: ExportOptions) -> Settings:
         raise UsageError("--openvino-tokenizer is for --backend openvino")
     if options.openvino_tokenizer:
         check_openvino_tokenizers()
-    return Settings(
-        options.backend,
-        options.precision or backend.precision,
-        static,
-        _deployment_target(options),
-        options,
-    )
+    deployment_target(options)
 
 
-def _deployment_target(options: ExportOptions) -> str:
+def deployment_target(options: ExportOptions) -> str:
+    """The oldest system Core ML packages are for, '' for other backends.
+
+    Raises UsageError for a target that does not exist or does not take the sizes asked for, and
+    for Core ML's options with another backend.
+    """
     if options.backend != "coreml":
-        given = {"--sizes": options.sizes, "--deployment-target": options.deployment_target}
-        for name, value in given.items():
+        coreml_only = {"--sizes": options.sizes, "--deployment-target": options.deployment_target}
+        for flag, value in coreml_only.items():
             if value:
-                raise UsageError(f"{name} is for --backend coreml")
+                raise UsageError(f"{flag} is for --backend coreml")
         return ""
     from exporter.formats.coreml import DEFAULT_TARGET, FUNCTIONS_TARGETS, check_target
 

@@ -2,7 +2,8 @@
 
 The folder lies beside the output NAME, or in it as `.partial` where that exists already, for it may
 be a mounted volume. It holds a folder per graph and, once a graph is whole, GRAPH.json with its
-origin and the hashes of its files. Nothing in it is taken without its record and a check of both.
+fingerprint and the hashes of its files. Nothing in it is taken without its record and a check of
+both.
 """
 
 import dataclasses
@@ -33,8 +34,8 @@ class Record:
     files: dict[str, File]
 
 
-class Unfinished:
-    """The unfinished export of an output folder."""
+class PartialExport:
+    """What is written so far of the export to an output folder."""
 
     def __init__(self, output: Path) -> None:
         output = output.absolute()
@@ -44,15 +45,15 @@ class Unfinished:
 
     def records(self) -> dict[str, Record]:
         """The finished graphs by name; a record that cannot be read is none."""
-        found = {}
+        records = {}
         for path in sorted(self.folder.glob("*.json")):
             with suppress(OSError, ValueError, RunError):
-                found[path.stem] = decode(Record, json.loads(path.read_text("utf-8")), str(path))
-        return found
+                records[path.stem] = decode(Record, json.loads(path.read_text("utf-8")), str(path))
+        return records
 
     def is_whole(self, record: Record) -> bool:
         """Whether a finished graph's files are still those that were written."""
-        return _are(self.folder, record.files)
+        return _unchanged(self.folder, record.files)
 
     def finish(self, name: str, graph: Graph) -> Record:
         """Record that everything in the graph's folder is what it should be."""
@@ -64,6 +65,7 @@ class Unfinished:
         return self._write(name, Record(graph, files))
 
     def _write(self, name: str, record: Record) -> Record:
+        # The record comes last and at once: a killed export leaves a whole one or none.
         text = json.dumps(dataclasses.asdict(record))
         (self.folder / f"{name}.tmp").write_text(text, encoding="utf-8")
         os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.json")
@@ -84,7 +86,7 @@ class Unfinished:
             shutil.rmtree(self.folder / name)
 
     def place(self, record: Record, folder: Path) -> None:
-        """Put a finished graph into the bundle that is being made; the unfinished keeps it too."""
+        """Put a finished graph into the bundle that is being written; it stays here too."""
         for key in record.files:
             _link(self.folder / key, folder / key, shutil.move)
 
@@ -99,8 +101,8 @@ class Unfinished:
             self.discard(folder.name)
 
     def _others(self, kept: Collection[str]) -> list[Path]:
-        found = self.folder.iterdir() if self.folder.exists() else ()
-        return [path for path in found if path.is_dir() and path.name not in kept]
+        paths = self.folder.iterdir() if self.folder.exists() else ()
+        return [path for path in paths if path.is_dir() and path.name not in kept]
 
     def remove(self) -> None:
         """Remove it all."""
@@ -112,7 +114,7 @@ class Unfinished:
 
         A folder without a finished graph is removed in the end, and so are its new parents.
         """
-        made = [path for path in self.folder.parents if not path.exists()]
+        new_parents = [path for path in self.folder.parents if not path.exists()]
         lock = FileLock(self.folder / _LOCK, timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,7 @@ class Unfinished:
             if not self.records():
                 self.remove()
             lock.release()
-            for path in made:
+            for path in new_parents:
                 with suppress(OSError):  # it holds something
                     path.rmdir()
 
@@ -150,10 +152,10 @@ class Unfinished:
 
 def is_whole(name: str, bundle: Bundle) -> bool:
     """Whether a graph's files in a bundle are those that its manifest names."""
-    return _are(bundle.folder, bundle.files_of(name))
+    return _unchanged(bundle.folder, bundle.files_of(name))
 
 
-def _are(folder: Path, files: dict[str, File]) -> bool:
+def _unchanged(folder: Path, files: dict[str, File]) -> bool:
     def is_file(key: str, file: File) -> bool:
         path = folder / key
         if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():

@@ -11,6 +11,7 @@ from quantization.instrumented import Run, instrumented
 from quantization.onnx_fp16 import half_nodes
 from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.bundle.read import Bundle
+from runtimes.dimensions import shape_at, sizes_at
 from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 from runtimes.pipeline import Pipeline, load_tokenizers
 from runtimes.plan import Options, make_plan
@@ -60,14 +61,11 @@ def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT)
     """
     graphs, rng = _Measured(bundle), np.random.default_rng(options.seed)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
-    cells = {"stage_c": plan.sizes.stage_c}
     for number, (name, graph) in enumerate(bundle.manifest.graphs.items(), 1):
-        height, width = cells.get(name, plan.sizes.stage_b)
-        sides = {"batch": 1, "height": height, "width": width}
-        sides |= dict(zip(("embedding_height", "embedding_width"), plan.sizes.stage_c, strict=True))
+        named = sizes_at(name, 1, plan.sizes)
         feeds: Tensors = {}
         for tensor in graph.inputs:
-            shape = [_number(side, sides) for side in tensor.shape]
+            shape = shape_at(tensor, named)
             feeds[tensor.name] = (
                 np.ones(shape, np.int64)
                 if tensor.dtype == "int64"
@@ -78,14 +76,6 @@ def normal_ranges(bundle: Bundle, options: Options, progress: Progress = SILENT)
         engine.close()
         progress.step("graphs", number, len(bundle.manifest.graphs))
     return [node for name in bundle.manifest.graphs for node in graphs.ranges(name)]
-
-
-def _number(side: int | str, sides: dict[str, int]) -> int:
-    """A dimension such as `height/4` at the given sizes."""
-    if isinstance(side, int):
-        return side
-    name, _, over = side.partition("/")
-    return sides[name] // int(over or 1)
 
 
 class _Measured:

@@ -16,8 +16,8 @@ from exporter.checkpoint.find import find_pair
 from exporter.checkpoint.harmless import CONFIG_KEYS
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
-from exporter.job import checked
-from exporter.options import ExportOptions, resolve
+from exporter.job import check_job
+from exporter.options import ExportOptions
 from runtimes.errors import UsageError
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -37,7 +37,7 @@ def opened(pair, variant=None, **options):
 
 
 def job_of(pair):
-    return checked(opened(pair), resolve(ExportOptions()))
+    return check_job(opened(pair), ExportOptions())
 
 
 def _other(key, value):

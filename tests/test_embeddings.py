@@ -16,8 +16,8 @@ from exporter.checkpoint.find import find_pair
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
 from exporter.formats.tokenizer import write_tokenizer
-from exporter.job import Job, checked
-from exporter.options import ExportOptions, resolve
+from exporter.job import Job, check_job
+from exporter.options import ExportOptions
 from runtimes.bundle.manifest import Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
@@ -48,7 +48,7 @@ def job(folders):
 
     def get(*files: EmbeddingFile, pair=None, **options) -> Job:
         checkpoint = open_checkpoint(*find_pair(*map(str, pair or folders(NAME))), None)
-        return checked(checkpoint, resolve(ExportOptions(embeddings=files, **options)))
+        return check_job(checkpoint, ExportOptions(embeddings=files, **options))
 
     return get
 

@@ -28,8 +28,8 @@ from exporter.formats import openvino as openvino_graph
 from exporter.formats.onnx import OPSET, TRANSLATIONS, write_onnx
 from exporter.formats.table import BACKENDS
 from exporter.graphs import plan_graphs
-from exporter.job import checked
-from exporter.options import ExportOptions, resolve
+from exporter.job import check_job
+from exporter.options import ExportOptions
 from exporter.sampling import sampling
 from runtimes.memory import available_memory
 from runtimes.progress import Progress
@@ -56,8 +56,8 @@ def size_of(folder: Path) -> int:
 
 
 def estimated(pair, **options) -> budget.Budget:
-    job = checked(open_checkpoint(*pair, None), resolve(ExportOptions(golden=False, **options)))
-    return estimate(job, job.chosen(set()), ())
+    job = check_job(open_checkpoint(*pair, None), ExportOptions(golden=False, **options))
+    return estimate(job, job.chosen(), ())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted otherwise")
@@ -160,7 +160,7 @@ def test_too_little_disk_is_refused(capsys, tmp_path, monkeypatch):
 
 
 def test_graphs_that_are_there_need_nothing():
-    job = checked(open_checkpoint(*demo_pair(), None), resolve(ExportOptions(golden=False)))
+    job = check_job(open_checkpoint(*demo_pair(), None), ExportOptions(golden=False))
     plans = job.plans
     whole, rest = (estimate(job, plans, done) for done in ((), [p.name for p in plans[1:]]))
     assert rest.disk < whole.disk / 8 and rest.memory < whole.memory

@@ -18,10 +18,10 @@ from exporter.checkpoint.lora import LoraFile, open_lora
 from exporter.checkpoint.lora_names import Target, spellings
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
+from exporter.fingerprint import Fingerprints
 from exporter.graphs import lora_shapes, plan_graphs
-from exporter.job import checked
-from exporter.options import ExportOptions, resolve
-from exporter.origin import Origins
+from exporter.job import check_job
+from exporter.options import ExportOptions
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
 from validation.parity.metrics import difference
@@ -209,7 +209,7 @@ def shared_folders(tmp_path):
 
 def job_of(folders, *loras):
     options = ExportOptions(loras=tuple(loras))
-    return checked(checkpoint_of(folders), resolve(options))
+    return check_job(checkpoint_of(folders), options)
 
 
 def test_a_shared_text_encoder_is_no_longer_shared(shared_folders, updates, tmp_path):
@@ -243,7 +243,7 @@ def test_origins_know_whose_adapter_it_is(folders, updates, tmp_path):
     file = tmp_path / "text.safetensors"
     save_file(adapters.kohya(updates[1], "lora_te_"), file)
     plain, adapted, weaker = (
-        {plan.name: Origins(job)(plan) for plan in job.plans}
+        {plan.name: Fingerprints(job).of(plan) for plan in job.plans}
         for job in (
             job_of(folders(NAME), *loras)
             for loras in ((), (LoraFile(file),), (LoraFile(file, 0.5),))

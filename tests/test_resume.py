@@ -45,8 +45,8 @@ class Made(list):
         self.append(plan.name)
         file = f"{plan.name}/model.onnx"
         (folder / plan.name).mkdir()
-        (folder / file).write_text(f"{plan.name} {job.settings.backend} {job.precision(plan)}")
-        return Graph(file, job.precision(plan), plan.inputs, plan.outputs)
+        (folder / file).write_text(f"{plan.name} {job.backend} {job.precision_of(plan)}")
+        return Graph(file, job.precision_of(plan), plan.inputs, plan.outputs)
 
 
 @pytest.fixture(autouse=True)

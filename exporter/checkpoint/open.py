@@ -88,6 +88,11 @@ class Checkpoint:
         return kinds.pop() if len(kinds) == 1 else ""
 
     @property
+    def license(self) -> str:
+        """The license that the decoder's model card names."""
+        return self.decoder_source.front_matter.get("license", "unknown")
+
+    @property
     def is_demo(self) -> bool:
         """Whether it is the demo checkpoint of this package."""
         return self.decoder_source.revision == self.prior_source.revision == DEMO_REVISION

@@ -13,7 +13,7 @@ from exporter.checkpoint.configs import StageAConfig, StageBConfig, StageCConfig
 from exporter.checkpoint.weights import Deferred, Recipe, Recipes, WeightSource
 from exporter.modules.layout import Layout
 from exporter.modules.stage_a import StageA
-from exporter.modules.stage_b import StageB, StageBCondition, plan
+from exporter.modules.stage_b import StageB, StageBCondition, plan_blocks
 from exporter.modules.stage_c import StageC, StageCCondition
 from exporter.modules.text_encoder import TextEncoder
 
@@ -63,11 +63,11 @@ def load_stage_b_condition(config: StageBConfig, weights: WeightSource, text: bo
     if text:
         recipes |= _copy(weights, "clip_mapper", "clip_mapper")
         count = dict.fromkeys(config.text_widths, 0)
-        for name, kind, level, _ in plan(config):
-            if kind == "attention":
-                width = config.c_hidden[level]
-                recipes |= _text_key_value(weights, name, f"blocks.{width}.{count[width]}")
-                count[width] += 1
+        for block in plan_blocks(config):
+            if block.kind == "attention":
+                target = f"blocks.{block.width}.{count[block.width]}"
+                recipes |= _text_key_value(weights, block.name, target)
+                count[block.width] += 1
     return Deferred(module, recipes)
 
 
@@ -85,18 +85,18 @@ def load_stage_b(
         "embedding.convolution.bias": _read(weights, "embedding.1.bias"),
     }
     recipes |= _pointwise(weights, "clf.1", "clf")
-    for i, (name, kind, level, _) in enumerate(plan(config)):
-        if kind == "res":
-            mapper = _mapper_name(name, config) if config.inject_effnet[level] else None
-            recipes |= _res(weights, name, f"blocks.{i}", mapper, config.c_cond)
-        elif kind == "timestep":
-            recipes |= _timestep(weights, name, f"blocks.{i}", config.c_hidden[level])
-        elif kind == "attention":
-            recipes |= _attention(weights, name, f"blocks.{i}")
+    for i, block in enumerate(plan_blocks(config)):
+        source, target = block.name, f"blocks.{i}"
+        if block.kind == "res":
+            recipes |= _res(weights, source, target, block.mapper, config.c_cond)
+        elif block.kind == "timestep":
+            recipes |= _timestep(weights, source, target, block.width)
+        elif block.kind == "attention":
+            recipes |= _attention(weights, source, target)
             if zero_tokens is not None:
-                recipes[f"blocks.{i}.constant_kv"] = partial(_constant_kv, weights, name)
+                recipes[f"{target}.constant_kv"] = partial(_constant_kv, weights, source)
         else:
-            recipes |= _copy(weights, f"{name}.1", f"blocks.{i}.convolution")
+            recipes |= _copy(weights, f"{source}.1", f"{target}.convolution")
     return Deferred(module, recipes)
 
 
@@ -174,9 +174,9 @@ def _low_rank_bias(weights: WeightSource, expand: str, mapper: str, c_cond: int)
 
 def _timestep(weights: WeightSource, source: str, target: str, width: int) -> Recipes:
     def bias() -> Tensor:
-        found = weights[f"{source}.mapper.bias"].clone()
-        found[:width] += 1
-        return found
+        folded = weights[f"{source}.mapper.bias"].clone()
+        folded[:width] += 1  # the 1 of x * (1 + a) + b
+        return folded
 
     return _copy(weights, f"{source}.mapper", f"{target}.mapper") | {f"{target}.mapper.bias": bias}
 
@@ -250,9 +250,3 @@ def _unshuffled(weight: Tensor, config: StageBConfig) -> Tensor:
     """A 1x1 convolution after PixelUnshuffle as one convolution of stride `patch_size`."""
     patch = config.patch_size
     return weight.view(weight.shape[0], config.c_in, patch, patch)
-
-
-def _mapper_name(block: str, config: StageBConfig) -> str:
-    """The effnet mapper of a block's level: the down levels' come first, then the up levels'."""
-    path, level = block.split(".")[:2]
-    return f"effnet_mappers.{int(level) + (config.levels if path == 'up_blocks' else 0)}"

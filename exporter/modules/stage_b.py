@@ -1,5 +1,7 @@
 """Stage B, the diffusion decoder: one graph per image for its conditions, one per step."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -22,30 +24,67 @@ from exporter.modules.stage_c import TextKeyValue
 SIGMOID_EPS = 1e-3  # the reference's forward(eps=1e-3): the divisor stays within 0.001..0.999
 
 Kind = Literal["res", "timestep", "attention", "down", "up"]
+# A level's letters in `level_config`.
+KINDS: dict[str, Kind] = {"C": "res", "T": "timestep", "A": "attention"}
 
 
-def plan(config: StageBConfig) -> list[tuple[str, Kind, int, bool]]:
-    """Every block in running order: its reference name, kind, level, and whether it takes the skip.
+@dataclass(frozen=True)
+class Block:
+    """One layer of Stage B's U-Net, in both the checkpoint and the export form.
 
-    The reference nests blocks in lists of lists (`down_blocks.1.0`); a resampling layer is the
-    first of its down level and the last of its up level.
+    `name` is the checkpoint's prefix, such as 'down_blocks.1.0'; `level` 0 is the widest picture.
+    `width` is the level's channels, `above` those of the level above, which the resampling layers
+    go down from and up to. Of the ResBlocks, `takes_skip` have the down path's output
+    concatenated, and those with a `mapper`, a layer of the checkpoint, the image embedding.
     """
-    kinds: dict[str, Kind] = {"C": "res", "T": "timestep", "A": "attention"}
-    found: list[tuple[str, Kind, int, bool]] = []
-    for i in range(config.levels):
-        level: list[tuple[Kind, bool]] = [("down", False)] if i > 0 else []
-        level += [(kinds[kind], False) for kind in config.level_config[i] * config.blocks[i]]
-        found += [(f"down_blocks.{i}.{j}", kind, i, skip) for j, (kind, skip) in enumerate(level)]
-    for i in reversed(range(config.levels)):
-        each = config.level_config[i] * config.blocks[i]
-        deepest = i == config.levels - 1
-        level = [
-            (kinds[kind], j == 0 and kind == "C" and not deepest) for j, kind in enumerate(each)
-        ]
-        level += [("up", False)] if i > 0 else []
-        at = config.levels - 1 - i
-        found += [(f"up_blocks.{at}.{j}", kind, i, skip) for j, (kind, skip) in enumerate(level)]
-    return found
+
+    name: str
+    kind: Kind
+    level: int
+    width: int
+    above: int
+    takes_skip: bool
+    mapper: str | None
+
+
+def plan_blocks(config: StageBConfig) -> list[Block]:
+    """Every layer in running order: all levels down, then all levels up.
+
+    The reference nests its blocks in lists of lists. A resampling layer is the first of its down
+    level and the last of its up level; the first ResBlock of an up level takes the skip, except at
+    the deepest level, where down and up path meet.
+    """
+    blocks: list[Block] = []
+    for level in range(config.levels):
+        kinds = [KINDS[letter] for letter in config.level_config[level] * config.blocks[level]]
+        resampled: list[Kind] = ["down"] if level > 0 else []
+        blocks += _level(config, level, "down_blocks", [*resampled, *kinds])
+    for level in reversed(range(config.levels)):
+        kinds = [KINDS[letter] for letter in config.level_config[level] * config.blocks[level]]
+        resampled = ["up"] if level > 0 else []
+        blocks += _level(config, level, "up_blocks", [*kinds, *resampled])
+    return blocks
+
+
+def _level(config: StageBConfig, level: int, path: str, kinds: Sequence[Kind]) -> list[Block]:
+    """One level's blocks on the way down or up, by their `kinds`."""
+    upwards = path == "up_blocks"
+    # The up path's lists count from the deepest level, and its effnet mappers come second.
+    index = config.levels - 1 - level if upwards else level
+    mapper = f"effnet_mappers.{config.levels + index if upwards else index}"
+    injects, deepest = config.inject_effnet[level], level == config.levels - 1
+    return [
+        Block(
+            name=f"{path}.{index}.{at}",
+            kind=kind,
+            level=level,
+            width=config.c_hidden[level],
+            above=config.c_hidden[level - 1] if level > 0 else 0,
+            takes_skip=upwards and at == 0 and kind == "res" and not deepest,
+            mapper=mapper if kind == "res" and injects else None,
+        )
+        for at, kind in enumerate(kinds)
+    ]
 
 
 class StageBCondition(nn.Module):
@@ -62,7 +101,7 @@ class StageBCondition(nn.Module):
         self.text = text
         if text:
             self.clip_mapper = nn.Linear(config.clip_embd, config.c_cond)
-            widths = [config.c_hidden[i] for _, kind, i, _ in plan(config) if kind == "attention"]
+            widths = [block.width for block in plan_blocks(config) if block.kind == "attention"]
             self.blocks = nn.ModuleDict(
                 {
                     str(width): nn.ModuleList(
@@ -99,57 +138,65 @@ class StageB(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.layout, self.zero_tokens = config, layout, zero_tokens
-        self.plan = plan(config)
+        self.plan = plan_blocks(config)
         patch, first = config.patch_size, config.c_hidden[0]
         # PixelUnshuffle then 1x1 convolution is one strided convolution.
         embed = nn.Conv2d(config.c_in, first, patch, stride=patch)
         self.embedding = Convolution(embed, layout)
         self.norm = ChannelNorm(layout)
-        self.blocks = nn.ModuleList(
-            self._block(kind, level, skip) for _, kind, level, skip in self.plan
-        )
+        self.blocks = nn.ModuleList(map(self._module, self.plan))
         self.clf = LastProjection(first, 2 * config.c_out * patch**2, layout)
 
-    def _block(self, kind: Kind, level: int, skip: bool) -> nn.Module:
-        config, layout = self.config, self.layout
-        width = config.c_hidden[level]
-        if kind == "res":
-            c_skip = skip * width + config.inject_effnet[level] * config.effnet_embd
+    def _module(self, block: Block) -> nn.Module:
+        config, layout, width = self.config, self.layout, block.width
+        if block.kind == "res":
+            # Rewrite 1: the embedding enters with its own 16 channels, not the mapper's c_cond.
+            embedding = config.effnet_embd if block.mapper else 0
+            c_skip = (width if block.takes_skip else 0) + embedding
             return ResBlock(width, c_skip, config.kernel_size, layout)
-        if kind == "timestep":
+        if block.kind == "timestep":
             return TimestepBlock(width, config.c_r, layout)
-        if kind == "attention":
-            return AttnBlock(width, config.nhead[level], layout, self.zero_tokens)
-        above = config.c_hidden[level - 1]
-        if kind == "down":
-            return Convolution(nn.Conv2d(above, width, 2, stride=2), layout)
-        return Convolution(nn.ConvTranspose2d(width, above, 2, stride=2), layout)
+        if block.kind == "attention":
+            return AttnBlock(width, config.nhead[block.level], layout, self.zero_tokens)
+        if block.kind == "down":
+            return Convolution(nn.Conv2d(block.above, width, 2, stride=2), layout)
+        return Convolution(nn.ConvTranspose2d(width, block.above, 2, stride=2), layout)
 
     def forward(self, latents: Tensor, timestep_embedding: Tensor, *conditions: Tensor) -> Tensor:
         config, dtype = self.config, self.clf.weight.dtype
         timestep_embedding = timestep_embedding.to(dtype)
-        given = [condition.to(dtype) for condition in conditions]
-        levels = config.effnet_levels
-        effnet = {i: to_layout(x, self.layout) for i, x in zip(levels, given, strict=False)}
-        texts = {
-            width: iter(kv.unbind(dim=1))
-            for width, kv in zip(config.text_widths, given[len(levels) :], strict=False)
-        }
-        skips: list[Tensor] = []
+        effnet, texts = self._sorted([condition.to(dtype) for condition in conditions])
+        skips: list[Tensor] = []  # the down path's output by level
         x = self.norm(self.embedding(to_layout(latents, self.layout)))
-        for (_, kind, level, takes_skip), block in zip(self.plan, self.blocks, strict=True):
-            if kind == "res":
-                skip = [skips[level]] if takes_skip else []
-                x = block(x, skip + ([effnet[level]] if level in effnet else []))
-            elif kind == "timestep":
-                x = block(x, timestep_embedding)
-            elif kind == "attention":
-                given_text = self.zero_tokens is None
-                x = block(x, next(texts[config.c_hidden[level]]) if given_text else None)
+        for block, module in zip(self.plan, self.blocks, strict=True):
+            if block.kind == "res":
+                parts = [skips[block.level]] if block.takes_skip else []
+                parts += [effnet[block.level]] if block.mapper else []
+                x = module(x, parts)
+            elif block.kind == "timestep":
+                x = module(x, timestep_embedding)
+            elif block.kind == "attention":
+                x = module(x, None if self.zero_tokens is not None else next(texts[block.width]))
             else:
-                if kind == "down":
+                if block.kind == "down":
                     skips.append(x)
-                x = block(self.norm(x)).float()
+                x = module(self.norm(x)).float()
         x = to_nchw(self.clf(self.norm(x)), self.layout)
         a, b = F.pixel_shuffle(x, config.patch_size).chunk(2, dim=1)
         return (latents - a) / (b.sigmoid() * (1 - 2 * SIGMOID_EPS) + SIGMOID_EPS)
+
+    def _sorted(
+        self, conditions: Sequence[Tensor]
+    ) -> tuple[dict[int, Tensor], dict[int, Iterator[Tensor]]]:
+        """The image embedding by level, and by width each attention block's keys and values."""
+        levels, widths = self.config.effnet_levels, self.config.text_widths
+        # Text-free there are no keys and values, so the zips below may end early.
+        effnet = {
+            level: to_layout(embedding, self.layout)
+            for level, embedding in zip(levels, conditions, strict=False)
+        }
+        texts = {
+            width: iter(text_kv.unbind(dim=1))
+            for width, text_kv in zip(widths, conditions[len(levels) :], strict=False)
+        }
+        return effnet, texts

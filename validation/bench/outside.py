@@ -9,11 +9,12 @@ import numpy as np
 from exporter.checkpoint.find import demo_pair
 from exporter.checkpoint.open import Checkpoint
 from exporter.checkpoint.vocabulary import read_vocabulary
-from exporter.dimensions import named_sizes, numbers
+from exporter.dimensions import named_sizes
 from exporter.formats.tokenizer import write_tokenizer
 from exporter.graphs import plan_graphs
 from exporter.sampling import sampling
 from runtimes.bundle.manifest import DENOISERS, FORMAT, FORMAT_VERSION, Manifest, Model
+from runtimes.dimensions import shape_at
 from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 from runtimes.pipeline import Pipeline
 from runtimes.sizes import sizes
@@ -62,7 +63,7 @@ def outside_seconds(checkpoint: Checkpoint, side: int, folder: Path) -> float:
     for plan in plan_graphs(checkpoint, "nchw", text=True):
         named = named_sizes(plan, 1, constants, size)
         outputs[plan.name] = {
-            tensor.name: np.zeros(numbers(tensor, named), np.float32) for tensor in plan.outputs
+            tensor.name: np.zeros(shape_at(tensor, named), np.float32) for tensor in plan.outputs
         }
     source = demo_pair()[0].folder / "tokenizer"
     spec = write_tokenizer(read_vocabulary(source), folder / "tokenizer", "tokenizer", 77)

@@ -10,11 +10,12 @@ import torch
 
 from exporter.checkpoint.configs import TextConfig
 from exporter.checkpoint.open import Checkpoint
-from exporter.dimensions import close, named_sizes, numbers
+from exporter.dimensions import close, named_sizes
 from exporter.formats.onnx import write_onnx
 from exporter.graphs import GraphPlan, plan_graphs
 from exporter.sampling import sampling
 from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, Graph, Sampling
+from runtimes.dimensions import shape_at
 from runtimes.engines.base import GraphFile, Tensors
 from runtimes.errors import RunError
 from runtimes.sizes import sizes
@@ -97,7 +98,7 @@ def _values(
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, torch.Tensor] = {}
     for tensor in first.inputs:
-        shape = numbers(tensor, named_dimensions)
+        shape = shape_at(tensor, named_dimensions)
         drawn[tensor.name] = torch.randn(shape, generator=generator)
         if isinstance(plan.component.config, TextConfig):
             vocabulary = plan.component.config.vocab_size
@@ -110,7 +111,7 @@ def _values(
     with torch.inference_mode():
         outputs = first.build(weights)(*drawn.values())
     values |= named(Graph("", "fp32", first.inputs, first.outputs), outputs)
-    shape = numbers(plan.inputs[0], named_dimensions)
+    shape = shape_at(plan.inputs[0], named_dimensions)
     latents = torch.randn(shape, generator=generator).numpy()
     denoiser = getattr(constants, plan.name)
     t = denoiser.schedule[len(denoiser.schedule) // 2].t

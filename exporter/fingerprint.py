@@ -1,4 +1,7 @@
-"""What a graph was made from and how, as one hash: the same hash, the same graph."""
+"""What a graph is made from and how, as one hash: the same hash, the same graph.
+
+The manifest keeps it as a graph's `origin`.
+"""
 
 import dataclasses
 import hashlib
@@ -11,21 +14,25 @@ from exporter.checkpoint.vocabulary import FILES
 from exporter.formats.table import BACKENDS
 from exporter.graphs import GraphPlan
 from exporter.job import Job
-from exporter.manifest import license_of, tools
+from exporter.manifest import tools
 from runtimes.bundle.read import sha256
 
 
-class Origins:
-    """The origins of a job's graphs; every checkpoint file is hashed once, when it is needed."""
+class Fingerprints:
+    """The fingerprints of a job's graphs.
+
+    Checkpoint files are hashed when a graph first needs them, which takes seconds a gigabyte, and
+    once each: two graphs may share a file.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._hashes: dict[Path, str] = {}
 
-    def __call__(self, plan: GraphPlan) -> str:
+    def of(self, plan: GraphPlan) -> str:
         """SHA-256 over weights, adapters, config, tensors, options and tool versions of a graph."""
-        settings, closed = self._job.settings, self._job.closed(plan)
-        made_from: dict[str, Any] = {
+        job, closed = self._job, self._job.closed(plan)
+        inputs: dict[str, Any] = {
             "graph": plan.name,
             "weights": [self._hash(file) for file in plan.component.files],
             "config": dataclasses.asdict(plan.component.config),
@@ -34,17 +41,17 @@ class Origins:
                 for lora in plan.loras
             ],
             "tensors": [vars(tensor) for tensor in (*closed.inputs, *closed.outputs)],
-            "backend": settings.backend,
-            "target": dataclasses.asdict(self._job.target(plan, {})),
-            "tools": tools(BACKENDS[settings.backend].packages),
+            "backend": job.backend,
+            "target": dataclasses.asdict(job.target(plan, {})),
+            "tools": tools(BACKENDS[job.backend].packages),
         }
-        if isinstance(plan.component.config, TextConfig) or settings.backend == "coreml":
-            made_from["tokenizers"] = self._tokenizers()
-            made_from["embeddings"] = [vars(each.adapter) for each in self._job.embeddings]
-        if settings.backend == "coreml":  # its packages carry what their host needs
-            made_from["sampling"] = dataclasses.asdict(self._job.constants)
-            made_from["license"] = license_of(self._job.checkpoint)
-        text = json.dumps(made_from, sort_keys=True)
+        if isinstance(plan.component.config, TextConfig) or job.backend == "coreml":
+            inputs["tokenizers"] = self._tokenizers()
+            inputs["embeddings"] = [vars(each.adapter) for each in job.embeddings]
+        if job.backend == "coreml":  # its packages carry what their host needs
+            inputs["sampling"] = dataclasses.asdict(job.constants)
+            inputs["license"] = job.checkpoint.license
+        text = json.dumps(inputs, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _tokenizers(self) -> list[str]:
