@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.arguments import Parser, integer, number
+from runtimes.arguments import integer, number
 from runtimes.bundle.manifest import GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, installed
+from runtimes.console import installed
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -37,15 +37,9 @@ DENOISERS = ["stage_c", "stage_b"]
 GIGABYTE = 1e9
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation bench`."""
-    found = Parser(
-        prog="python -m validation bench",
-        description="Time every graph and whole pictures, interleaved in one run: PyTorch, plain "
-        "exports of its modules, and the bundles on every engine; each with its relative error "
-        "against PyTorch fp32 and its share of this machine's measured matrix peak.",
-    )
-    add = found.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is timed, on which device, and how often."""
+    add = parser.add_argument
     add("bundle", type=Path, nargs="?", help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add(
         "--also",
@@ -107,17 +101,10 @@ def parser() -> argparse.ArgumentParser:
         help="contenders that together may need more are timed in groups (default: 16)",
     )
     add("--markdown", action="store_true", help="print Markdown tables")
-    add("--json", action="store_true", help="print every measurement as JSON")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="only the times above were measured")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Time everything that was asked for, and print it."""
     _check(args)
     bundles = _bundles(args)
     for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors

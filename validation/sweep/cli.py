@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import Parser, add_execution_options, execution_of, integer
+from runtimes.arguments import execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
-from validation.quality.cli import add_measure_options, measures_of
+from validation.quality.cli import measures_of
 from validation.quality.folder import claim, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
 from validation.quality.pictures import digest_of
@@ -28,14 +27,9 @@ COUNT = 20
 PRESETS = ("text-free",)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation sweep`."""
-    found = Parser(
-        prog="python -m validation sweep",
-        description="Measure quality and time of every combination of guidance and steps, and "
-        "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
-    )
-    add = found.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which bundle, the axes of the grid, and the second bundle."""
+    add = parser.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
     add(
         "-o", "--output", type=Path, required=True,
@@ -63,21 +57,10 @@ def parser() -> argparse.ArgumentParser:
         "--count", type=integer,
         help=f"pictures per cell (default: {COUNT}, or all the file's prompts if fewer)",
     )  # fmt: skip
-    add_measure_options(found)
-    add_execution_options(found)
-    add("--low-memory", action="store_true", help="hold one graph at a time")
-    add("--quiet", action="store_true", help="print errors only")
-    add("--json", action="store_true", help="print sweep.json instead of a table")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Measure every cell that is not there yet, and write the table and the plot."""
     bundle = open_bundle(args.bundle, verify_hashes=True)
     cells = _cells(args, bundle)
     folder = args.output / text_free.FOLDER
