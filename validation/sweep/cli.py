@@ -20,7 +20,7 @@ from validation.quality.published import CLIP_MODEL, load_clip
 from validation.sweep import text_free
 from validation.sweep.cells import Finished, run_cell, variant_names
 from validation.sweep.grid import Cell, grid
-from validation.sweep.report import as_json, as_svg, print_table
+from validation.sweep.report import as_json, as_svg, print_table, rows_of
 
 FORMAT, FORMAT_VERSION = "wuerstchen-sweep", 1
 COUNT = 20
@@ -71,22 +71,24 @@ def run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     claim(args.output, _identity(args, bundle, request))
     if args.preset:
-        made = text_free.text_free(bundle, folder, pair, progress)
-        check_against(bundle, made)
-        request = dataclasses.replace(request, against=made)
-    found = [_one(cell, bundle, request, progress, len(cells), i) for i, cell in enumerate(cells)]
-    _write(args, found, _about(bundle, request))
+        free = text_free.text_free(bundle, folder, pair, progress)
+        check_against(bundle, free)
+        request = dataclasses.replace(request, against=free)
+    finished = [
+        _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
+        for number, cell in enumerate(cells, 1)
+    ]
+    _write(args, finished, _about(bundle, request))
 
 
-def _one(
-    cell: Cell, bundle: Bundle, request: Request, progress: Progress, cells: int, index: int
+def _finish(
+    cell: Cell, bundle: Bundle, request: Request, progress: Progress, prefix: str
 ) -> Finished:
-    prefix = f"cell {index + 1} of {cells}, "
-    found, there = run_cell(
+    finished, already = run_cell(
         cell, bundle, request, lambda what, done, of: progress.step(prefix + what, done, of)
     )
-    progress.line(f"{prefix}{cell.name}{': there already' if there else ''}")
-    return found
+    progress.line(f"{prefix}{cell.name}{': there already' if already else ''}")
+    return finished
 
 
 def _cells(args: argparse.Namespace, bundle: Bundle) -> list[Cell]:
@@ -153,14 +155,14 @@ def _about(bundle: Bundle, request: Request) -> dict[str, Any]:
 
 
 def _write(args: argparse.Namespace, cells: list[Finished], about: dict[str, Any]) -> None:
-    path = args.output / "sweep.json"
+    path, rows = args.output / "sweep.json", rows_of(cells)
     count = about["prompts"]["count"]
-    write_json(path, as_json(cells, about))
+    write_json(path, as_json(rows, about))
     title = f"{' and '.join(about['bundles'])}: {count} prompts a cell"
-    write_text(args.output / "sweep.svg", as_svg(cells, title))
+    write_text(args.output / "sweep.svg", as_svg(rows, title))
     if args.json:
         print(path.read_text(encoding="utf-8"), end="")
     elif not args.quiet:
         print(f"{about['machine']}; {count} prompts a cell, medians")
-        print_table(cells)
+        print_table(rows)
         print(f"wrote {path} and {path.with_suffix('.svg')}")
