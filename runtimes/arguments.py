@@ -9,7 +9,7 @@ import importlib.metadata
 import re
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtimes.bundle.manifest import FORMAT_VERSION
@@ -27,8 +27,18 @@ class Parser(argparse.ArgumentParser):
     `meant` has answers for flags that people expect from other tools; more come from spelling.
     """
 
-    def __init__(self, *, prog: str, description: str, meant: Mapping[str, str] = {}) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(
+        self,
+        *,
+        prog: str,
+        description: str,
+        meant: Mapping[str, str] = {},
+        parents: Sequence[argparse.ArgumentParser] = (),
+        color: bool | None = None,  # Python 3.14 passes it to the parsers of subcommands
+    ) -> None:
+        super().__init__(
+            prog=prog, description=description, parents=list(parents), allow_abbrev=False
+        )
         self._meant = meant
         add_version(self)
 

@@ -224,15 +224,12 @@ def test_bad_use(capsys, bundles, tmp_path):
     ir = Path(shutil.copytree(other, tmp_path / "ir"))
     manifest = json.loads((ir / "bundle.json").read_text())
     (ir / "bundle.json").write_text(json.dumps(manifest | {"backend": "openvino"}))
-    one = "give a bundle to time, or --real-size, or --blocks, or --forms"
+    one = "give a bundle to time, or --real-size, or --blocks"
     for words, message in (
         ([], one),
         ([demo, "--blocks"], one),
         (["--real-size", "--blocks"], one),
         (["--blocks", "--also", demo], "--also does not go with --blocks"),
-        (["--forms", "--also", demo], "--also does not go with --forms"),
-        (["--forms", "--device", "cuda"], "--device cuda does not go with --forms"),
-        (["--forms", "--graphs", "stage_c"], "--graphs does not go with --forms"),
         ([demo, "--repeats", "0"], "--repeats is 0"),
         ([demo, "--memory", "nan"], "--memory is nan"),
         ([demo, "--graphs", "stage_d"], "--graphs stage_d: there are text_encoder"),

@@ -1,40 +1,48 @@
-"""`python -m validation bench --forms`: blocks in other forms compute the same."""
+"""examples/measurements/block_forms.py: blocks in other forms compute the same."""
 
+import importlib.util
 import json
+import sys
 from collections import Counter
+from pathlib import Path
 
 import onnx
 import pytest
 
-import validation.bench.forms
 import validation.bench.peak
 from runtimes.engines.base import GraphFile
-from validation.bench.forms import FORMS, Forms, Place
-from validation.cli import main
+
+SCRIPT = Path(__file__).parents[1] / "examples/measurements/block_forms.py"
+spec = importlib.util.spec_from_file_location("block_forms", SCRIPT)
+assert spec is not None and spec.loader is not None
+block_forms = importlib.util.module_from_spec(spec)
+sys.modules["block_forms"] = block_forms  # its dataclasses look their module up there
+spec.loader.exec_module(block_forms)
 
 
 @pytest.fixture
 def small(monkeypatch):
     """A place of a few channels and positions."""
-    monkeypatch.setattr(validation.bench.forms, "PLACES", (Place("small", 2, 24, 3, 6),))
+    place = block_forms.Place("small", 2, 24, 3, 6)
+    monkeypatch.setattr(block_forms, "PLACES", (place,))
     monkeypatch.setattr(validation.bench.peak, "SIZES", (64,))
 
 
 def test_every_form_equals_the_exported_one(small, capsys):
-    words = ["--forms", "--repeats", "1", "--without", "compile", "plain", "autocast", "--json"]
-    assert main(["bench", *words]) == 0
+    words = ["--repeats", "1", "--without", "compile", "plain", "autocast", "--json"]
+    assert block_forms.main(words) == 0
     timings = json.loads(capsys.readouterr().out)["timings"]
     graphs = ["small, 3 x res", "small, 3 x attention"]
     assert list(dict.fromkeys(timing["graph"] for timing in timings)) == graphs
     timed = Counter(timing["contender"].partition(": ")[0] for timing in timings)
-    assert timed.keys() == {"PyTorch eager", *(form.name for form in FORMS)}
+    assert timed.keys() == {"PyTorch eager", *(form.name for form in block_forms.FORMS)}
     for timing in timings:
         limit = 0.02 if timing["precision"] == "bf16" else 2e-6
         assert timing["relative_error"] < limit, timing
 
 
 def test_the_forms_are_what_they_are_called(small, tmp_path):
-    forms = Forms(tmp_path, lambda line: None)
+    forms = block_forms.Forms(tmp_path, lambda line: None)
     cases = forms.cases()
 
     def file_of(name: str) -> GraphFile:

@@ -1,6 +1,7 @@
 """What the documentation says about commands and files is true."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,8 @@ from quantization.cli import parser as quantization_parser
 from quantization.ranges_cli import parser as ranges_parser
 from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
-from validation.bench.cli import parser as bench_parser
+from validation.cli import COMMANDS, JUDGE
 from validation.cli import parser as validation_parser
-from validation.public_checkpoint import parser as public_checkpoint_parser
-from validation.quality.cli import parser as quality_parser
-from validation.sweep.cli import parser as sweep_parser
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
@@ -26,10 +24,9 @@ PARSERS = {
     "quantization ranges": ranges_parser,
     "quantization sensitivity": sensitivity_parser,
     "validation": validation_parser,
-    "validation bench": bench_parser,
-    "validation public-checkpoint": public_checkpoint_parser,
-    "validation quality": quality_parser,
-    "validation sweep": sweep_parser,
+    **{
+        f"validation {name}": partial(validation_parser, name) for name in COMMANDS if name != JUDGE
+    },
 }
 
 

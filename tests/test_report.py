@@ -52,7 +52,8 @@ class Tree(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        # Lines between elements are the template's, not the page's.
+        if "style" not in self.open and data.strip():
             self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
     def named(self, tag: str) -> list[dict[str, str | None]]:

@@ -12,7 +12,7 @@ from runtimes.engines.base import Placement
 from validation.parity.gate import Check, Gate
 from validation.parity.metrics import decibels
 from validation.parity.tolerances import LIMITS
-from validation.report.charts import HEIGHT, WIDTH, Point, Series, line_chart, scatter
+from validation.plots.charts import HEIGHT, WIDTH, Point, Series, line_chart, scatter
 from validation.report.data import Cost, Failure, Spread, Variant
 from validation.report.verdict import first_failure, limits_of, recommend
 

@@ -10,12 +10,12 @@ import pytest
 from runtimes.errors import UsageError
 from runtimes.pipeline import Pipeline
 from validation.cli import main
+from validation.plots.svg import round_logarithmic, round_values
+from validation.plots.trade_off import Names, Point, frontier, svg
 from validation.quality.metric import Metric
 from validation.sweep.cells import Finished, Variant
 from validation.sweep.grid import Cell, evaluations, grid
-from validation.sweep.marks import Point
-from validation.sweep.plot import frontier, round_seconds, round_values, svg
-from validation.sweep.report import as_json, as_svg
+from validation.sweep.report import as_json, as_svg, rows_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -76,16 +76,16 @@ def test_the_frontier_is_what_no_other_beats():
 
 @pytest.mark.parametrize(("low", "high"), [(0.21, 0.29), (3, 700), (98.9, 100.4), (0, 1e-3)])
 def test_axes_have_round_values(low, high):
-    found = round_values(low, high)
+    found = round_values(low, high, most=10)
     assert 4 <= len(found) <= 11
     assert low <= min(found) + 1e-12 and max(found) - 1e-12 <= high
     assert all(float(f"{value:g}") == pytest.approx(value) for value in found)
-    assert len(round_seconds(max(low, 1e-4), high)) > 2
+    assert len(round_logarithmic(max(low, 1e-4), high)) > 2
 
 
 def test_the_plot_has_a_mark_per_cell_and_is_whole_by_itself():
     points = [point(1, 50), point(2, 90, second=True), point(30, 99.5, steps=29)]
-    text = svg(points, "a & b", "seconds", "judge: pair, %", ["a", "b"], most=100)
+    text = svg(points, Names("a & b", "seconds", "judge: pair, %", ["a", "b"], most=100))
     tree = ET.fromstring(text)
     titles = [group.find(f"{SVG}title").text for group in tree.iter(f"{SVG}g")]
     assert titles == [p.label for p in points]
@@ -109,9 +109,9 @@ def test_the_best_are_marked_and_a_cell_without_quality_is_left_out_of_the_plot(
         return Finished(f"{guidance}", guidance, 8, 4, "", (variant,), ())
 
     cells = [cell(1, 1.0, 70), cell(2, 2.0, 60), cell(4, 3.0, 90), cell(8, 0.1, None)]
-    found = as_json(cells, {})["cells"]
+    found = as_json(rows_of(cells), {})["cells"]
     assert [c["variants"][0]["best"] for c in found] == [True, False, True, False]
-    assert as_svg(cells, "").count("<g>") == 3
+    assert as_svg(rows_of(cells), "").count("<g>") == 3
 
 
 def test_a_sweep_is_kept_cell_by_cell(capsys, bundles, tmp_path, monkeypatch):

@@ -1,233 +1,167 @@
-"""python -m validation: does a bundle compute what its checkpoint does?"""
+"""python -m validation: one parser for every command, and what they share.
+
+Without a command's name, bundles are judged: `python -m validation BUNDLE`.
+"""
 
 import argparse
-import contextlib
-import dataclasses
-import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.arguments import (
-    Parser,
-    add_execution_options,
-    add_size_options,
-    execution_of,
-    integer,
-    settle_size,
-)
-from runtimes.bundle.manifest import GRAPHS
-from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, installed, subcommand
-from runtimes.errors import UsageError
-from runtimes.plan import Options, check_static, make_plan
-from runtimes.progress import Progress
-from runtimes.prompts import argument_text
-from validation.parity.gate import run_gate
-from validation.parity.graphs import graphs_for
-from validation.parity.recording import Recording, read_golden
-from validation.parity.terminal import print_gate
-from validation.parity.tolerances import limits_for
-from validation.quality.prompts import prompts_for
-from validation.report.collect import naming
-from validation.report.command import Request, check_request, entries_of, run
+import validation.bench.cli as bench
+import validation.quality.cli as quality
+import validation.sweep.cli as sweep
+from runtimes.arguments import Parser, add_execution_options, integer
+from runtimes.console import command
+from validation import judge
 
-_REFERENCE_ONLY = (
-    "reference", "prior", "prompt", "negative_prompt", "seed", "steps", "decoder_steps", "height",
-    "width",
-)  # fmt: skip
-_NEEDED = tuple(name for name in GRAPHS if name != "decoder_text_encoder")
-
-REPEATS = 3
-PROMPT = "a small green star on the left and a large orange ring at the bottom right"
+JUDGE = "judge"  # no word of the command line: what is run where none names a command
 
 
-# The module whose `main` a first word calls.
+def _flag(name: str, meaning: str) -> argparse.ArgumentParser:
+    """A parent of one flag."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(name, action="store_true", help=meaning)
+    return parent
+
+
+def _running() -> argparse.ArgumentParser:
+    """Of the commands that run bundles on an engine of the user's choice."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add_execution_options(parent)
+    return parent
+
+
+# What commands share, each said once. argparse copies a parent's options into its children.
+QUIET = _flag("--quiet", "print errors and failures only")
+JSON = _flag("--json", "print every measurement as JSON, nothing else")
+DEBUG = _flag("--debug", "show the traceback of an error")
+EXECUTION = _running()
+MEASURES = quality.measuring()
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is for, its options beside the shared ones in `parents`, and what runs it.
+
+    `interrupted` says what is left when it is.
+    """
+
+    description: str
+    parents: tuple[argparse.ArgumentParser, ...]
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int | None]
+    interrupted: str
+
+
+def _add_public_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("output", type=Path, help="folder to write wuerstchen and wuerstchen-prior under")
+    add(
+        "--variant",
+        type=str.lower,
+        choices=["fp16"],
+        default="",
+        help="write half-size files of that variant",
+    )
+    add("--hub-cache", action="store_true", help="lay the folders out as a hub cache does")
+    add("--shard-bytes", type=integer, default=2 << 30, help="largest weight file (default: 2 GiB)")
+
+
+def _run_public(args: argparse.Namespace) -> None:
+    # Imported here: it needs PyTorch, which the other commands' parsers must do without.
+    from validation.public_checkpoint import run
+
+    run(args)
+
+
 COMMANDS = {
-    "bench": "validation.bench.cli",
-    "public-checkpoint": "validation.public_checkpoint",
-    "quality": "validation.quality.cli",
-    "sweep": "validation.sweep.cli",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation`."""
-    found = Parser(
-        prog="python -m validation",
-        description="Run every graph and the whole trajectory of a bundle against diffusers on the "
+    JUDGE: Command(
+        "Run every graph and the whole trajectory of a bundle against diffusers on the "
         "same noise, print the differences, and exit with 1 when a limit is passed. Several "
         "bundles of one model are compared and timed, and the one to ship is named. "
         "'python -m validation bench' measures times, 'quality' pictures, 'sweep' both over "
         "guidance and steps; 'public-checkpoint' writes the public model with random weights.",
-    )
-    add = found.add_argument
-    add(
-        "bundles",
-        type=Path,
-        nargs="+",
-        metavar="BUNDLE",
-        help="bundle folder, from 'python -m exporter' or 'python -m quantization'",
-    )
-    add(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="new folder for report.html, a page that needs nothing else, and report.json",
-    )
-    add(
-        "--repeats",
-        type=integer,
-        help="comparison: timed runs of each bundle, in turn (default: 3)",
-    )
-    add(
-        "--pictures",
-        type=integer,
-        metavar="N",
-        help="comparison: further pictures of each variant to score, by the judge on the demo, "
-        "else by CLIP score, FID and Inception score, where their weights are (see 'quality')",
-    )
-    add(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="comparison: what to make them of, a prompt "
-        "a line (default for the demo: held-out scenes)",
-    )
-    add(
-        "--reference",
-        metavar="DIR_OR_ID",
-        help="checkpoint to compare with (default: the one the bundle was made from)",
-    )
-    add("--prior", metavar="DIR_OR_ID", help="prior of --reference, as in the exporter")
-    add(
-        "--golden",
-        action="store_true",
-        help="compare with the run recorded in the bundle: needs no PyTorch, no checkpoint "
-        "(the default where PyTorch is not installed)",
-    )
-    add("--prompt", help="what to run (not with --golden)")
-    add("--negative-prompt", help="negative prompt (not with --golden)")
-    add("--seed", type=integer, help="seed of the noise (not with --golden; default: 0)")
-    add("--steps", type=integer, help="even Stage C steps (not with --golden)")
-    add("--decoder-steps", type=integer, help="even Stage B steps (not with --golden)")
-    add_size_options(found, "not with --golden")
-    add_execution_options(found)
-    add("--verbose", action="store_true", help="print every step")
-    add("--quiet", action="store_true", help="print errors and failures only")
-    add("--json", action="store_true", help="print every measurement as JSON")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found  # fmt: skip
+        (EXECUTION, QUIET, JSON, DEBUG),
+        judge.add_options,
+        judge.run,
+        "nothing was judged",
+    ),
+    "bench": Command(
+        "Time every graph and whole pictures, interleaved in one run: PyTorch, plain "
+        "exports of its modules, and the bundles on every engine; each with its relative error "
+        "against PyTorch fp32 and its share of this machine's measured matrix peak.",
+        (JSON, DEBUG),
+        bench.add_options,
+        bench.run,
+        "only the times above were measured",
+    ),
+    "quality": Command(
+        "Make a picture per prompt and measure how good they are: PSNR, SSIM and "
+        "latent SQNR; on the demo what its judge reads in them; CLIP score, FID and Inception "
+        "score where their weights are given. Run it again to go on after a stop.",
+        (MEASURES, EXECUTION, QUIET, JSON, DEBUG),
+        quality.add_options,
+        quality.run,
+        "finished pictures are kept: run it again",
+    ),
+    "sweep": Command(
+        "Measure quality and time of every combination of guidance and steps, and "
+        "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
+        (MEASURES, EXECUTION, QUIET, JSON, DEBUG),
+        sweep.add_options,
+        sweep.run,
+        "finished pictures are kept: run it again",
+    ),
+    "public-checkpoint": Command(
+        "Write a checkpoint of the public Wuerstchen architecture with seeded random "
+        "weights: 3.1 billion parameters, to try sizes, memory and speed without a download.",
+        (QUIET, DEBUG),
+        _add_public_options,
+        _run_public,
+        "the folder is incomplete",
+    ),
+}
+
+
+class Program(argparse.ArgumentParser):
+    """All commands' parsers, `parsers` by name; each speaks for itself, in help and errors."""
+
+    def __init__(self) -> None:
+        super().__init__(prog="python -m validation", add_help=False, allow_abbrev=False)
+        named = self.add_subparsers(dest="command", parser_class=Parser)
+        self.parsers: dict[str, Parser] = {}
+        for name, about in COMMANDS.items():
+            parser = named.add_parser(
+                name,
+                prog=self.prog if name == JUDGE else f"{self.prog} {name}",
+                description=about.description,
+                parents=about.parents,  # type: ignore[arg-type]  # plain ones do too
+            )
+            about.add_options(parser)
+            self.parsers[name] = parser
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As argparse's, but words that are left over are an error of the command's parser."""
+        parsed, left_over = self.parse_known_args(args, namespace)
+        if left_over:
+            self.parsers[parsed.command].error(f"unrecognized arguments: {' '.join(left_over)}")
+        return parsed
+
+
+def parser(name: str = JUDGE) -> Parser:
+    """The command line of `python -m validation`, or of one of its commands."""
+    return Program().parsers[name]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0 when every limit holds, 1 when one does not, 2 for bad use."""
     words = list(sys.argv[1:] if argv is None else argv)
-    other = subcommand(words, COMMANDS)
-    if other is not None:
-        return other(words[1:])
-    return command(parser(), _run, words, interrupted="nothing was judged")
-
-
-def _run(args: argparse.Namespace) -> int:
-    settle_size(args)
-    if len(args.bundles) > 1 or args.report is not None:
-        return _compare(args)
-    for name in ("repeats", "pictures", "prompts"):
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name} is for a comparison: give --report, or several bundles")
-    bundle = open_bundle(args.bundles[0], verify_hashes=True)
-    graphs = graphs_for(bundle, execution_of(args))
-    gate = run_gate(bundle, graphs, _recording(args, [bundle]), progress=_progress(args))
-    if args.json:
-        print(json.dumps(dataclasses.asdict(gate) | {"failures": gate.failures}, indent=1))
-    elif not args.quiet:
-        print_gate(gate, verbose=args.verbose)
-    if gate.failures:
-        found = f"{len(gate.failures)} limits failed, the first at {gate.failures[0]}"
-        print(f"error: {bundle.folder}: {found}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _compare(args: argparse.Namespace) -> int:
-    repeats = REPEATS if args.repeats is None else args.repeats
-    bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
-    prompts = None
-    if args.pictures is not None or args.prompts is not None:
-        prompts = prompts_for(bundles[0].manifest.model, args.prompts, args.pictures, "--pictures")
-    request = Request(args.report, repeats, prompts, args.verbose, args.quiet, args.json)
-    check_request(request, bundles)
-    entries = entries_of(bundles, execution_of(args))
-    return run(request, entries, _recording(args, bundles), execution_of(args))
-
-
-def _recording(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording:
-    """The run that all the bundles, which are of one model, are compared with."""
-    names = ("torch", "diffusers", "transformers", "safetensors")
-    missing = [name for name in names if not installed(name)]
-    if args.golden or (missing and not args.reference):
-        given = [name for name in _REFERENCE_ONLY if getattr(args, name) is not None]
-        if given:
-            raise UsageError(
-                f"--{given[0].replace('_', '-')} is for a run against diffusers, which "
-                + (
-                    "--golden excludes"
-                    if args.golden
-                    else f"needs {missing[0]}: install [validation]"
-                )
-            )
-        recording = read_golden(bundles[0])
-        _check_before(bundles, recording.options)
-        return recording
-    if missing:
-        raise UsageError(
-            f"--reference needs {missing[0]}: pip install 'wuerstchen-export[validation]', or "
-            "compare with --golden"
-        )
-    return _reference(args, bundles)
-
-
-def _check_before(bundles: Sequence[Bundle], options: Options) -> None:
-    """Everything that can be refused, before the reference runs for minutes."""
-    for bundle in bundles:
-        manifest = bundle.manifest
-        lacking = [name for name in _NEEDED if name not in manifest.graphs]
-        if lacking:
-            raise UsageError(
-                f"{bundle.folder} holds no {lacking[0]}: only whole bundles are validated"
-            )
-        with naming(bundle.folder.name) if len(bundles) > 1 else contextlib.nullcontext():
-            limits_for(manifest.precision)
-            check_static(manifest, make_plan(manifest.sampling, options, 1, None), 1)
-
-
-def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording:
-    for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
-        os.environ.setdefault(f"{name}_VERBOSITY", "error")
-    from exporter.checkpoint.open import open_checkpoint
-    from validation.parity.checkpoints import check_architecture, check_no_adapters, reference_pair
-    from validation.parity.reference import record_reference
-
-    manifest = bundles[0].manifest
-    check_no_adapters(bundles[0])
-    options = Options(
-        seed=args.seed or 0,
-        steps=args.steps,
-        decoder_steps=args.decoder_steps,
-        # Written out, for the defaults of further bundles may differ.
-        height=manifest.sampling.height if args.height is None else args.height,
-        width=manifest.sampling.width if args.width is None else args.width,
+    # A bundle's folder may be called 'judge': only the other commands have a name.
+    named = bool(words) and words[0] in COMMANDS and words[0] != JUDGE
+    name = words[0] if named else JUDGE
+    chosen = COMMANDS[name]
+    return command(
+        Program(), chosen.run, words if named else [JUDGE, *words], interrupted=chosen.interrupted
     )
-    _check_before(bundles, options)
-    source, prior = reference_pair(manifest.model, args.reference, args.prior)
-    checkpoint = open_checkpoint(source, prior, manifest.model.variant or None)
-    check_architecture(checkpoint, manifest)
-    prompt = PROMPT if args.prompt is None else argument_text(args.prompt, "--prompt")
-    negative = argument_text(args.negative_prompt or "", "--negative-prompt")
-    return record_reference(checkpoint, manifest, prompt, negative, options, _progress(args))
-
-
-def _progress(args: argparse.Namespace) -> Progress:
-    return Progress(quiet=args.quiet or args.json)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,7 @@ from exporter.checkpoint.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from runtimes.arguments import Parser, integer
 from runtimes.bundle.write import check_space
-from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.progress import SILENT, Progress
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
@@ -197,35 +195,8 @@ def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation public-checkpoint`."""
-    found = Parser(
-        prog="python -m validation public-checkpoint",
-        description="Write a checkpoint of the public Wuerstchen architecture with seeded random "
-        "weights: 3.1 billion parameters, to try sizes, memory and speed without a download.",
-    )
-    add = found.add_argument
-    add("output", type=Path, help="folder to write wuerstchen and wuerstchen-prior under")
-    add(
-        "--variant",
-        type=str.lower,
-        choices=["fp16"],
-        default="",
-        help="write half-size files of that variant",
-    )
-    add("--hub-cache", action="store_true", help="lay the folders out as a hub cache does")
-    add("--shard-bytes", type=integer, default=2 << 30, help="largest weight file (default: 2 GiB)")
-    add("--quiet", action="store_true", help="print errors only")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="the folder is incomplete")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Write what the command line asked for."""
     if args.shard_bytes < 1:
         raise UsageError(f"--shard-bytes is {args.shard_bytes}; it must be at least 1")
     checkpoint = public_checkpoint(STAGE_B, STAGE_C)

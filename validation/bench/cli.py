@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.arguments import Parser, integer, number
+from runtimes.arguments import integer, number
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, installed
+from runtimes.console import installed
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -36,15 +36,9 @@ FAMILIES = {
 GIGABYTE = 1e9
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation bench`."""
-    found = Parser(
-        prog="python -m validation bench",
-        description="Time every graph and whole pictures, interleaved in one run: PyTorch, plain "
-        "exports of its modules, and the bundles on every engine; each with its relative error "
-        "against PyTorch fp32 and its share of this machine's measured matrix peak.",
-    )
-    add = found.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is timed, on which device, and how often."""
+    add = parser.add_argument
     add("bundle", type=Path, nargs="?", help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add(
         "--also",
@@ -68,24 +62,11 @@ def parser() -> argparse.ArgumentParser:
         help="instead of a bundle: as --real-size, with a few blocks of each kind (needs 8 GB)",
     )
     add(
-        "--forms",
-        action="store_true",
-        help="instead of a bundle: single blocks of the public widths, in several layouts and "
-        "operators",
-    )
-    add(
         "--graphs",
         nargs="+",
         metavar="GRAPH",
         help="graphs to time (default: the bundle's; stage_c and stage_b of the public configs), "
         f"of: {', '.join(GRAPHS)}",
-    )
-    add(
-        "--without",
-        nargs="+",
-        default=[],
-        metavar="WHAT",
-        help="leave out " + "; ".join(f"'{name}' ({text})" for name, text in FAMILIES.items()),
     )
     add(
         "--device",
@@ -94,6 +75,19 @@ def parser() -> argparse.ArgumentParser:
         default="cpu",
         help="cuda: PyTorch and ONNX Runtime on a GPU, the public configs as static fp16 graphs "
         "with fused attention (default: cpu)",
+    )
+    add_timing_options(parser)
+
+
+def add_timing_options(parser: argparse.ArgumentParser) -> None:
+    """What is left out, how often the rest is timed, and how it is printed."""
+    add = parser.add_argument
+    add(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="WHAT",
+        help="leave out " + "; ".join(f"'{name}' ({text})" for name, text in FAMILIES.items()),
     )
     add(
         "--repeats", type=integer, default=7, help="timed rounds, after one to warm up (default: 7)"
@@ -106,106 +100,41 @@ def parser() -> argparse.ArgumentParser:
         help="contenders that together may need more are timed in groups (default: 16)",
     )
     add("--markdown", action="store_true", help="print Markdown tables")
-    add("--json", action="store_true", help="print every measurement as JSON")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="only the times above were measured")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Time everything that was asked for, and print it."""
     _check(args)
     bundles = _bundles(args)
-    for name in ("DIFFUSERS", "TRANSFORMERS"):  # their notices at import, not their errors
-        os.environ.setdefault(f"{name}_VERBOSITY", "error")
+    quieten_libraries()
     with tempfile.TemporaryDirectory() as folder:
-        found = _measure(args, bundles, Path(folder))
+        findings = _measure(args, bundles, Path(folder))
+    print_findings(findings, args)
+
+
+def quieten_libraries() -> None:
+    """Before their import: no notices of theirs between the figures, errors only."""
+    for name in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{name}_VERBOSITY", "error")
+
+
+def print_findings(findings: "Findings", args: argparse.Namespace) -> None:
+    """As `--json` or `--markdown` say, with the machine, the versions and the date."""
     rounds = f"{args.repeats} rounds, medians"
     about = "; ".join((_machine(args.device), _versions(), str(datetime.date.today()), rounds))
     if args.json:
-        print(json.dumps({"machine": about, **dataclasses.asdict(found)}, indent=1))
+        print(json.dumps({"machine": about, **dataclasses.asdict(findings)}, indent=1))
     else:
-        _print(about, found, markdown=args.markdown)
+        _print(about, findings, markdown=args.markdown)
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Everything that can be refused before any work."""
-    if [args.bundle is not None, args.blocks, args.real_size, args.forms].count(True) != 1:
-        raise UsageError("give a bundle to time, or --real-size, or --blocks, or --forms")
-    for option in ("blocks", "forms"):
-        if getattr(args, option) and args.also:
-            raise UsageError(f"--also does not go with --{option}: no bundle holds those blocks")
-    if args.forms and args.device != "cpu":
-        raise UsageError(f"--device {args.device} does not go with --forms, which is for CPUs")
-    if args.forms and args.graphs:
-        raise UsageError("--graphs does not go with --forms, which times no whole graph")
-    if args.repeats < 1:
-        raise UsageError(f"--repeats is {args.repeats}; it must be at least 1")
-    if not args.memory > 0:
-        raise UsageError(f"--memory is {args.memory}; it must be above 0")
-    for option, given, known in (
-        ("--graphs", args.graphs or [], GRAPHS),
-        ("--without", args.without, FAMILIES),
-    ):
-        for name in given:
-            if name not in known:
-                raise UsageError(f"{option} {name}: there are {', '.join(known)}")
-    missing = [name for name in NEEDED if not installed(name)]
-    if missing:
-        raise UsageError(f"bench needs {missing[0]}: pip install 'wuerstchen-export[validation]'")
-
-
-def _bundles(args: argparse.Namespace) -> list[Bundle]:
-    """The bundle under test, unless it is the public model, and those given besides."""
-    first = [] if args.bundle is None else [open_bundle(args.bundle)]
-    bundles = [*first, *map(open_bundle, args.also)]
-    names = [bundle.folder.name for bundle in bundles]
-    for bundle in bundles:
-        if names.count(bundle.folder.name) > 1:
-            raise UsageError(
-                f"two bundles are called '{bundle.folder.name}', and rows are called by the name "
-                "of the folder: rename one"
-            )
-        if first and bundle.manifest.adapters != first[0].manifest.adapters:
-            raise UsageError(
-                f"--also {bundle.folder}: other adapters or embeddings are fused into it than into "
-                f"{args.bundle}; compare bundles of one model"
-            )
-        if first and bundle.manifest.model != first[0].manifest.model:
-            model, other = bundle.manifest.model, first[0].manifest.model
-            raise UsageError(
-                f"--also {bundle.folder}: made from {model.id} ({model.revision}), but "
-                f"{args.bundle} from {other.id} ({other.revision}); compare bundles of one model"
-            )
-    for bundle in first:
-        manifest = bundle.manifest
-        if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
-            what = f"{manifest.backend} {manifest.precision}"
-            raise UsageError(
-                f"{args.bundle}: bench takes an fp32 onnx bundle first, this is {what}; give it "
-                "with --also"
-            )
-        for name in args.graphs or []:
-            if name not in manifest.graphs:
-                held = ", ".join(manifest.graphs)
-                raise UsageError(f"--graphs {name}: {args.bundle} holds {held}")
-    return bundles
-
-
-def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) -> "Findings":
-    from validation.bench.devices import check_device
-    from validation.bench.public_cases import few_blocks, real_size
-    from validation.bench.run import bench_forms, bench_public
+def settings_of(args: argparse.Namespace, graphs: Sequence[str]) -> "Settings":
+    """What `add_timing_options` parsed, for these graphs."""
     from validation.bench.settings import Settings
 
-    check_device(args.device)
     progress = Progress(quiet=args.json)
-    default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
-    settings = Settings(
-        graphs=tuple(args.graphs or default),
+    return Settings(
+        graphs=tuple(graphs),
         repeats=args.repeats,
         memory=args.memory * GIGABYTE,
         without=tuple(args.without),
@@ -213,8 +142,96 @@ def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) 
         device=args.device,
         progress=progress,
     )
-    if args.forms:
-        return bench_forms(settings, folder)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Everything that can be refused before any work."""
+    if [args.bundle is not None, args.blocks, args.real_size].count(True) != 1:
+        raise UsageError("give a bundle to time, or --real-size, or --blocks")
+    if args.blocks and args.also:
+        raise UsageError("--also does not go with --blocks: no bundle holds those blocks")
+    for name in args.graphs or []:
+        if name not in GRAPHS:
+            raise UsageError(f"--graphs {name}: there are {', '.join(GRAPHS)}")
+    check_timing(args)
+
+
+def check_timing(args: argparse.Namespace) -> None:
+    """UsageError for options of `add_timing_options` that make no sense, or a missing package."""
+    if args.repeats < 1:
+        raise UsageError(f"--repeats is {args.repeats}; it must be at least 1")
+    if not args.memory > 0:
+        raise UsageError(f"--memory is {args.memory}; it must be above 0")
+    for name in args.without:
+        if name not in FAMILIES:
+            raise UsageError(f"--without {name}: there are {', '.join(FAMILIES)}")
+    missing = [name for name in NEEDED if not installed(name)]
+    if missing:
+        raise UsageError(f"bench needs {missing[0]}: pip install 'wuerstchen-export[validation]'")
+
+
+def _bundles(args: argparse.Namespace) -> list[Bundle]:
+    """The bundle under test, unless it is the public model, and those given besides."""
+    others = [open_bundle(folder) for folder in args.also]
+    if args.bundle is None:
+        _check_names(others)
+        return others
+    first = open_bundle(args.bundle)
+    _check_names([first, *others])
+    for other in (first, *others):
+        _check_same_model(first, other)
+    _check_first(first, args.graphs or [])
+    return [first, *others]
+
+
+def _check_names(bundles: Sequence[Bundle]) -> None:
+    names = [bundle.folder.name for bundle in bundles]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"two bundles are called '{twice}', and rows are called by the name of the folder: "
+            "rename one"
+        )
+
+
+def _check_same_model(first: Bundle, other: Bundle) -> None:
+    if other.manifest.adapters != first.manifest.adapters:
+        raise UsageError(
+            f"--also {other.folder}: other adapters or embeddings are fused into it than into "
+            f"{first.folder}; compare bundles of one model"
+        )
+    if other.manifest.model != first.manifest.model:
+        model, reference = other.manifest.model, first.manifest.model
+        raise UsageError(
+            f"--also {other.folder}: made from {model.id} ({model.revision}), but "
+            f"{first.folder} from {reference.id} ({reference.revision}); compare bundles of one "
+            "model"
+        )
+
+
+def _check_first(bundle: Bundle, graphs: Sequence[str]) -> None:
+    """UsageError unless PyTorch's fp32 modules have the same graphs as this bundle."""
+    manifest = bundle.manifest
+    if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
+        raise UsageError(
+            f"{bundle.folder}: bench takes an fp32 onnx bundle first, this is {manifest.backend} "
+            f"{manifest.precision}; give it with --also"
+        )
+    for name in graphs:
+        if name not in manifest.graphs:
+            held = ", ".join(manifest.graphs)
+            raise UsageError(f"--graphs {name}: {bundle.folder} holds {held}")
+
+
+def _measure(args: argparse.Namespace, bundles: Sequence[Bundle], folder: Path) -> "Findings":
+    # Imported here and below: these need PyTorch, which other commands do without.
+    from validation.bench.devices import check_device
+    from validation.bench.public_cases import few_blocks, real_size
+    from validation.bench.run import bench_public
+
+    check_device(args.device)
+    default = DENOISERS if args.bundle is None else list(bundles[0].manifest.graphs)
+    settings = settings_of(args, args.graphs or default)
     if args.bundle is None:
         checkpoint = few_blocks() if args.blocks else real_size()
         return bench_public(checkpoint, bundles, settings, folder)
@@ -252,14 +269,14 @@ def _versions() -> str:
     return ", ".join(versions)
 
 
-def _print(about: str, found: "Findings", *, markdown: bool) -> None:
+def _print(about: str, findings: "Findings", *, markdown: bool) -> None:
     from validation.bench.table import graph_table, notes, picture_table
 
-    peaks = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in found.peaks.items())
-    blocks = [[about], graph_table(found.timings, found.peaks, markdown=markdown)]
-    if found.pictures:
-        blocks.append(picture_table(found.pictures, markdown=markdown))
+    peaks = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in findings.peaks.items())
+    blocks = [[about], graph_table(findings.timings, findings.peaks, markdown=markdown)]
+    if findings.pictures:
+        blocks.append(picture_table(findings.pictures, markdown=markdown))
     remarks = [f"Matrix peak, TFLOP/s: {peaks or 'not measured, OpenVINO is not installed'}"]
-    remarks += [*found.remarks, *notes(found.timings)]
+    remarks += [*findings.remarks, *notes(findings.timings)]
     blocks.append([f"- {remark}" for remark in remarks] if markdown else remarks)
     print("\n\n".join("\n".join(block) for block in blocks))

@@ -19,7 +19,6 @@ from validation.bench.cases import Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
 from validation.bench.devices import DEVICES
 from validation.bench.end_to_end import Picture, pictures
-from validation.bench.forms import REMARK, Forms
 from validation.bench.measure import Timing, measure
 from validation.bench.outside import outside_seconds
 from validation.bench.peak import matrix_peaks
@@ -50,15 +49,15 @@ def bench_bundle(
     Pictures are left out where only some graphs are asked for.
     """
     cases = bundle_cases(bundles[0], checkpoint, settings.graphs, recording, folder)
-    found = _bench(cases, [own_graphs(), *map(graphs_of, bundles[1:])], settings)
+    findings = bench_cases(cases, [own_graphs(), *map(graphs_of, bundles[1:])], settings)
     whole = [bundle for bundle in bundles if _is_whole(bundle)]
     if set(settings.graphs) >= bundles[0].manifest.graphs.keys() and bundles[0] in whole:
         settings.report("timing whole pictures")
         backends = {bundle.manifest.backend for bundle in whole}
         device = DEVICES[settings.device]
         executions = available(device, backends, settings.without, lambda line: None)
-        found.pictures = pictures(whole, checkpoint, executions, recording, settings)
-    return found
+        findings.pictures = pictures(whole, checkpoint, executions, recording, settings)
+    return findings
 
 
 def bench_public(
@@ -71,36 +70,32 @@ def bench_public(
     _check_disk(checkpoint, settings, folder)
     form = DEVICES[settings.device].form
     cases = public_cases(checkpoint, settings.graphs, folder, settings.report, form)
-    found = _bench(cases, [own_graphs(), *map(graphs_of, bundles)], settings)
-    found.remarks.append(f"peak memory of the process: {peak_bytes() / 1e9:.1f} GB")
-    found.remarks += _outside(checkpoint, found.timings, folder)
-    return found
+    findings = bench_cases(cases, [own_graphs(), *map(graphs_of, bundles)], settings)
+    findings.remarks.append(f"peak memory of the process: {peak_bytes() / 1e9:.1f} GB")
+    findings.remarks += _outside(checkpoint, findings.timings, folder)
+    return findings
 
 
-def bench_forms(settings: Settings, folder: Path) -> Findings:
-    """Time the denoisers' blocks in the forms that were tried for them."""
-    forms = Forms(folder, settings.report)
-    found = _bench(forms.cases(), forms.sources(), settings)
-    found.remarks.append(REMARK)
-    return found
+def bench_cases(cases: Iterable[Case], sources: Sequence[Source], settings: Settings) -> Findings:
+    """Time every case in PyTorch and from the files of `sources`, one case after the other.
 
-
-def _bench(cases: Iterable[Case], sources: Sequence[Source], settings: Settings) -> Findings:
+    RunError where memory or disk give out.
+    """
     present = contenders(sources, settings)
     device = DEVICES[settings.device].name
-    before, found = matrix_peaks(device), Findings()
+    before, findings = matrix_peaks(device), Findings()
     try:
         for case in cases:
             settings.report(f"timing {case.name}")
             if case.name in DENOISERS:
-                found.remarks.append(f"{case.name}: {case.conditioning}")
-            found.timings += measure(case, present, settings)
+                findings.remarks.append(f"{case.name}: {case.conditioning}")
+            findings.timings += measure(case, present, settings)
             del case  # the next one is made before the loop lets go of this one
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         raise RunError(f"cannot go on: {' '.join(str(error).split())}") from error
     # A machine may be slow for a while; the better of two moments is nearer to its peak.
-    found.peaks = {name: max(rate, before[name]) for name, rate in matrix_peaks(device).items()}
-    return found
+    findings.peaks = {name: max(rate, before[name]) for name, rate in matrix_peaks(device).items()}
+    return findings
 
 
 def _check_disk(checkpoint: Checkpoint, settings: Settings, folder: Path) -> None:

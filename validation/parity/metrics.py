@@ -1,4 +1,4 @@
-"""How far two arrays are apart."""
+"""How far two arrays are apart: absolute, relative, and in decibels."""
 
 import math
 from dataclasses import dataclass
@@ -22,23 +22,28 @@ class Difference:
         return decibels(self.relative)
 
 
-def decibels(relative: float) -> float:
-    """A relative L2 error as SQNR in dB; an infinite one is -inf dB."""
-    return EXACT_DB if relative == 0 else min(-20 * math.log10(relative), EXACT_DB)
+def decibels(error: float) -> float:
+    """The decibels of an error that is relative to the signal: SQNR and PSNR both.
+
+    `error` is a ratio of amplitudes, 0.01 for 40 dB: of L2 norms for SQNR, of the RMS error to the
+    peak for PSNR. No error is EXACT_DB, which nothing is above; an infinite one is -inf dB.
+    """
+    return EXACT_DB if error == 0 else min(-20 * math.log10(error), EXACT_DB)
 
 
-def difference(found: Array, expected: Array) -> Difference:
+def difference(actual: Array, expected: Array) -> Difference:
     """Compare in fp64. A NaN anywhere makes the error infinite."""
-    delta = found.astype(np.float64) - expected.astype(np.float64)
+    delta = actual.astype(np.float64) - expected.astype(np.float64)
     if not np.isfinite(delta).all():
         return Difference(math.inf, math.inf)
     scale = float(np.linalg.norm(expected.astype(np.float64)))
     error = float(np.linalg.norm(delta))
+    # Nothing is relative to an expected output of zeros only: equal or infinitely far off.
     relative = error / scale if scale > 0 else (0.0 if error == 0 else math.inf)
     return Difference(float(np.abs(delta).max(initial=0)), relative)
 
 
-def psnr_db(found: Array, expected: Array) -> float:
-    """Peak signal-to-noise ratio of pictures in 0..1."""
-    error = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean())
-    return EXACT_DB if error == 0 else min(-10 * math.log10(error), EXACT_DB)
+def psnr_db(actual: Array, expected: Array) -> float:
+    """Peak signal-to-noise ratio of pictures in 0..1, whose peak is 1."""
+    mean_square = np.square(actual.astype(np.float64) - expected.astype(np.float64)).mean()
+    return decibels(math.sqrt(float(mean_square)))

@@ -2,13 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import Parser, add_execution_options, execution_of, integer
+from runtimes.arguments import execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command
 from runtimes.progress import Progress
 from validation.machine import machine
 from validation.quality.folder import claim, write_json
@@ -22,41 +20,30 @@ FORMAT, FORMAT_VERSION = "wuerstchen-quality", 1
 QUALITY_FILE = "quality.json"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation quality`."""
-    found = Parser(
-        prog="python -m validation quality",
-        description="Make a picture per prompt and measure how good they are: PSNR, SSIM and "
-        "latent SQNR; on the demo what its judge reads in them; CLIP score, FID and Inception "
-        "score where their weights are given. Run it again to go on after a stop.",
-    )
-    found.add_argument("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
-    found.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which bundle, where to, and what it is compared with."""
+    add = parser.add_argument
+    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add(
         "-o", "--output", type=Path, required=True,
         help="folder for pictures and quality.json; of an earlier run of the same, its pictures "
         "are used again",
     )  # fmt: skip
-    found.add_argument(
+    add(
         "--against", type=Path, metavar="BUNDLE",
         help="bundle of the same model, run on the same noise, for PSNR, SSIM and latent SQNR "
         "(default: the golden run recorded in the bundle)",
     )  # fmt: skip
-    found.add_argument(
+    add(
         "--count", type=integer,
         help=f"pictures to make (default: every prompt of the file; the demo: {DEMO_COUNT})",
     )  # fmt: skip
-    add_measure_options(found)
-    add_execution_options(found)
-    found.add_argument("--low-memory", action="store_true", help="hold one graph at a time")
-    found.add_argument("--quiet", action="store_true", help="print errors only")
-    found.add_argument("--json", action="store_true", help="print quality.json instead of a table")
-    found.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def add_measure_options(found: argparse.ArgumentParser) -> None:
-    """Which pictures are made, and what measures them."""
-    add = found.add_argument
+def measuring() -> argparse.ArgumentParser:
+    """Parent of the commands that make pictures: which ones, and what measures them."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add = parent.add_argument
     add(
         "--prompts",
         type=Path,
@@ -85,19 +72,17 @@ def add_measure_options(found: argparse.ArgumentParser) -> None:
         help=f"{INCEPTION_FILE}, for FID and Inception score (default: torch.hub's cache; the "
         "demo: neither)",
     )
+    add("--low-memory", action="store_true", help="hold one graph at a time")
+    return parent
 
 
 def measures_of(args: argparse.Namespace) -> Measures:
-    """What `add_measure_options` parsed of the measures."""
+    """What `measuring` parsed of the measures."""
     return Measures(args.images, args.clip_model, args.inception_weights)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Make the pictures, measure them, and write quality.json."""
     bundle = open_bundle(args.bundle, verify_hashes=True)
     against = None if args.against is None else open_bundle(args.against, verify_hashes=True)
     request = Request(

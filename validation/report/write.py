@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import check_new
+from runtimes.console import installed
 from runtimes.errors import UsageError
 from validation.report.collect import Comparison
 from validation.report.data import to_json
@@ -12,7 +13,11 @@ from validation.report.page import page
 
 
 def check_folder(output: Path, bundles: Sequence[Bundle]) -> None:
-    """UsageError when a report cannot go there: before any work."""
+    """UsageError when a report cannot go there or be written at all: before any work."""
+    if not installed("jinja2"):
+        raise UsageError(
+            "--report needs jinja2: pip install 'wuerstchen-export[validation]', or jinja2 alone"
+        )
     check_new(output, "--report")
     for bundle in bundles:
         if output.resolve().is_relative_to(bundle.folder):

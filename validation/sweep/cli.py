@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import Parser, add_execution_options, execution_of, integer
+from runtimes.arguments import execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
-from validation.quality.cli import add_measure_options, measures_of
+from validation.quality.cli import measures_of
 from validation.quality.folder import claim, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
 from validation.quality.pictures import digest_of
@@ -21,21 +20,16 @@ from validation.quality.published import CLIP_MODEL, load_clip
 from validation.sweep import text_free
 from validation.sweep.cells import Finished, run_cell, variant_names
 from validation.sweep.grid import Cell, grid
-from validation.sweep.report import as_json, as_svg, print_table
+from validation.sweep.report import as_json, as_svg, print_table, rows_of
 
 FORMAT, FORMAT_VERSION = "wuerstchen-sweep", 1
 COUNT = 20
 PRESETS = ("text-free",)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m validation sweep`."""
-    found = Parser(
-        prog="python -m validation sweep",
-        description="Measure quality and time of every combination of guidance and steps, and "
-        "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
-    )
-    add = found.add_argument
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which bundle, the axes of the grid, and the second bundle."""
+    add = parser.add_argument
     add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
     add(
         "-o", "--output", type=Path, required=True,
@@ -63,21 +57,10 @@ def parser() -> argparse.ArgumentParser:
         "--count", type=integer,
         help=f"pictures per cell (default: {COUNT}, or all the file's prompts if fewer)",
     )  # fmt: skip
-    add_measure_options(found)
-    add_execution_options(found)
-    add("--low-memory", action="store_true", help="hold one graph at a time")
-    add("--quiet", action="store_true", help="print errors only")
-    add("--json", action="store_true", help="print sweep.json instead of a table")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="finished pictures are kept: run it again")
-
-
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Measure every cell that is not there yet, and write the table and the plot."""
     bundle = open_bundle(args.bundle, verify_hashes=True)
     cells = _cells(args, bundle)
     folder = args.output / text_free.FOLDER
@@ -88,22 +71,24 @@ def _run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     claim(args.output, _identity(args, bundle, request))
     if args.preset:
-        made = text_free.text_free(bundle, folder, pair, progress)
-        check_against(bundle, made)
-        request = dataclasses.replace(request, against=made)
-    found = [_one(cell, bundle, request, progress, len(cells), i) for i, cell in enumerate(cells)]
-    _write(args, found, _about(bundle, request))
+        free = text_free.text_free(bundle, folder, pair, progress)
+        check_against(bundle, free)
+        request = dataclasses.replace(request, against=free)
+    finished = [
+        _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
+        for number, cell in enumerate(cells, 1)
+    ]
+    _write(args, finished, _about(bundle, request))
 
 
-def _one(
-    cell: Cell, bundle: Bundle, request: Request, progress: Progress, cells: int, index: int
+def _finish(
+    cell: Cell, bundle: Bundle, request: Request, progress: Progress, prefix: str
 ) -> Finished:
-    prefix = f"cell {index + 1} of {cells}, "
-    found, there = run_cell(
+    finished, already = run_cell(
         cell, bundle, request, lambda what, done, of: progress.step(prefix + what, done, of)
     )
-    progress.line(f"{prefix}{cell.name}{': there already' if there else ''}")
-    return found
+    progress.line(f"{prefix}{cell.name}{': there already' if already else ''}")
+    return finished
 
 
 def _cells(args: argparse.Namespace, bundle: Bundle) -> list[Cell]:
@@ -170,14 +155,14 @@ def _about(bundle: Bundle, request: Request) -> dict[str, Any]:
 
 
 def _write(args: argparse.Namespace, cells: list[Finished], about: dict[str, Any]) -> None:
-    path = args.output / "sweep.json"
+    path, rows = args.output / "sweep.json", rows_of(cells)
     count = about["prompts"]["count"]
-    write_json(path, as_json(cells, about))
+    write_json(path, as_json(rows, about))
     title = f"{' and '.join(about['bundles'])}: {count} prompts a cell"
-    write_text(args.output / "sweep.svg", as_svg(cells, title))
+    write_text(args.output / "sweep.svg", as_svg(rows, title))
     if args.json:
         print(path.read_text(encoding="utf-8"), end="")
     elif not args.quiet:
         print(f"{about['machine']}; {count} prompts a cell, medians")
-        print_table(cells)
+        print_table(rows)
         print(f"wrote {path} and {path.with_suffix('.svg')}")

@@ -1,129 +1,151 @@
-"""What a sweep found: sweep.json, sweep.svg and a table."""
+"""What a sweep measured: rows, built once, as sweep.json, sweep.svg and a table."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from validation.plots.trade_off import Names, Point, frontier, svg
 from validation.quality.judged import ACCURACY, FRECHET
 from validation.quality.measure import main_metric
 from validation.quality.metric import Metric
 from validation.quality.table import interval_text, value_text
 from validation.sweep.cells import Finished, Variant
-from validation.sweep.marks import Point
-from validation.sweep.plot import frontier, svg
 
 # Shown beside the main figure where there are such.
 COLUMNS = {ACCURACY.format("exact"): "exact", FRECHET: "Frechet", "FID": "FID"}
+X_NAME = "seconds per picture, median (logarithmic)"
 
 
-def quality_of(cell: Finished, variant: Variant) -> Metric | None:
-    """The figure that is plotted: the judge's, the CLIP score, or the PSNR between two bundles."""
-    own = main_metric(variant.metrics)
-    return own or (main_metric(cell.change) if variant is cell.variants[-1] else None)
+@dataclass(frozen=True)
+class Row:
+    """One bundle in one cell; `second` is the one a sweep runs beside the first.
+
+    `quality` is the figure that is plotted: the judge's, the CLIP score, or the PSNR between the
+    two bundles; None where there is none. `best`: no other row beats it in time and quality.
+    """
+
+    cell: Finished
+    variant: Variant
+    second: bool
+    quality: Metric | None
+    best: bool = False
+
+    @property
+    def grid(self) -> list[str]:
+        """Its place in the grid: guidance, Stage C steps, Stage B steps."""
+        return _grid(self.cell)
+
+    @property
+    def point(self) -> Point | None:
+        """Its place in the plot; None where quality or time is not known."""
+        quality, seconds, cell = self.quality, self.variant.seconds.value, self.cell
+        if quality is None or quality.value is None or seconds is None:
+            return None
+        what = f"guidance {cell.guidance:g}, {cell.steps} + {cell.decoder_steps} steps"
+        return Point(
+            x=seconds,
+            y=quality.value,
+            low=quality.value if quality.low is None else quality.low,
+            high=quality.value if quality.high is None else quality.high,
+            guidance=cell.guidance,
+            steps=cell.steps,
+            decoder_steps=cell.decoder_steps,
+            second=self.second,
+            label=f"{self.variant.bundle}, {what}: {_text(quality)}, {seconds:.3g} s",
+        )
 
 
-def points_of(cells: Sequence[Finished]) -> list[Point]:
-    """A point for every bundle of every cell that has a quality figure."""
-    found = []
-    for cell in cells:
-        for index, variant in enumerate(cell.variants):
-            quality, seconds = quality_of(cell, variant), variant.seconds.value
-            if quality is None or quality.value is None or seconds is None:
-                continue
-            value = quality.value
-            low = value if quality.low is None else quality.low
-            high = value if quality.high is None else quality.high
-            label = f"{variant.bundle}, {_what(cell)}: {_text(quality)}, {seconds:.3g} s"
-            found.append(
-                Point(seconds, value, low, high, cell.guidance, cell.steps, cell.decoder_steps,
-                      index > 0, label)
-            )  # fmt: skip
-    return found
+def rows_of(cells: Sequence[Finished]) -> list[Row]:
+    """A row for every bundle of every cell, in order."""
+    rows = [
+        Row(cell, variant, index > 0, _quality(cell, variant))
+        for cell in cells
+        for index, variant in enumerate(cell.variants)
+    ]
+    best = frontier(points_of(rows))
+    return [replace(row, best=row.point in best) for row in rows]
 
 
-def as_json(cells: Sequence[Finished], about: dict[str, Any]) -> dict[str, Any]:
-    """`sweep.json`: every cell's figures; `best` marks what no other beats in time and quality."""
-    best = {point.label for point in frontier(points_of(cells))}
-    labels = {(p.guidance, p.steps, p.decoder_steps, p.second): p.label for p in points_of(cells)}
-    found = []
-    for cell in cells:
-        value = asdict(cell)
-        for index, variant in enumerate(value["variants"]):
-            key = (cell.guidance, cell.steps, cell.decoder_steps, index > 0)
-            variant["best"] = labels.get(key) in best
-        found.append(value)
-    return {**about, "cells": found}
+def points_of(rows: Sequence[Row]) -> list[Point]:
+    """The rows that can be plotted."""
+    return [point for row in rows if (point := row.point) is not None]
 
 
-def as_svg(cells: Sequence[Finished], title: str) -> str:
-    """The trade-off plot."""
-    quality = _main(cells)
-    unit = f", {quality.unit}" if quality.unit else ""
-    names = [variant.bundle for variant in cells[0].variants]
-    x_name = "seconds per picture, median (logarithmic)"
-    most = 100.0 if quality.unit == "%" else math.inf
-    return svg(points_of(cells), title, x_name, f"{quality.name}{unit}", names, most)
+def _quality(cell: Finished, variant: Variant) -> Metric | None:
+    by_itself = main_metric(variant.metrics)
+    # Where only the two bundles' distance is known, it is the second's.
+    return by_itself or (main_metric(cell.change) if variant is cell.variants[-1] else None)
 
 
-def print_table(cells: Sequence[Finished]) -> None:
-    """A line per cell and bundle; '*' marks what no other beats in time and quality."""
-    quality = _main(cells)
-    shown = {metric.name for cell in cells for v in cell.variants for metric in v.metrics}
-    extra = [name for name in COLUMNS if name in shown]
-    several = len(cells[0].variants) > 1
-    head = [*(["bundle"] if several else []), "guidance", "steps C", "steps B", "s / picture"]
-    head += [quality.name, "95 % interval", *(COLUMNS[name] for name in extra), ""]
-    best = {point.label for point in frontier(points_of(cells))}
-    rows = [head]
-    for cell in cells:
-        for index, variant in enumerate(cell.variants):
-            own = quality_of(cell, variant)
-            named = {metric.name: metric for metric in variant.metrics}
-            point = [p for p in points_of([cell]) if p.second == (index > 0)]
-            rows.append(
-                [
-                    *([variant.bundle] if several else []),
-                    f"{cell.guidance:g}",
-                    str(cell.steps),
-                    str(cell.decoder_steps),
-                    f"{variant.seconds.value:.3f}",
-                    "-" if own is None else value_text(own),
-                    "" if own is None else interval_text(own),
-                    *(value_text(named[name]) if name in named else "-" for name in extra),
-                    "*" if any(p.label in best for p in point) else "",
-                ]
-            )
-    _print(rows)
-    if several:
-        _print_changes(cells)
-
-
-def _print_changes(cells: Sequence[Finished]) -> None:
-    first, second = (variant.bundle for variant in cells[0].variants)
-    print(f"\n{second} against {first}, on the same noise")
-    names = [metric.name for metric in cells[0].change]
-    rows = [["guidance", "steps C", "steps B", *names]]
-    for cell in cells:
-        found = [_text(metric) for metric in cell.change]
-        rows.append([f"{cell.guidance:g}", str(cell.steps), str(cell.decoder_steps), *found])
-    _print(rows)
-
-
-def _print(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def as_json(rows: Sequence[Row], about: dict[str, Any]) -> dict[str, Any]:
+    """`sweep.json`: every cell's figures; `best` as in the rows."""
+    cells: dict[str, dict[str, Any]] = {}
     for row in rows:
-        cells = zip(row, widths, strict=True)
+        cell = cells.setdefault(row.cell.name, asdict(row.cell) | {"variants": []})
+        cell["variants"].append(asdict(row.variant) | {"best": row.best})
+    return {**about, "cells": list(cells.values())}
+
+
+def as_svg(rows: Sequence[Row], title: str) -> str:
+    """The trade-off plot."""
+    quality = _plotted(rows)
+    unit = f", {quality.unit}" if quality.unit else ""
+    bundles = list(dict.fromkeys(row.variant.bundle for row in rows))
+    most = 100.0 if quality.unit == "%" else math.inf
+    return svg(points_of(rows), Names(title, X_NAME, f"{quality.name}{unit}", bundles, most))
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """A line per row; '*' marks the best. Of two bundles, how far apart they are as well."""
+    measured = {metric.name for row in rows for metric in row.variant.metrics}
+    extra = [name for name in COLUMNS if name in measured]
+    head = [*_HEAD, "s / picture", _plotted(rows).name, "95 % interval"]
+    lines = [[*head, *(COLUMNS[name] for name in extra), ""], *(_line(row, extra) for row in rows)]
+    if not any(row.second for row in rows):
+        _print(lines)
+        return
+    bundles = ["bundle", *(row.variant.bundle for row in rows)]
+    _print([[bundle, *line] for bundle, line in zip(bundles, lines, strict=True)])
+    _print_changes(rows)
+
+
+_HEAD = ("guidance", "steps C", "steps B")
+
+
+def _line(row: Row, extra: Sequence[str]) -> list[str]:
+    named = {metric.name: metric for metric in row.variant.metrics}
+    return [
+        *row.grid,
+        f"{row.variant.seconds.value:.3f}",
+        "-" if row.quality is None else value_text(row.quality),
+        "" if row.quality is None else interval_text(row.quality),
+        *(value_text(named[name]) if name in named else "-" for name in extra),
+        "*" if row.best else "",
+    ]
+
+
+def _print_changes(rows: Sequence[Row]) -> None:
+    first, second = dict.fromkeys(row.variant.bundle for row in rows)
+    print(f"\n{second} against {first}, on the same noise")
+    cells = [row.cell for row in rows if row.second]
+    head = [*_HEAD, *(metric.name for metric in cells[0].change)]
+    _print([head, *([*_grid(cell), *map(_text, cell.change)] for cell in cells)])
+
+
+def _print(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, strict=True)
         print("  ".join(text.rjust(width) for text, width in cells).rstrip())
 
 
-def _main(cells: Sequence[Finished]) -> Metric:
-    found = [quality_of(cell, variant) for cell in cells for variant in cell.variants]
-    return next(metric for metric in found if metric is not None)
+def _grid(cell: Finished) -> list[str]:
+    return [f"{cell.guidance:g}", str(cell.steps), str(cell.decoder_steps)]
 
 
-def _what(cell: Finished) -> str:
-    return f"guidance {cell.guidance:g}, {cell.steps} + {cell.decoder_steps} steps"
+def _plotted(rows: Sequence[Row]) -> Metric:
+    return next(row.quality for row in rows if row.quality is not None)
 
 
 def _text(metric: Metric) -> str:

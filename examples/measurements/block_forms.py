@@ -1,11 +1,15 @@
-"""The denoisers' blocks in other forms, side by side: what a layout or an operator brings.
+"""Time the denoisers' blocks in other forms: what a layout or an operator brings.
+
+    python examples/measurements/block_forms.py --repeats 7 --without compile autocast --markdown
 
 Every form computes the same function of the same weights. Blocks have the public widths and stand
 in stacks, between which and the feeds a form that keeps channels last moves them once.
 """
 
-import math
+import argparse
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +28,23 @@ from exporter.modules.layout import (
     to_layout,
     to_nchw,
 )
+from runtimes.arguments import Parser
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.manifest import Tensor as Named
+from runtimes.console import command
 from runtimes.engines.base import GraphFile, Tensors
 from validation.bench.cases import Case, count_flops
+from validation.bench.cli import (
+    add_timing_options,
+    check_timing,
+    print_findings,
+    quieten_libraries,
+    settings_of,
+)
 from validation.bench.conditioning import Conditioning
 from validation.bench.contenders import Source
 from validation.bench.public import RandomWeights
+from validation.bench.run import bench_cases
 from validation.bench.settings import Report
 
 REMARK = (
@@ -184,39 +198,57 @@ class Forms:
     def _case(self, place: Place, kind: str) -> Case:
         name = f"{place.name}, {DEPTH} x {kind}"
         self._report(f"exporting {name}")
-        generator = torch.Generator().manual_seed(0)
-        shape = (place.rows, place.width, place.side, place.side)
-        drawn = {"latents": torch.randn(shape, generator=generator)}
-        if kind == "attention":
-            text = (place.rows, 2, TEXT, place.width)
-            drawn["text_kv"] = torch.randn(text, generator=generator)
+        drawn = _drawn(place, kind)
         inputs = tuple(drawn.values())
-        own = [form for form in FORMS if form.kind == kind]
-        stacks = {form.name: _stack(place, form) for form in own}
+        forms = [form for form in FORMS if form.kind == kind]
+        stacks = {form.name: _stack(place, form) for form in forms}
         self._files[name] = {
-            form.name: _write(stacks[form.name], drawn, form, self._folder / kind) for form in own
+            form.name: _write(stacks[form.name], drawn, form, self._folder / kind) for form in forms
         }
-        first = stacks[own[0].name]
+        first = stacks[forms[0].name]
         with torch.inference_mode():
             expected: Tensors = {"out": first(*inputs).numpy()}
-        parameters = sum(parameter.numel() for parameter in first.parameters())
-        flops = count_flops(first.to("meta"), inputs)
-        scores = 4 * place.rows * place.heads * place.side**2 * (place.side**2 + TEXT)
-        alive = max(4 * 4 * math.prod(shape), scores if kind == "attention" else 0)
-        cost = GraphCost(name, 1, parameters, flops, 4 * parameters + 2 * alive)
+        cost = _cost(name, place, kind, first, inputs)
         return Case(
             name=name,
-            module=_stack(place, own[0]),
+            module=_stack(place, forms[0]),
             inputs=inputs,
             public=False,
-            file=self._files[name][own[0].name],
+            file=self._files[name][forms[0].name],
             feeds={key: value.numpy() for key, value in drawn.items()},
             expected=expected,
             cost=cost,
-            module_flops=flops,
+            module_flops=cost.flops,
             conditioning=Conditioning(),
             folder=self._folder / kind,
         )
+
+
+def _drawn(place: Place, kind: str) -> dict[str, Tensor]:
+    """Seeded noise for a stack's inputs: latents (B,C,H,W), and text_kv (B,2,T,C) of attention."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (place.rows, place.width, place.side, place.side)
+    drawn = {"latents": torch.randn(shape, generator=generator)}
+    if kind == "attention":
+        text = (place.rows, 2, TEXT, place.width)
+        drawn["text_kv"] = torch.randn(text, generator=generator)
+    return drawn
+
+
+def _cost(
+    name: str, place: Place, kind: str, stack: Stack, inputs: tuple[Tensor, ...]
+) -> GraphCost:
+    """What a case needs: FLOPs, and the bytes by which `--memory` groups contenders.
+
+    The stack is of no use after: its weights are gone.
+    """
+    parameters = sum(parameter.numel() for parameter in stack.parameters())
+    flops = count_flops(stack.to("meta"), inputs)
+    # The largest tensors alive at once: a block's four-fold hidden layer, or attention's scores.
+    hidden = 4 * 4 * place.rows * place.width * place.side**2
+    scores = 4 * place.rows * place.heads * place.side**2 * (place.side**2 + TEXT)
+    alive = max(hidden, scores if kind == "attention" else 0)
+    return GraphCost(name, 1, parameters, flops, 4 * parameters + 2 * alive)
 
 
 def _stack(place: Place, form: BlockForm) -> Stack:
@@ -255,3 +287,38 @@ def _write(stack: Stack, drawn: dict[str, Tensor], form: BlockForm, folder: Path
     )
     graph = Graph(path.name, "fp32", inputs, (Named("out", "float32", inputs[0].shape),))
     return GraphFile(path, graph, f"{form.kind}, {form.name}")
+
+
+def parser() -> Parser:
+    """The script's command line."""
+    words = Parser(
+        prog="python examples/measurements/block_forms.py",
+        description="Time single blocks of the public widths on the CPU in several layouts and "
+        "operators, interleaved in one run, with their errors against PyTorch fp32.",
+    )
+    add_timing_options(words)
+    words.add_argument("--json", action="store_true", help="print every measurement as JSON")
+    words.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    words.set_defaults(device="cpu")
+    return words
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export and time every form of every block, and print the table."""
+    check_timing(args)
+    quieten_libraries()
+    settings = settings_of(args, graphs=())
+    with tempfile.TemporaryDirectory() as folder:
+        forms = Forms(Path(folder), settings.report)
+        findings = bench_cases(forms.cases(), forms.sources(), settings)
+    findings.remarks.append(REMARK)
+    print_findings(findings, args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return command(parser(), run, argv, interrupted="only the times above were measured")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,21 +1,21 @@
-"""Each variant's colour and shape, so that colour is not all that tells them apart."""
+"""The marks of all plots: shapes, so that colour is not all that tells them apart."""
 
 from collections.abc import Callable
 
-from validation.report.markup import Html, tag
+from validation.plots.svg import Svg, tag
 
-COLOURS = 8  # of the style sheet; with five shapes, forty variants look different
+COLOURS = 8  # of the report's style sheet; with five shapes, forty variants look different
 
 
-def mark(index: int, x: float, y: float, *, passed: bool = True, size: float = 4) -> Html:
-    """The mark of the variant at place `index`; a cross where it fails a limit."""
-    shape = _SHAPES[index % len(_SHAPES)] if passed else _cross
+def mark(index: int, x: float, y: float, *, passed: bool = True, size: float = 4) -> Svg:
+    """The mark of the report's variant at place `index`; a cross where it fails a limit."""
+    path = outline(index, x, y, size) if passed else _cross(x, y, size)
     state = "" if passed else " failed"
-    return tag("path", d=shape(x, y, size), class_=f"mark {colour(index)}{state}")
+    return tag("path", d=path, class_=f"mark {colour(index)}{state}")
 
 
-def swatch(index: int) -> Html:
-    """The mark to stand beside the variant's name."""
+def swatch(index: int) -> Svg:
+    """The mark to stand beside the variant's name, which says it already."""
     drawn = mark(index, 7, 7, size=5)
     return tag("svg", drawn, viewBox="0 0 14 14", class_="swatch", aria_hidden="true")
 
@@ -25,6 +25,12 @@ def colour(index: int) -> str:
     return f"s{index % COLOURS + 1}"
 
 
+def outline(shape: int, x: float, y: float, radius: float) -> str:
+    """The path of a shape around (x, y); there are five, which repeat."""
+    return _SHAPES[shape % len(_SHAPES)](x, y, radius)
+
+
+# The factors make shapes of one radius look equally large.
 def _disc(x: float, y: float, r: float) -> str:
     return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
 
