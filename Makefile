@@ -5,7 +5,10 @@ BIN    := $(VENV)/bin
 OUT    ?= out
 PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
 
-.PHONY: demo test lint format clean
+# Workers take whole files: fixtures of a file are made once. --durations shows what became slow.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations=15
+
+.PHONY: demo test test-slow test-all lint format clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -25,8 +28,14 @@ demo: $(BIN)/.installed  ## export the demo checkpoint, quantise it, make pictur
 	$(BIN)/python -m validation $(OUT)/demo $(OUT)/demo-openvino $(OUT)/demo-int8w --report $(OUT)/report --pictures 40
 	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the comparison $(OUT)/report/report.html"
 
-test: lint  ## lint, type check, all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --durations=15
+test: lint  ## lint, type check, every behaviour once: within 6 minutes on 2 cores
+	$(PYTEST) -m "not slow"
+
+test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md says what that is
+	$(PYTEST) -m slow
+
+test-all: lint  ## lint, type check, all tests in one run, which shares the bundles of both sizes
+	$(PYTEST)
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,22 @@ from exporter.export import export
 from exporter.options import ExportOptions
 from runtimes.bundle.read import Bundle, open_bundle
 
-# The hub is never asked: what is not in a local cache is an error at once.
-os.environ["HF_HUB_OFFLINE"] = "1"  # for the processes that tests start
-constants.HF_HUB_OFFLINE = True  # for this one, which has read the variable already
-torch.set_grad_enabled(False)
+
+@pytest.fixture(scope="session", autouse=True)
+def offline() -> Iterator[None]:
+    """The hub is never asked: what is not in a local cache is an error at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")  # for the processes that tests start
+        # For this one: huggingface_hub reads the variable when it is imported, which is done.
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_gradients() -> Iterator[None]:
+    """Nothing here trains; the reference's forward passes would keep every activation."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="session")

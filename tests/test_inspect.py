@@ -53,7 +53,7 @@ def public(tmp_path):
         write(folder / "scheduler/scheduler_config.json", "DDPMWuerstchenScheduler")
         write(folder / "model_index.json", "Pipeline")
         (folder / "tokenizer").mkdir()
-    return decoder, prior  # fmt: skip
+    return decoder, prior
 
 
 def inspect(capsys, pair, *words):

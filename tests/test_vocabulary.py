@@ -134,7 +134,7 @@ def drawn_prompts(count: int) -> list[str]:
     ]
     draw = np.random.default_rng(0)
     picked = draw.integers(len(pieces), size=(count, 12))
-    return ["".join(pieces[i] for i in row[: draw.integers(1, 13)]) for row in picked]  # fmt: skip
+    return ["".join(pieces[i] for i in row[: draw.integers(1, 13)]) for row in picked]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
