@@ -15,12 +15,11 @@ from exporter.cost import activations
 from exporter.fingerprint import Fingerprints
 from exporter.formats.openvino_tokenizer import write_openvino_tokenizer
 from exporter.formats.table import BACKENDS
-from exporter.formats.text_config import write_text_config
 from exporter.formats.tokenizer import write_tokenizer
 from exporter.golden import record_golden
 from exporter.graphs import GraphPlan
 from exporter.job import BYTES, Job, check_job
-from exporter.manifest import new_manifest, package_metadata
+from exporter.manifest import new_manifest, package_metadata, write_text_config
 from exporter.options import ExportOptions
 from exporter.partial import PartialExport, Record
 from exporter.resume import Kept, find_kept

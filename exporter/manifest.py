@@ -1,11 +1,13 @@
-"""What a new bundle says about itself: the manifest before its graphs, a package's metadata."""
+"""What a new bundle says about itself: its manifest, and what graph formats say of their own."""
 
 import dataclasses
 import importlib.metadata
 import json
+from pathlib import Path
 
 import torch
 
+from exporter.checkpoint.configs import TextConfig
 from exporter.formats.table import BACKENDS
 from exporter.job import Job
 from runtimes.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, Model, Tokenizer
@@ -55,6 +57,22 @@ def package_metadata(job: Job, manifest: Manifest) -> dict[str, str]:
         "text_graphs": json.dumps(manifest.text_graphs),
         "deployment_target": job.deployment_target,
     }
+
+
+def write_text_config(config: TextConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write `folder`/config.json, that of transformers' CLIPTextModel, beside model.onnx.
+
+    optimum.onnxruntime.ORTModelForFeatureExtraction.from_pretrained(folder) then opens the graph.
+    """
+    value = {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        **dataclasses.asdict(config),
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    (folder / "config.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def tools(packages: tuple[str, ...]) -> dict[str, str]:

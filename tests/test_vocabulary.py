@@ -14,8 +14,8 @@ from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
 from exporter.checkpoint.configs import TextConfig, parse_config
+from exporter.checkpoint.files import read_json
 from exporter.checkpoint.find import find_pair
-from exporter.checkpoint.json_file import read_json
 from exporter.checkpoint.open import open_checkpoint
 from exporter.checkpoint.shapes import text_shapes
 from exporter.checkpoint.vocabulary import read_vocabulary

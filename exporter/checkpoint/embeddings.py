@@ -10,12 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
 from exporter.checkpoint.vocabulary import with_ids
 from exporter.checkpoint.weights import WeightSource
 from exporter.formats.clip_bpe import Added, Vocabulary, normalizer, numbered
@@ -25,8 +24,6 @@ from runtimes.errors import UsageError
 
 TABLE = "text_model.embeddings.token_embedding.weight"
 _NAMELESS = ("emb_params", "clip_g")  # keys that name the format, not the token
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Embedding:
 
     def vectors(self) -> Tensor:
         """(count, width) in fp32."""
-        with _open(self.file) as handle:
+        with open_safetensors(self.file, "--embedding") as handle:
             found: Tensor = handle.get_tensor(self.key).float().reshape(self.count, self.width)
         return found
 
@@ -105,7 +102,7 @@ def parse_embedding(text: str) -> EmbeddingFile:
         raise UsageError(f"--embedding {text}: {what}")
     if end < len(parts) and not token:
         raise UsageError(f"--embedding {text}: the token after ':' is empty")
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise UsageError(
             f"--embedding {path} is a pickle, which runs code when it is read; save the vectors "
             "as safetensors, such as {token: tensor}"
@@ -119,7 +116,7 @@ def open_embedding(asked: EmbeddingFile, widths: Mapping[str, int]) -> Embedding
     Raises UsageError naming the tensor and the widths.
     """
     file = asked.path
-    with _open(file) as handle:
+    with open_safetensors(file, "--embedding") as handle:
         keys, metadata = list(handle.keys()), handle.metadata() or {}
         if len(keys) != 1:
             names = ", ".join(sorted(keys)[:4])
@@ -130,7 +127,7 @@ def open_embedding(asked: EmbeddingFile, widths: Mapping[str, int]) -> Embedding
         [key] = keys
         piece = handle.get_slice(key)
         shape = tuple(piece.get_shape())
-        if piece.get_dtype() not in _FLOATS or len(shape) not in (1, 2) or 0 in shape:
+        if piece.get_dtype() not in FLOATS or len(shape) not in (1, 2) or 0 in shape:
             raise UsageError(
                 f"--embedding {file}: '{key}' is {piece.get_dtype()} of shape {shape}, no vectors"
             )
@@ -204,12 +201,3 @@ def _check_expanded(vocabulary: Vocabulary) -> None:
                     f"--embedding: {word!r}, a token of {count} vectors, is part of the token "
                     f"{other.content!r}: name it otherwise with FILE:TOKEN"
                 )
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"--embedding {path} is truncated or no safetensors file ({error})"
-        ) from None

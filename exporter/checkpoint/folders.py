@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from exporter.checkpoint.files import PICKLES
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.errors import UsageError
 
@@ -22,7 +23,7 @@ _PIPELINES: dict[str, tuple[Role, ...]] = {
 _NETWORKS = {"WuerstchenDiffNeXt", "PaellaVQModel", "WuerstchenPrior"}
 # Folders by which a pipeline of another name is recognised: someone's own class, or none named.
 _PARTS: dict[str, Role] = {"decoder": "decoder", "vqgan": "decoder", "prior": "prior"}
-_CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+_CHECKPOINTS = (".safetensors", *PICKLES, ".gguf")
 
 
 def roles(folder: Path) -> tuple[Role, ...]:

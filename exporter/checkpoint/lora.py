@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
 from exporter.checkpoint.lora_config import LoraConfig, read_config
 from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
 from exporter.checkpoint.shapes import Shapes
@@ -21,8 +21,6 @@ from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 
 _FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 Roles = dict[str, str]  # a weight's tensors in the file by role: 'down', 'up' and perhaps 'alpha'
 
 
@@ -55,7 +53,7 @@ class LoraPart:
         layer = self.layers.get(name)
         if layer is None:
             return None
-        with _open(self.file) as handle:
+        with open_safetensors(self.file, "--lora") as handle:
             down, up = (
                 handle.get_tensor(key).double().flatten(1) for key in (layer.down, layer.up)
             )
@@ -109,7 +107,7 @@ def open_lora(asked: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
     belongs to another method than plain LoRA.
     """
     file = asked.path
-    with _open(file) as handle:
+    with open_safetensors(file, "--lora") as handle:
         tensors = _match(file, list(handle.keys()), spellings(shapes))
         parts = {}
         for part in shapes:
@@ -208,7 +206,7 @@ def _check_shapes(
 ) -> None:
     slices = {role: handle.get_slice(roles[role]) for role in ("down", "up")}
     for role, piece in slices.items():
-        if piece.get_dtype() not in _FLOATS or len(piece.get_shape()) < 2:
+        if piece.get_dtype() not in FLOATS or len(piece.get_shape()) < 2:
             raise UsageError(f"--lora {file}: '{roles[role]}' is no matrix of floating point")
     (down, up) = (tuple(piece.get_shape()) for piece in slices.values())
     if down[0] != math.prod(up[1:]) or down[0] < 1:
@@ -237,20 +235,13 @@ def _safetensors(path: Path, given: str) -> Path:
             return path / names[0]
         if names:
             raise UsageError(f"--lora {path} holds {' and '.join(names)}; give one of the files")
-        pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+        pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
         if not pickles:
             raise UsageError(f"--lora {path} holds none of {', '.join(_FILES)}; give the file")
         path = path / pickles[0]
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise UsageError(
             f"--lora {path} is a pickle, which runs code when it is read; save the adapter with "
             "safe_serialization=True"
         )
     return path
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"--lora {path} is truncated or no safetensors file ({error})") from None

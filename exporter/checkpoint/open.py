@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from exporter.checkpoint.configs import (
+    TEXT_CLASSES,
     SchedulerConfig,
     StageAConfig,
     StageBConfig,
     StageCConfig,
     TextConfig,
+    class_of,
     parse_config,
+    text_section,
 )
+from exporter.checkpoint.files import read_json, refuse_pointer, weight_files
 from exporter.checkpoint.find import Source
-from exporter.checkpoint.git_lfs import refuse_pointer
 from exporter.checkpoint.harmless import note_keys
-from exporter.checkpoint.json_file import read_json
-from exporter.checkpoint.text_section import TEXT_CLASSES, class_of, text_section
-from exporter.checkpoint.weight_files import weight_files
 from runtimes.bundle.manifest import DEMO_REVISION
 from runtimes.errors import UsageError
 

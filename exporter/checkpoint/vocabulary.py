@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from exporter.checkpoint.json_file import read_json
+from exporter.checkpoint.files import read_json
 from exporter.formats.clip_bpe import END_OF_WORD, Added, Vocabulary, build, state
 from runtimes.errors import UsageError
 

@@ -8,10 +8,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from exporter.checkpoint.git_lfs import refuse_pointer
+from exporter.checkpoint.files import FLOATS, open_safetensors, refuse_pointer
 from exporter.checkpoint.shapes import TEXT_PREFIX, Shapes
 from exporter.modules.layout import Pointwise
 from runtimes.errors import UsageError
@@ -20,7 +19,6 @@ from runtimes.errors import UsageError
 Recipe = Callable[[], Tensor]
 Recipes = dict[str, Recipe]
 
-_FLOATS = {"F64", "F32", "F16", "BF16"}
 SMALL = 1 << 16  # values of a tensor that is copied rather than mapped
 
 
@@ -142,18 +140,16 @@ def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:
             f"{path}: weight '{name}' has shape {tuple(found.get_shape())}, "
             f"the config makes it {shape}"
         )
-    if found.get_dtype() not in _FLOATS and shape != ():
+    if found.get_dtype() not in FLOATS and shape != ():
         raise UsageError(f"{path}: weight '{name}' is {found.get_dtype()}, not floating point")
 
 
 def _open(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        refuse_pointer(path)
-        raise UsageError(
-            f"{path} is truncated or no safetensors file ({error}); fetch it again"
-        ) from None
+        return open_safetensors(path, advice="; fetch it again")
+    except UsageError:
+        refuse_pointer(path)  # says more
+        raise
 
 
 def fill(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -9,20 +9,20 @@ Enumerated shapes do not work: coremltools 9 takes them for Stage B's several re
 folds sizes that are numbers inside the graph, the resize's scale, to a constant NaN.
 """
 
+import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from exporter.dimensions import example_inputs, make_static
-from exporter.formats.coreml_operators import DECOMPOSITIONS
-from exporter.formats.coreml_package import describe
 from exporter.graphs import GraphPlan
 from runtimes.bundle.coreml import quiet, rewrite
+from runtimes.bundle.manifest import Tensor as TensorSpec
 from runtimes.engines.coreml import import_coremltools
 from runtimes.errors import UsageError
 
@@ -32,9 +32,11 @@ TARGETS = ("iOS17", "iOS18", "iOS26", "macOS14", "macOS15", "macOS26")
 DEFAULT_TARGET = "iOS17"
 # Packages of several functions came with iOS 18.
 FUNCTIONS_TARGETS = ("iOS18", "iOS26", "macOS15", "macOS26")
+_aten = torch.ops.aten
 MAIN = "main"  # the function of a package that has one
 _DTYPES = {"int64": np.int32, "float32": np.float32}  # Core ML has no int64 inputs
-Sizes = Mapping[str, int]
+# coremltools' notes that differ from day to day.
+_VOLATILE = ("com.github.apple.coremltools.conversion_date",)
 
 
 def check_target(target: str, *, sizes: int = 1) -> None:
@@ -60,7 +62,7 @@ def write_coreml(
     license: str,
     metadata: Mapping[str, str],
     target: str = DEFAULT_TARGET,
-    sizes: Mapping[str, Sizes] | None = None,
+    sizes: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Path:
     """Write `module` as `folder/model.mlpackage` and return that path.
 
@@ -77,7 +79,7 @@ def write_coreml(
         spec = _convert(plans[MAIN], module, path, target)
     else:
         spec = _convert_functions(plans, module, path, target)
-    describe(spec, plans, precision_of(module), license, metadata)
+    _describe(spec, plans, precision_of(module), license, metadata)
     rewrite(path, spec)
     return path
 
@@ -114,13 +116,86 @@ def _convert_functions(
 ) -> Any:
     """Write one package with a static program per plan and return its specification."""
     ct = import_coremltools()
-    found = ct.utils.MultiFunctionDescriptor()
+    functions = ct.utils.MultiFunctionDescriptor()
     with tempfile.TemporaryDirectory(dir=path.parent) as parts:
         for name, plan in plans.items():
             part = Path(parts) / f"{name}.mlpackage"
             _convert(plan, module, part, target)
-            found.add_function(str(part), MAIN, name)
-        found.default_function_name = next(iter(plans))
+            functions.add_function(str(part), MAIN, name)
+        functions.default_function_name = next(iter(plans))
         with quiet():
-            ct.utils.save_multifunction(found, str(path))
+            ct.utils.save_multifunction(functions, str(path))
     return ct.utils.load_spec(str(path))
+
+
+def _describe(
+    spec: Any,
+    plans: Mapping[str, GraphPlan],
+    precision: str,
+    license: str,
+    metadata: Mapping[str, str],
+) -> None:
+    """Fill in what Xcode shows and a host reads: license, descriptions, user-defined metadata.
+
+    `plans` has the static graph of each function; `metadata` comes on top of `graph`, `precision`
+    and `functions` (JSON: the functions' inputs and outputs with name, dtype and shape).
+    """
+    graph = next(iter(plans.values())).name
+    notes = spec.description.metadata
+    for key in _VOLATILE:
+        notes.userDefined.pop(key, None)
+    notes.shortDescription = f"Wuerstchen, graph {graph} ({precision})"
+    notes.author = "wuerstchen-export"
+    notes.license = license
+    functions = {
+        name: {"inputs": _listed(plan.inputs), "outputs": _listed(plan.outputs)}
+        for name, plan in plans.items()
+    }
+    described = {"graph": graph, "precision": precision, "functions": json.dumps(functions)}
+    notes.userDefined.update({**described, **metadata})
+
+
+def _listed(tensors: Iterable[TensorSpec]) -> list[dict[str, Any]]:
+    return [{**vars(tensor), "dtype": np.dtype(_DTYPES[tensor.dtype]).name} for tensor in tensors]
+
+
+def _typed(operator: Any) -> Callable[..., Tensor]:
+    """The operator with a number as its second argument in the first one's type."""
+
+    def decomposed(x: Tensor, other: Tensor | float, **options: Any) -> Tensor:
+        if isinstance(other, Tensor) or x.dtype != torch.float16:
+            return NotImplemented
+        return operator(x, torch.full((), other, dtype=x.dtype), **options)
+
+    return decomposed
+
+
+def _pad(x: Tensor, padding: list[int], mode: str = "constant", value: Any = None) -> Tensor:
+    """Replication padding as concatenation: `pad` has a number, the value it would fill with."""
+    if mode != "replicate":
+        return NotImplemented
+    for axis, before, after in zip((3, 2), padding[::2], padding[1::2], strict=True):
+        first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
+        x = torch.cat([first] * before + [x] + [last] * after, dim=axis)
+    return x
+
+
+# PyTorch operators that coremltools 9 does not take, or would run in another type; given to
+# ExportedProgram.run_decompositions with each program, where NotImplemented leaves one as it is.
+#
+# coremltools types a Python number as fp32 and promotes the fp16 tensor beside it, and with it
+# all that follows: the attention's `query * scale` would make the product with the keys fp32. Here
+# such a number takes the tensor's type, so that the program has the types of the PyTorch module.
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    _aten.__and__.Tensor: torch.logical_and,
+    _aten.pad.default: _pad,
+    **{
+        operator: _typed(operator)
+        for operator in (
+            _aten.add.Tensor,
+            _aten.sub.Tensor,
+            _aten.mul.Tensor,
+            _aten.div.Tensor,
+        )
+    },
+}

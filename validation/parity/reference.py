@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
 from exporter.checkpoint.configs import TextConfig
+from exporter.checkpoint.files import stem_of
 from exporter.checkpoint.open import Checkpoint, Component
 from exporter.checkpoint.shapes import TEXT_PREFIX
-from exporter.checkpoint.weight_files import stem_of
 from exporter.checkpoint.weights import weight_names
 from runtimes.bundle.manifest import Manifest
 from runtimes.pipeline import OnStep

@@ -1,20 +1,73 @@
-"""Which safetensors files are a component's weights: plain or a variant, whole or in shards.
+"""The files of a checkpoint: JSON and safetensors, and which of them are a component's weights.
 
-As in diffusers 0.39: a component without files of the variant asked for has its plain ones taken.
-Beyond it: where no variant is asked for and there are files of a single one alone, they are taken.
+Weights are plain or of a variant, whole or in shards. As in diffusers 0.39: a component without
+files of the variant asked for has its plain ones taken. Beyond it: where no variant is asked for
+and there are files of a single one alone, they are taken.
 """
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from exporter.checkpoint.git_lfs import refuse_pointer
-from exporter.checkpoint.json_file import read_json
+from safetensors import SafetensorError, safe_open
+
 from runtimes.errors import UsageError
 
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # they run code when they are read
+FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of floating-point types
+_POINTER = b"version https://git-lfs"
 _SHARD = r"-\d{5}-of-\d{5}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; UsageError when it is missing or is none."""
+    refuse_pointer(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(f"{path} is missing: this is no complete Wuerstchen checkpoint") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    return value
+
+
+def refuse_pointer(path: Path) -> None:
+    """UsageError for a git-lfs pointer: a few lines that git left where git-lfs fetched nothing."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_POINTER))
+    except OSError:
+        return  # a missing file is its reader's to report
+    if head == _POINTER:
+        raise UsageError(
+            f"{path} is a git-lfs pointer, not the file itself: run 'git lfs pull' in "
+            f"{path.parent}, or give the model's hub id"
+        )
+
+
+def open_safetensors(path: Path, flag: str = "", advice: str = "") -> Any:
+    """A safetensors file's handle; UsageError when it cannot be read.
+
+    The error begins with the `flag` that named the file, and ends with `advice`.
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        named = f"{flag} {path}" if flag else str(path)
+        raise UsageError(f"{named} is truncated or no safetensors file ({error}){advice}") from None
+
+
+def cached_model(snapshot: Path) -> str | None:
+    """The hub id of a snapshot in a hub cache, which its path names; None for another folder."""
+    repository = snapshot.parent.parent.name
+    if snapshot.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
 
 
 @dataclass(frozen=True)
@@ -73,7 +126,7 @@ def weight_files(folder: Path, variant: str | None) -> tuple[tuple[Path, ...], s
     names = sorted(path.name for path in folder.iterdir())
     choice = choose(names, stem_of(folder.name), variant)
     if choice is None:
-        raise UsageError(_nothing(folder, names, variant))
+        raise UsageError(_why_none(folder, names, variant))
     path = folder / choice.name
     files = _shards(path) if choice.is_index else (path,)
     missing = [file.name for file in files if not file.is_file()]
@@ -104,7 +157,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in sorted(names))
 
 
-def _nothing(folder: Path, names: list[str], variant: str | None) -> str:
+def _why_none(folder: Path, names: list[str], variant: str | None) -> str:
     """Why no weights could be chosen."""
     stem = stem_of(folder.name)
     there = variants(names, stem)
@@ -118,7 +171,7 @@ def _nothing(folder: Path, names: list[str], variant: str | None) -> str:
         return (
             f"{folder} holds weights of the variants {kinds} only: give --variant with one of them"
         )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return (
             f"{folder} holds its weights as {pickles[0]}, a pickle, which runs code when it is "
@@ -136,9 +189,8 @@ def _nothing(folder: Path, names: list[str], variant: str | None) -> str:
 def _how_to_fetch(folder: Path, names: list[str]) -> str:
     """Where the folder is of a hub cache: that it is incomplete, and what completes it."""
     for snapshot in folder.parents:
-        repository = snapshot.parent.parent.name
-        if snapshot.parent.name == "snapshots" and repository.startswith("models--"):
-            name = repository.removeprefix("models--").replace("--", "/")
+        name = cached_model(snapshot)
+        if name is not None:
             files = " ".join(str(folder.relative_to(snapshot) / file) for file in names)
             command = f"hf download {name} {files} --revision {snapshot.name}"
             return f" from the hub's cache, which is incomplete: '{command}' fetches it"
