@@ -75,13 +75,13 @@ def entries_of(bundles: Sequence[Bundle], execution: Execution) -> list[Entry]:
 
     Raises UsageError naming the bundle that cannot run as asked.
     """
-    found = []
+    entries = []
     for bundle in bundles:
         alike = [other for other in bundles if other.folder.name == bundle.folder.name]
         name = bundle.folder.name if len(alike) == 1 else str(bundle.folder)
         with naming(name):
-            found.append(Entry(name, bundle, graphs_for(bundle, execution)))
-    return found
+            entries.append(Entry(name, bundle, graphs_for(bundle, execution)))
+    return entries
 
 
 def run(
@@ -103,17 +103,17 @@ def _scores(
     prompts: Prompts | None, entries: Sequence[Entry], execution: Execution, progress: Progress
 ) -> dict[str, tuple[Metric, ...]]:
     """What each variant's pictures of the prompts score by themselves, seeds 0, 1, ..."""
-    found: dict[str, tuple[Metric, ...]] = {}
+    scores: dict[str, tuple[Metric, ...]] = {}
     if prompts is None:
-        return found
+        return scores
     for entry in entries:
         progress.line(f"scoring pictures of {entry.name}")
         with tempfile.TemporaryDirectory() as folder, naming(entry.name):
             series = Series(entry.bundle, prompts.texts, execution=execution)
             pictures = pictures_of(series, Path(folder) / "pictures", progress.step)
             scored = picture_metrics(entry.bundle.manifest.model, pictures, prompts, Measures())
-            found[entry.name] = tuple(scored)
-    return found
+            scores[entry.name] = tuple(scored)
+    return scores
 
 
 def _say(request: Request, comparison: Comparison) -> int:
