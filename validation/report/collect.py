@@ -85,10 +85,7 @@ def compare(
         _judge(entry, recording, progress, f"judging {number} of {len(entries)}: {entry.name}")
         for number, entry in enumerate(entries, 1)
     ]
-    timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
-    bundles = [entry.bundle for entry in timed]
-    measured = measure_costs(bundles, recording, execution, repeats, progress)
-    costs = {entry.name: cost for entry, cost in zip(timed, measured, strict=True)}
+    costs = _costs(entries, recording, execution, repeats, progress)
     expected = recording.tensors["stage_a.image"][0].astype(np.float32)
     variants = tuple(
         _variant(
@@ -108,6 +105,20 @@ def compare(
         variants,
     )
     return Comparison(report, expected, tuple(each.picture for each in judged))
+
+
+def _costs(
+    entries: Sequence[Entry],
+    recording: Recording,
+    execution: Execution,
+    repeats: int,
+    progress: Progress,
+) -> dict[str, Cost]:
+    """By name; an interpreter's time would say nothing, so that its bundles have none."""
+    timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
+    bundles = [entry.bundle for entry in timed]
+    costs = measure_costs(bundles, recording, execution, repeats, progress)
+    return {entry.name: cost for entry, cost in zip(timed, costs, strict=True)}
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _measure(cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture
     steps, decoder_steps = evaluations(cell, bundle.manifest.sampling)
     return Finished(
         cell.name, cell.guidance, steps, decoder_steps, machine(), tuple(variants), tuple(change)
-    )  # fmt: skip
+    )
 
 
 def variant_names(bundle: Bundle, against: Bundle | None) -> list[str]:
