@@ -79,13 +79,13 @@ def networks(checkpoint: Checkpoint) -> Iterator[Network]:
             "model_type": "clip_text_model",
         }
         yield Network(repository, "text_encoder", config, text_shapes(part), _TEXT_FILES)
-    for repository, folder, cls, own, shapes in (
+    for repository, folder, cls, architecture, shapes in (
         (PRIOR, "prior", "WuerstchenPrior", c, stage_c_shapes(c)),
         (DECODER, "decoder", "WuerstchenDiffNeXt", b, stage_b_shapes(b)),
         (DECODER, "vqgan", "PaellaVQModel", a,
          stage_a_decoder_shapes(a) | stage_a_encoder_shapes(a)),
     ):  # fmt: skip
-        config = {"_class_name": cls} | dataclasses.asdict(own)
+        config = {"_class_name": cls} | dataclasses.asdict(architecture)
         yield Network(repository, folder, config, shapes, _DENOISER_FILES)
 
 

@@ -130,9 +130,9 @@ def _array(value: Any) -> NDArray[np.generic]:
 
 def count_flops(module: nn.Module, inputs: Sequence[torch.Tensor]) -> int:
     """FLOPs of one run of a module on PyTorch's meta device, attention's products included."""
-    given = [tensor.to("meta") for tensor in inputs]
+    on_meta = [tensor.to("meta") for tensor in inputs]
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(*given)
+        module(*on_meta)
     return counter.get_total_flops()
 
 

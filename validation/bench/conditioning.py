@@ -44,14 +44,14 @@ class Conditioning:
 @contextlib.contextmanager
 def watched(module: nn.Module, graph: str) -> Iterator[Conditioning]:
     """Fill a Conditioning while a public denoiser runs once; other modules leave it at 0."""
-    found = Conditioning()
+    conditioning = Conditioning()
 
     def last(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found.b = float(output.chunk(2, dim=1)[1].abs().max())
+        conditioning.b = float(output.chunk(2, dim=1)[1].abs().max())
 
     def block(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found.activation = max(found.activation, float(output.abs().max()))
-        found.rms = float(output.square().mean().sqrt())
+        conditioning.activation = max(conditioning.activation, float(output.abs().max()))
+        conditioning.rms = float(output.square().mean().sqrt())
 
     blocks = [m for m in module.modules() if isinstance(m, AttnBlock | TimestepBlock)]
     hooks = [m.register_forward_hook(block) for m in blocks]
@@ -59,7 +59,7 @@ def watched(module: nn.Module, graph: str) -> Iterator[Conditioning]:
         projection = module.get_submodule({"stage_c": "out", "stage_b": "clf"}[graph])
         hooks.append(projection.register_forward_hook(last))
     try:
-        yield found
+        yield conditioning
     finally:
         for hook in hooks:
             hook.remove()

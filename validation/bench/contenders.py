@@ -64,41 +64,41 @@ def contenders(sources: Sequence[Source], settings: Settings) -> list[Contender]
     """All that this machine has, the yardstick first; what it has not is reported, and why."""
     without, report = settings.without, settings.report
     device = DEVICES[settings.device]
-    found = _pytorch(device, settings)
+    entries = _pytorch(device, settings)
     if "plain" not in without and device.name == "cpu":
         for name, prepare in plain.peers(report).items():
-            found.append(Contender(name, prepare, lambda case: case.public, PLAIN_COPIES, True))
+            entries.append(Contender(name, prepare, lambda case: case.public, PLAIN_COPIES, True))
     executions = available(device, {source.backend for source in sources}, without, report)
     for source in sources:
         for name, execution in executions.items():
             if source.backend in ENGINES[execution.engine or ""].backends:
                 prepare, takes = _on(source, execution), _takes(source)
-                found.append(Contender(f"{source.label}{name}", prepare, takes, ENGINE_COPIES))
-    return found
+                entries.append(Contender(f"{source.label}{name}", prepare, takes, ENGINE_COPIES))
+    return entries
 
 
 def _pytorch(device: Device, settings: Settings) -> list[Contender]:
     """PyTorch's own ways to run a module on the device, eager fp32 first."""
-    found = [Contender("PyTorch eager", pytorch.eager(device.name))]
+    entries = [Contender("PyTorch eager", pytorch.eager(device.name))]
     if device.autocast and "autocast" not in settings.without:
-        found.append(Contender("PyTorch bf16 autocast", pytorch.autocast, peer=True))
+        entries.append(Contender("PyTorch bf16 autocast", pytorch.autocast, peer=True))
     for name, dtype in device.rounded.items():
-        found.append(Contender(name, pytorch.rounded(device.name, dtype), peer=True))
+        entries.append(Contender(name, pytorch.rounded(device.name, dtype), peer=True))
     if "compile" not in settings.without:
         reason = pytorch.why_not_compiled(device.name)
         if reason is None:
             compiled = pytorch.compiled(device.name, device.compiled)
-            found.append(Contender("torch.compile", compiled, peer=True))
+            entries.append(Contender("torch.compile", compiled, peer=True))
         else:
             settings.report(f"without torch.compile: {reason}")
-    return found
+    return entries
 
 
 def available(
     device: Device, backends: set[str], without: Sequence[str], report: Report
 ) -> Mapping[str, Execution]:
     """The executions for these backends that this machine has, those of `without` left out."""
-    found = {}
+    executions = {}
     for name, execution in device.executions.items():
         kind = ENGINES[execution.engine or ""]
         if execution.engine in without or not backends & set(kind.backends):
@@ -108,8 +108,8 @@ def available(
         except UsageError as error:
             report(f"without {name}: {error}")
         else:
-            found[name] = execution
-    return found
+            executions[name] = execution
+    return executions
 
 
 def _takes(source: Source) -> Callable[[Case], bool]:

@@ -59,9 +59,9 @@ class Clock:
     def time(self, action: Callable[[], Tensors]) -> Tensors:
         """Run `action` and count it."""
         start = time.perf_counter()
-        found = action()
+        result = action()
         self.seconds += time.perf_counter() - start
-        return found
+        return result
 
 
 class TimedGraphs:
@@ -115,10 +115,10 @@ def pictures(
                 f"whole pictures without {way.name}: all graphs at once may need "
                 f"{way.bytes / 1e9:.0f} GB; allow it with --memory"
             )
-    found: list[Picture] = []
+    measured: list[Picture] = []
     for group in in_groups(fitting, lambda way: way.bytes, settings.memory):
-        found += _measure_group(group, recording, settings)
-    return found
+        measured += _measure_group(group, recording, settings)
+    return measured
 
 
 def _ways(

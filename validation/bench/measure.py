@@ -69,7 +69,7 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
     first, *others = [contender for contender in contenders if contender.takes(case)]
     budget = settings.memory - case.weight_bytes - case.activation_bytes
     groups = in_groups(others, lambda contender: _bytes(contender, case), budget) or [[]]
-    found: list[Timing] = []
+    compared: list[Timing] = []
     seconds: list[float] = []
     with first.prepare(case) as ready:
         yardstick = _Entry(first.name, ready, _error(ready, case))
@@ -77,17 +77,17 @@ def measure(case: Case, contenders: Sequence[Contender], settings: Settings) -> 
             if len(groups) > 1:
                 names = ", ".join(contender.name for contender in group)
                 settings.report(f"group {number + 1} of {len(groups)}: {names}")
-            own, timings = _measure_group(case, yardstick, group, number, settings)
-            seconds += own
-            found += timings
+            eager_seconds, timings = _measure_group(case, yardstick, group, number, settings)
+            seconds += eager_seconds
+            compared += timings
             # At full size a graph takes most of an hour: what is known so far outlives a stop.
-            eager = statistics.median(own)
-            for timing in (_timing(case, yardstick, own, eager, number), *timings):
+            eager = statistics.median(eager_seconds)
+            for timing in (_timing(case, yardstick, eager_seconds, eager, number), *timings):
                 settings.report(_line(timing))
             gc.collect()  # what engines and exporters left behind, before the next are prepared
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        return [_timing(case, yardstick, seconds, statistics.median(seconds), 0), *found]
+        return [_timing(case, yardstick, seconds, statistics.median(seconds), 0), *compared]
 
 
 def _measure_group(
@@ -114,9 +114,9 @@ def _measure_group(
         runs = {entry.name: entry.ready.run for entry in (yardstick, *entries)}
         title = f"timing {case.name}, rounds"
         seconds = interleaved(runs, settings.repeats, settings.progress, title)
-        own = seconds[yardstick.name]
-        median = statistics.median(own)
-        return own, [_timing(case, e, seconds[e.name], median, number) for e in entries]
+        eager_seconds = seconds[yardstick.name]
+        median = statistics.median(eager_seconds)
+        return eager_seconds, [_timing(case, e, seconds[e.name], median, number) for e in entries]
 
 
 def interleaved(
@@ -168,13 +168,13 @@ def _line(timing: Timing) -> str:
 def _timing(
     case: Case, entry: _Entry, seconds: Sequence[float], yardstick: float, group: int
 ) -> Timing:
-    found = spread(seconds)
+    middle = spread(seconds)
     return Timing(
         graph=case.name,
         contender=entry.name,
         precision=entry.ready.precision(),
-        seconds=found,
-        speedup=yardstick / found.median,
+        seconds=middle,
+        speedup=yardstick / middle.median,
         relative_error=entry.error,
         flops=entry.ready.flops,
         group=group,
@@ -196,5 +196,5 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _error(ready: Ready, case: Case) -> float:
-    found: Tensors = ready.run()
-    return max(difference(found[name], value).relative for name, value in case.expected.items())
+    outputs: Tensors = ready.run()
+    return max(difference(outputs[name], value).relative for name, value in case.expected.items())

@@ -36,8 +36,8 @@ def _rate(core: Any, precision: str, size: int) -> float:
     from openvino import opset13 as ops
 
     generator = np.random.default_rng(0)
-    given = ops.parameter([size, size], np.float32)
-    product = given
+    parameter = ops.parameter([size, size], np.float32)
+    product = parameter
     for _ in range(LENGTH):
         values = generator.standard_normal((size, size), np.float32) * size**-0.5
         weight = ops.constant(values)
@@ -46,7 +46,7 @@ def _rate(core: Any, precision: str, size: int) -> float:
             weight = ops.fake_quantize(weight, *_range(-4 * size**-0.5, 4 * size**-0.5), 255)
         product = ops.matmul(product, weight, False, False)
     hint = "f32" if precision == "int8" else precision
-    model = openvino.Model([product], [given])
+    model = openvino.Model([product], [parameter])
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     request = compiled.create_infer_request()
     request.infer([generator.standard_normal((size, size), np.float32)])

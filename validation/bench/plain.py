@@ -20,17 +20,17 @@ from validation.bench.settings import Report
 
 def peers(report: Report) -> dict[str, Prepare]:
     """The plain exports whose engines are installed."""
-    found: dict[str, Prepare] = {}
+    exports: dict[str, Prepare] = {}
     if installed("onnxruntime"):
-        found["plain export, ONNX Runtime"] = _onnxruntime
+        exports["plain export, ONNX Runtime"] = _onnxruntime
     else:
         report("without the plain ONNX export: onnxruntime is not installed")
     if installed("openvino"):
-        found["plain export, OpenVINO f32"] = _openvino({"INFERENCE_PRECISION_HINT": "f32"})
-        found["plain export, OpenVINO default"] = _openvino({})
+        exports["plain export, OpenVINO f32"] = _openvino({"INFERENCE_PRECISION_HINT": "f32"})
+        exports["plain export, OpenVINO default"] = _openvino({})
     else:
         report("without OpenVINO's plain conversion: openvino is not installed")
-    return found
+    return exports
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _onnxruntime(case: Case) -> Iterator[Ready]:
         with _quiet(), torch.no_grad():
             torch.onnx.export(case.module, case.inputs, str(path), verbose=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
+    names = [tensor.name for tensor in session.get_inputs()]
     feeds = {name: tensor.numpy() for name, tensor in zip(names, case.inputs, strict=True)}
     yield Ready(
         lambda: named(case.file.graph, session.run(None, feeds)), lambda: "f32", case.module_flops

@@ -58,13 +58,13 @@ class Judge:
         for at in range(0, len(pictures), _BATCH):
             chunk = pictures[at : at + _BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255
             parts.append(self._engine.run({"pictures": np.ascontiguousarray(chunk)}))
-        found = {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in OUTPUTS}
         return Readings(
-            shape=found["shape"].argmax(-1) - 1,
-            colour=found["colour"].argmax(-1),
-            size=found["size"].argmax(-1),
-            background=found["background"].argmax(-1),
-            features=found["features"].astype(np.float32),
+            shape=outputs["shape"].argmax(-1) - 1,
+            colour=outputs["colour"].argmax(-1),
+            size=outputs["size"].argmax(-1),
+            background=outputs["background"].argmax(-1),
+            features=outputs["features"].astype(np.float32),
         )
 
 
@@ -76,8 +76,8 @@ def score(readings: Readings, scenes: Sequence[Scene]) -> dict[str, float]:
     at their place. `exact`: pictures with every pair found, nothing else, and the background
     right. `background`: over pictures.
     """
-    found = shares(tally(readings, scenes).sum(axis=0))
-    return {name: float(share) for name, share in found.items()}
+    shares_of = shares(tally(readings, scenes).sum(axis=0))
+    return {name: float(share) for name, share in shares_of.items()}
 
 
 def tally(readings: Readings, scenes: Sequence[Scene]) -> NDArray[np.int64]:

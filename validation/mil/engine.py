@@ -46,10 +46,10 @@ class MilEngine:
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
         def run(feeds: Feeds) -> Tensors:
-            given = {name: coreml_input(v) for name, v in {**constants, **feeds}.items()}
-            function = self._functions[function_for(self._shapes, given)]
-            found = interpret(function, {k: torch.tensor(v) for k, v in given.items()})
-            return {name: found[name].numpy() for name in self._outputs}
+            arguments = {name: coreml_input(v) for name, v in {**constants, **feeds}.items()}
+            function = self._functions[function_for(self._shapes, arguments)]
+            outputs = interpret(function, {k: torch.tensor(v) for k, v in arguments.items()})
+            return {name: outputs[name].numpy() for name in self._outputs}
 
         return run
 
@@ -102,13 +102,13 @@ def interpret(function: Function, feeds: Mapping[str, torch.Tensor]) -> dict[str
 
 def _run(operation: Operation, values: Environment) -> dict[str, Constant]:
     compute, variadic = _KNOWN[operation.kind], VARIADIC.get(operation.kind)
-    given: dict[str, Constant | list[Constant]] = {}
+    arguments: dict[str, Constant | list[Constant]] = {}
     for parameter, names in operation.inputs.items():
-        found = [values[name] for name in names]
-        given[parameter] = found if parameter == variadic else found[0]
+        passed = [values[name] for name in names]
+        arguments[parameter] = passed if parameter == variadic else passed[0]
     try:
-        inspect.signature(compute).bind(**given)
-        results = compute(**given)
+        inspect.signature(compute).bind(**arguments)
+        results = compute(**arguments)
     except (RunError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
         what = " ".join(str(error).split())
         raise RunError(f"MIL operation {operation.kind} '{operation.name}': {what}") from error
@@ -119,8 +119,8 @@ def _run(operation: Operation, values: Environment) -> dict[str, Constant]:
     }
 
 
-def _checked(kind: str, declared: Value, found: torch.Tensor) -> torch.Tensor:
-    if found.dtype != declared.dtype or tuple(found.shape) != declared.shape:
-        actual = Value(declared.name, found.dtype, tuple(found.shape))
+def _checked(kind: str, declared: Value, result: torch.Tensor) -> torch.Tensor:
+    if result.dtype != declared.dtype or tuple(result.shape) != declared.shape:
+        actual = Value(declared.name, result.dtype, tuple(result.shape))
         raise RunError(f"MIL {kind} '{declared.name}' is {actual}, the program declares {declared}")
-    return found
+    return result

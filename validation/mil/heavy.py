@@ -23,8 +23,8 @@ def conv(
     """x (B,C,H,W), weight (C_out, C / groups, kh, kw); `pad` counts with pad_type 'custom'."""
     padded = F.pad(x, _sides(pad_type, pad))
     inputs = _float(x, padded, weight, bias)
-    found = F.conv2d(*inputs, strides.tolist(), 0, dilations.tolist(), int(groups))
-    return found.to(x.dtype)
+    out = F.conv2d(*inputs, strides.tolist(), 0, dilations.tolist(), int(groups))
+    return out.to(x.dtype)
 
 
 def conv_transpose(
@@ -40,11 +40,11 @@ def conv_transpose(
 ) -> Tensor:
     """x (B,C,H,W), weight (C, C_out / groups, kh, kw); `pad` crops the result."""
     inputs = _float(x, x, weight, bias)
-    found = F.conv_transpose2d(*inputs, strides.tolist(), 0, 0, int(groups), dilations.tolist())
-    found = F.pad(found, [-size for size in _sides(pad_type, pad)]).to(x.dtype)
-    if output_shape is not None and output_shape.tolist() != list(found.shape):
-        raise RunError(f"output_shape {output_shape.tolist()} is not {list(found.shape)}")
-    return found
+    out = F.conv_transpose2d(*inputs, strides.tolist(), 0, 0, int(groups), dilations.tolist())
+    out = F.pad(out, [-size for size in _sides(pad_type, pad)]).to(x.dtype)
+    if output_shape is not None and output_shape.tolist() != list(out.shape):
+        raise RunError(f"output_shape {output_shape.tolist()} is not {list(out.shape)}")
+    return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

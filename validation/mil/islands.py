@@ -48,13 +48,15 @@ def precision_faults(package: Path, graph: str, precision: str) -> list[str]:
     was squared in fp32, and everything heavy is fp16; but the denoisers end in an fp32 projection
     and an fp32 division of an fp32 difference. An fp32 program has no fp16 at all.
     """
-    found = islands(package)
+    operations = islands(package)
     if precision == "fp32":
-        return [_line(typed, "fp32") for typed in found if "fp16" in (typed.output, *typed.inputs)]
+        return [
+            _line(typed, "fp32") for typed in operations if "fp16" in (typed.output, *typed.inputs)
+        ]
     program = read_program(package)
     last = {_last_heavy(function) for function in program.values()} if graph in DENOISERS else set()
     faults = []
-    for typed in found:
+    for typed in operations:
         wide = typed.kind in WIDE or typed.name in last
         wanted = "fp32" if wide else "fp16" if typed.kind in HEAVY else None
         if wanted is not None and not _is(typed, wanted):

@@ -132,10 +132,10 @@ def _value(value: Any) -> Value:
     return Value(value.name, dtype, shape)
 
 
-def _tensor_type(name: str, found: Any) -> tuple[torch.dtype, tuple[int, ...]]:
-    tensor = found.tensorType
-    if found.WhichOneof("type") != "tensorType" or tensor.dataType not in DTYPES:
-        raise ValueError(f"'{name}' has a type that this interpreter does not know: {found}")
+def _tensor_type(name: str, declared: Any) -> tuple[torch.dtype, tuple[int, ...]]:
+    tensor = declared.tensorType
+    if declared.WhichOneof("type") != "tensorType" or tensor.dataType not in DTYPES:
+        raise ValueError(f"'{name}' has a type that this interpreter does not know: {declared}")
     if any(size.WhichOneof("dimension") != "constant" for size in tensor.dimensions):
         raise ValueError(f"'{name}' has open dimensions; only static programs can be interpreted")
     return DTYPES[tensor.dataType], tuple(size.constant.size for size in tensor.dimensions)

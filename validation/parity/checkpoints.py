@@ -46,9 +46,9 @@ def check_architecture(checkpoint: Checkpoint, manifest: Manifest) -> None:
     for name, graph in manifest.graphs.items():
         plan = plans[name]
         wanted = {tensor.name: tensor for tensor in (*plan.inputs, *plan.outputs)}
-        found = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
-        for tensor in wanted.keys() | found.keys():
-            if not _alike(wanted.get(tensor), found.get(tensor)):
+        held = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
+        for tensor in wanted.keys() | held.keys():
+            if not _alike(wanted.get(tensor), held.get(tensor)):
                 raise UsageError(
                     f"the reference {checkpoint.decoder_source.id} is not the model of this "
                     f"bundle, {manifest.model.id}: {tensor} of {name} has another shape there"
@@ -66,9 +66,9 @@ def _check_revision(source: Source, name: str, revision: str, flag: str) -> None
         )
 
 
-def _alike(one: Tensor | None, other: Tensor | None) -> bool:
+def _alike(first: Tensor | None, second: Tensor | None) -> bool:
     """The same number of dimensions, and the same size wherever both are fixed."""
-    if one is None or other is None or len(one.shape) != len(other.shape):
+    if first is None or second is None or len(first.shape) != len(second.shape):
         return False
-    pairs = zip(one.shape, other.shape, strict=True)
+    pairs = zip(first.shape, second.shape, strict=True)
     return all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))

@@ -56,10 +56,10 @@ class Gate:
     def failures(self) -> list[str]:
         """What failed, in running order: the first entry is where the run diverges."""
         checks = (*self.graphs, *self.steps, *self.trajectory)
-        found = [f"{check.what} ({check.limit})" for check in checks if not check.passed]
+        failed = [f"{check.what} ({check.limit})" for check in checks if not check.passed]
         if self.picture_db < self.picture_limit_db:
-            found.append(f"picture (PSNR >= {self.picture_limit_db:g} dB)")
-        return found
+            failed.append(f"picture (PSNR >= {self.picture_limit_db:g} dB)")
+        return failed
 
 
 def run_gate(
@@ -76,25 +76,20 @@ def run_gate(
     the trajectory's tensors, as the pipeline names them.
     """
     sessions = Sessions(graphs, one_at_a_time=True)
-    checks, steps = [], []
+    checks: list[Check] = []
+    steps: list[Check] = []
     placements: dict[str, Placement] = {}
     for name in bundle.manifest.graphs:
-        with sessions.using(name) as engine:
-            results = []
-            for number, result in enumerate(_results(engine, bundle, name, recording), 1):
-                results.append(result)
-                if name in DENOISERS:
-                    progress.step(f"{name}, step by step", number, recording.steps(name))
-            placements[name] = engine.placement  # known to some engines only after a run
+        results, placements[name] = _run_graph(sessions, bundle, name, recording, progress)
         limits = loosest(_precisions(bundle, name, placements[name]))
-        found = [
-            _graph_check(name, step, what, measured, limits) for step, what, measured in results
-        ]
+        measured = [_graph_check(name, *result, limits) for result in results]
         if name in DENOISERS:
-            steps += found
-        checks.append(replace(max(found, key=lambda check: check.relative), what=name))
-    used = {p for name in placements for p in _precisions(bundle, name, placements[name])}
-    limits = loosest(used)
+            steps += measured
+        # A denoiser counts once among the graphs, by its worst step.
+        checks.append(replace(max(measured, key=lambda check: check.relative), what=name))
+    limits = loosest(
+        {p for name in placements for p in _precisions(bundle, name, placements[name])}
+    )
     trajectory, picture = _trajectory(bundle, graphs, recording, limits, on_tensors, progress)
     return Gate(
         recording.source,
@@ -107,15 +102,31 @@ def run_gate(
     )
 
 
+# A step of a denoiser (None for other graphs), what it is called, and how far off it is.
+Result = tuple[int | None, str, Difference]
+
+
+def _run_graph(
+    sessions: Sessions, bundle: Bundle, name: str, recording: Recording, progress: Progress
+) -> tuple[list[Result], Placement]:
+    """A graph's results on the recorded inputs, and what it ran on."""
+    results = []
+    with sessions.using(name) as engine:
+        for number, result in enumerate(_results(engine, bundle, name, recording), 1):
+            results.append(result)
+            if name in DENOISERS:
+                progress.step(f"{name}, step by step", number, recording.steps(name))
+        # Asked for last: some engines know where nodes ran only after a run.
+        return results, engine.placement
+
+
 def _precisions(bundle: Bundle, name: str, placement: Placement) -> tuple[str, str]:
+    """What a graph's weights are stored in, and the stored precision that it computes like."""
     stored = bundle.manifest.graphs[name].precision
     return stored, STORED.get(placement.precision, stored)
 
 
-def _results(
-    engine: Engine, bundle: Bundle, name: str, recording: Recording
-) -> Iterator[tuple[int | None, str, Difference]]:
-    """Step, what it is called, and how far off it is."""
+def _results(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> Iterator[Result]:
     if name in DENOISERS:
         yield from _denoiser_steps(engine, bundle, name, recording)
     else:
@@ -132,7 +143,7 @@ def _graph(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> D
 
 def _denoiser_steps(
     engine: Engine, bundle: Bundle, name: str, recording: Recording
-) -> Iterator[tuple[int, str, Difference]]:
+) -> Iterator[Result]:
     """Each step by itself: the recorded latents in, the recorded epsilon expected."""
     spec, denoiser = bundle.manifest.graphs[name], getattr(bundle.manifest.sampling, name)
     names = [t.name for t in spec.inputs if t.name not in ("latents", "timestep_embedding")]
@@ -142,11 +153,12 @@ def _denoiser_steps(
     for index, row in enumerate(schedule(timesteps, denoiser.s, denoiser.scaler)):
         expected = recording.tensors[f"{name}/{index}.epsilon"]
         latents = recording.tensors[f"{name}/{before}.latents"]
+        # Under guidance epsilon has two rows a picture, conditional first, of the same latents.
         doubled = np.concatenate([latents] * (len(expected) // len(latents)))
         embedding = np.repeat(timestep_embedding(row.t, denoiser), len(doubled), axis=0)
-        found = run({"latents": doubled, "timestep_embedding": embedding})["epsilon"]
+        epsilon = run({"latents": doubled, "timestep_embedding": embedding})["epsilon"]
         what = f"{name}, step {index + 1} (t = {row.t:.4f})"
-        yield index + 1, what, difference(found, expected)
+        yield index + 1, what, difference(epsilon, expected)
         before = str(index)
 
 
@@ -158,18 +170,16 @@ def _trajectory(
     on_tensors: OnTensors,
     progress: Progress,
 ) -> tuple[list[Check], float]:
-    """The whole pipeline on the recorded noise, its own outputs feeding every next step."""
-    checks = []
+    """The whole pipeline on the recorded noise, its outputs feeding every next step.
+
+    Returns a check for the latents after each step, and the picture's PSNR in dB.
+    """
+    checks: list[Check] = []
 
     def compare(name: str, tensors: Tensors) -> None:
         on_tensors(name, tensors)
-        graph, _, index = name.partition("/")
-        if index.isdigit():
-            step, least = int(index) + 1, limits.latent_db
-            found = difference(tensors["latents"], recording.tensors[f"{name}.latents"])
-            what, limit = f"{graph} latents after step {step}", f"SQNR >= {least:g} dB"
-            values = (found.max_abs, found.relative, found.sqnr_db)
-            checks.append(Check(what, graph, step, *values, limit, least, found.sqnr_db >= least))
+        if name.partition("/")[2].isdigit():  # after a step, not 'start' nor a graph's own tensors
+            checks.append(_latents_check(name, tensors, recording, limits))
 
     with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
         result = pipeline(
@@ -183,14 +193,37 @@ def _trajectory(
     return checks, psnr_db(result.image, recording.tensors["stage_a.image"])
 
 
+def _latents_check(name: str, tensors: Tensors, recording: Recording, limits: Limits) -> Check:
+    """The latents after a step, called '<denoiser>/<step>' from 0, against the recorded ones."""
+    graph, _, index = name.partition("/")
+    off = difference(tensors["latents"], recording.tensors[f"{name}.latents"])
+    return Check(
+        what=f"{graph} latents after step {int(index) + 1}",
+        graph=graph,
+        step=int(index) + 1,
+        max_abs=off.max_abs,
+        relative=off.relative,
+        sqnr_db=off.sqnr_db,
+        limit=f"SQNR >= {limits.latent_db:g} dB",
+        limit_db=limits.latent_db,
+        passed=off.sqnr_db >= limits.latent_db,
+    )
+
+
 def _recorded(recording: Recording, graph: str, names: list[str]) -> Tensors:
     return {name: recording.tensors[f"{graph}.{name}"] for name in names}
 
 
-def _graph_check(
-    graph: str, step: int | None, what: str, found: Difference, limits: Limits
-) -> Check:
-    limit, least = f"relative error <= {limits.graph_error:.1e}", decibels(limits.graph_error)
-    values = (found.max_abs, found.relative, found.sqnr_db)
-    passed = found.relative <= limits.graph_error
-    return Check(what, graph, step, *values, limit, least, passed)
+def _graph_check(graph: str, step: int | None, what: str, off: Difference, limits: Limits) -> Check:
+    """Judged by the relative error itself: as decibels, rounding could decide at the limit."""
+    return Check(
+        what=what,
+        graph=graph,
+        step=step,
+        max_abs=off.max_abs,
+        relative=off.relative,
+        sqnr_db=off.sqnr_db,
+        limit=f"relative error <= {limits.graph_error:.1e}",
+        limit_db=decibels(limits.graph_error),
+        passed=off.relative <= limits.graph_error,
+    )

@@ -37,11 +37,11 @@ class Recording:
 
     def noise(self) -> list[NDArray[np.float32]]:
         """Every draw, in order."""
-        found = []
+        draws = []
         for denoiser in DENOISERS:
             names = [f"{i}.noise" for i in range(self.steps(denoiser))]
-            found += [self.tensors[f"{denoiser}/{name}"] for name in ("start.latents", *names)]
-        return [values.astype(np.float32, copy=False) for values in found]
+            draws += [self.tensors[f"{denoiser}/{name}"] for name in ("start.latents", *names)]
+        return [values.astype(np.float32, copy=False) for values in draws]
 
 
 def read_golden(bundle: Bundle) -> Recording:

@@ -63,57 +63,68 @@ class _Reference:
     tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     def __call__(self, prompt: str, negative: str) -> None:
-        sampling, options, checkpoint = self.manifest.sampling, self.options, self.checkpoint
+        """The stages in order; one network is in memory at a time."""
+        sampling, options = self.manifest.sampling, self.options
         assert isinstance(options.seed, int)
+        # One generator for everything, in diffusers' order of draws: Stage C's start and steps,
+        # then Stage B's. Another order would be another picture.
         generator = torch.Generator().manual_seed(options.seed)
-        made = sizes(options.height or sampling.height, options.width or sampling.width, sampling)
-        guidance = _or(options.guidance, sampling.stage_c.guidance)
-        decoder_guidance = _or(options.decoder_guidance, sampling.stage_b.guidance)
+        pixels = options.height or sampling.height, options.width or sampling.width
+        latent_sizes = sizes(*pixels, sampling)
         texts = [prompt, negative]
-
-        hidden = self._text("text_encoder", checkpoint.text_encoder, checkpoint.tokenizer, texts)
-        prior = _load(WuerstchenPrior, checkpoint.stage_c)
-        rows = hidden[: 2 if guidance > 1 else 1]
-        self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
-        latents = self._denoise(
-            "stage_c", _conditioned(prior, rows), made.stage_c, guidance, generator
-        )
-        del prior
-
-        embedding = latents * checkpoint.constants.latent_mean - checkpoint.constants.latent_std
-        text_graph = self.manifest.text_graphs["stage_b"]
-        if text_graph == "decoder_text_encoder":
-            encoder, tokens = checkpoint.decoder_text_encoder, checkpoint.decoder_tokenizer
-            hidden = self._text(text_graph, encoder, tokens, texts)
-        guided = 2 if decoder_guidance > 1 else 1
-        embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
-        rows = hidden[:guided]
-        decoder = _load(WuerstchenDiffNeXt, checkpoint.stage_b)
-        if text_graph is None:
-            width = checkpoint.stage_b.config.clip_embd
-            rows = torch.zeros(guided, hidden.shape[1], width)
-        start = torch.randn(1, sampling.stage_b.channels, *made.stage_b, generator=generator)
-        conditions = _stage_b_conditions(decoder, embedding, start, rows, text_graph is not None)
-        kept = {
-            "image_embedding": embedding,
-            "latents": start.repeat(guided, 1, 1, 1),
-            **conditions,
-        }
-        if text_graph is not None:
-            kept["last_hidden_state"] = rows
-        self._keep("stage_b_condition", **kept)
-        latents = self._denoise(
-            "stage_b",
-            _conditioned(decoder, embedding, rows),
-            start,
-            decoder_guidance,
-            generator,
-        )
-        del decoder
-
-        vqgan = _load(PaellaVQModel, checkpoint.stage_a)
+        encoder, tokens = self.checkpoint.text_encoder, self.checkpoint.tokenizer
+        hidden = self._text("text_encoder", encoder, tokens, texts)
+        latents = self._stage_c(hidden, latent_sizes.stage_c, generator)
+        if self.manifest.text_graphs["stage_b"] == "decoder_text_encoder":
+            encoder, tokens = (
+                self.checkpoint.decoder_text_encoder,
+                self.checkpoint.decoder_tokenizer,
+            )
+            hidden = self._text("decoder_text_encoder", encoder, tokens, texts)
+        latents = self._stage_b(latents, hidden, latent_sizes.stage_b, generator)
+        vqgan = _load(PaellaVQModel, self.checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
+
+    def _stage_c(self, hidden: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Latents (1,16,h,w) from hidden states (2,T,1280), the negative prompt's last."""
+        guidance = _or(self.options.guidance, self.manifest.sampling.stage_c.guidance)
+        prior = _load(WuerstchenPrior, self.checkpoint.stage_c)
+        rows = hidden[: _rows(guidance)]
+        self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
+        start = torch.randn(1, self.manifest.sampling.stage_c.channels, *size, generator=generator)
+        return self._denoise("stage_c", _conditioned(prior, rows), start, guidance, generator)
+
+    def _stage_b(
+        self,
+        latents: Tensor,
+        hidden: Tensor,
+        size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Latents (1,4,H,W) from Stage C's and hidden states, which a text-free bundle drops."""
+        constants, stage_b = self.checkpoint.constants, self.manifest.sampling.stage_b
+        guidance = _or(self.options.decoder_guidance, stage_b.guidance)
+        guided = _rows(guidance)
+        embedding = latents * constants.latent_mean - constants.latent_std
+        # The unconditional half has no image either: diffusers' decoder pipeline gives it zeros.
+        embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
+        with_text = self.manifest.text_graphs["stage_b"] is not None
+        rows = hidden[:guided]
+        if not with_text:
+            width = self.checkpoint.stage_b.config.clip_embd
+            rows = torch.zeros(guided, hidden.shape[1], width)
+        decoder = _load(WuerstchenDiffNeXt, self.checkpoint.stage_b)
+        start = torch.randn(1, stage_b.channels, *size, generator=generator)
+        self._keep(
+            "stage_b_condition",
+            image_embedding=embedding,
+            latents=start.repeat(guided, 1, 1, 1),
+            **_stage_b_conditions(decoder, embedding, start, rows, with_text),
+            **({"last_hidden_state": rows} if with_text else {}),
+        )
+        run = _conditioned(decoder, embedding, rows)
+        return self._denoise("stage_b", run, start, guidance, generator)
 
     def _text(
         self, graph: str, component: Component[TextConfig], tokenizer: Path, texts: list[str]
@@ -139,31 +150,28 @@ class _Reference:
         self,
         graph: str,
         module: Callable[[Tensor, Tensor], Tensor],
-        start: Tensor | tuple[int, int],
+        latents: Tensor,
         guidance: float,
         generator: torch.Generator,
     ) -> Tensor:
         """diffusers' loop: WuerstchenPriorPipeline.__call__ and the decoder's are the same."""
         denoiser = getattr(self.manifest.sampling, graph)
-        if isinstance(start, tuple):
-            start = torch.randn(1, denoiser.channels, *start, generator=generator)
-        latents = start
         scheduler = DDPMWuerstchenScheduler(s=denoiser.s, scaler=denoiser.scaler)
         scheduler.set_timesteps(timesteps=timesteps_for(self.options, graph, denoiser))
         self._keep(f"{graph}/start", latents=latents)
+        rows = _rows(guidance)
         for index, t in enumerate(scheduler.timesteps[:-1]):
             ratio = t.expand(1)
-            guided = guidance > 1
-            doubled = torch.cat([latents] * 2) if guided else latents
-            output = module(doubled, torch.cat([ratio] * 2) if guided else ratio)
+            output = module(torch.cat([latents] * rows), torch.cat([ratio] * rows))
             epsilon = output
-            if guided:
+            if rows == 2:
                 conditional, unconditional = output.chunk(2)
                 epsilon = torch.lerp(unconditional, conditional, guidance)
-            state = generator.get_state()
-            latents = scheduler.step(epsilon, ratio, latents, generator=generator).prev_sample
+            # The scheduler draws its noise inside: a second generator in the same state draws it
+            # again, to be recorded.
             replay = torch.Generator()
-            replay.set_state(state)
+            replay.set_state(generator.get_state())
+            latents = scheduler.step(epsilon, ratio, latents, generator=generator).prev_sample
             noise = torch.randn(latents.shape, generator=replay)
             self._keep(f"{graph}/{index}", epsilon=output, noise=noise, latents=latents)
             self.on_step(graph, index + 1, len(scheduler.timesteps) - 1)
@@ -221,6 +229,11 @@ def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor],
     return lambda x, t: module(x, t, *conditions)
 
 
+def _rows(guidance: float) -> int:
+    """Rows a picture: the conditional one and, under guidance, the unconditional one after it."""
+    return 2 if guidance > 1 else 1
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
@@ -242,16 +255,16 @@ def _stage_b_conditions(
     decoder: WuerstchenDiffNeXt, embedding: Tensor, latents: Tensor, hidden: Tensor, text: bool
 ) -> dict[str, Tensor]:
     """`effnet_*` and `text_kv_*`, computed by torch and the reference's own layers."""
-    found = {}
+    conditions = {}
     for level, inject in enumerate(decoder.config.inject_effnet):
         if inject:
             cell = decoder.config.patch_size * 2**level
             size = (latents.shape[2] // cell, latents.shape[3] // cell)
-            found[f"effnet_{level}"] = F.interpolate(
+            conditions[f"effnet_{level}"] = F.interpolate(
                 embedding, size=size, mode="bicubic", antialias=True, align_corners=True
             )
     if not text:
-        return found
+        return conditions
     mapped = decoder.gen_c_embeddings(hidden)
     by_width: dict[int, list[Tensor]] = {}
     for block in decoder.modules():
@@ -259,5 +272,5 @@ def _stage_b_conditions(
             width = block.attention.to_k.in_features
             by_width.setdefault(width, []).append(_key_value(block, mapped))
     for width in sorted(by_width):
-        found[f"text_kv_{width}"] = torch.stack(by_width[width], dim=1)
-    return found
+        conditions[f"text_kv_{width}"] = torch.stack(by_width[width], dim=1)
+    return conditions

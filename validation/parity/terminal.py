@@ -37,9 +37,9 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 def _worst_and_last(checks: Sequence[Check]) -> list[Check]:
     """Per denoiser, the step furthest off and the last one; failures are always among them."""
-    found = []
+    chosen = []
     for graph in dict.fromkeys(check.graph for check in checks):
-        own = [check for check in checks if check.graph == graph]
-        worst = max(own, key=lambda check: check.relative)
-        found += [check for check in own if check in (worst, own[-1]) or not check.passed]
-    return found
+        steps = [check for check in checks if check.graph == graph]
+        worst = max(steps, key=lambda check: check.relative)
+        chosen += [check for check in steps if check in (worst, steps[-1]) or not check.passed]
+    return chosen

@@ -11,10 +11,10 @@ from runtimes.progress import Progress
 from validation.machine import machine
 from validation.quality.folder import claim, write_json
 from validation.quality.measure import Measures, Quality, Request, check_request, measure
+from validation.quality.metric import print_metrics
 from validation.quality.pictures import digest_of
 from validation.quality.prompts import DEMO_COUNT, prompts_for
 from validation.quality.published import CLIP_MODEL, INCEPTION_FILE
-from validation.quality.table import print_metrics
 
 FORMAT, FORMAT_VERSION = "wuerstchen-quality", 1
 QUALITY_FILE = "quality.json"

@@ -16,11 +16,11 @@ def image_paths(folder: Path) -> tuple[Path, ...]:
     """The images of a folder by name; UsageError for fewer than two."""
     if not folder.is_dir():
         raise UsageError(f"--images {folder} is no folder")
-    found = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
-    if len(found) < 2:
+    images = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+    if len(images) < 2:
         kinds = ", ".join(SUFFIXES)
-        raise UsageError(f"--images {folder} holds {len(found)} images ({kinds}); two at least")
-    return found
+        raise UsageError(f"--images {folder} holds {len(images)} images ({kinds}); two at least")
+    return images
 
 
 def check_images(folder: Path, size: tuple[int, int]) -> None:
@@ -29,11 +29,11 @@ def check_images(folder: Path, size: tuple[int, int]) -> None:
     Features depend on how images are resized; that is not done here, unseen.
     """
     for path in image_paths(folder):
-        found = image_size(path)
-        if found != size:
-            made, there = ("{} x {}".format(*pair) for pair in (size, found))
+        image = image_size(path)
+        if image != size:
+            wanted, actual = ("{} x {}".format(*pair) for pair in (size, image))
             raise UsageError(
-                f"--images: {path} is {there} pixels (height x width), the pictures are {made}; "
+                f"--images: {path} is {actual} pixels (height x width), the pictures are {wanted}; "
                 "bring all images to that size first"
             )
 

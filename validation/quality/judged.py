@@ -34,7 +34,7 @@ def judge() -> Judge:
 def accuracy(readings: Readings, scenes: Sequence[Scene]) -> list[Metric]:
     """Share right of what the prompts name, per attribute, resampling prompts."""
     counts = tally(readings, scenes)
-    found = shares(counts.sum(axis=0))
+    accuracies = shares(counts.sum(axis=0))
     replicates = _resampled_shares(counts)
     return [
         Metric(
@@ -44,7 +44,7 @@ def accuracy(readings: Readings, scenes: Sequence[Scene]) -> list[Metric]:
             "%",
             f"{len(scenes)} prompts",
         )
-        for name, value in found.items()
+        for name, value in accuracies.items()
     ]
 
 

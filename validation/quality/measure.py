@@ -89,8 +89,8 @@ def measure(
             request.series(request.against), request.folder / "against", on_picture
         )
         close = pair_metrics(pictures, others, request.against.folder.name)
-    own = picture_metrics(bundle.manifest.model, pictures, request.prompts, request.measures)
-    return Quality((*close, *own), tuple(pictures), tuple(others))
+    by_itself = picture_metrics(bundle.manifest.model, pictures, request.prompts, request.measures)
+    return Quality((*close, *by_itself), tuple(pictures), tuple(others))
 
 
 def check_request(bundle: Bundle, request: Request) -> None:
@@ -125,15 +125,15 @@ def picture_metrics(
     model: Model, pictures: Sequence[Picture], prompts: Prompts, measures: Measures
 ) -> list[Metric]:
     """What pictures score by themselves: by the judge on the demo, by published networks."""
-    found: list[Metric] = []
+    metrics: list[Metric] = []
     demo = model.is_demo
     if demo:
-        found += _judge_metrics(pictures, prompts, measures.images)
+        metrics += _judge_metrics(pictures, prompts, measures.images)
     if measures.clip_model is not None or not demo:
-        found.append(clip_score(pictures, measures.clip_model or CLIP_MODEL))
+        metrics.append(clip_score(pictures, measures.clip_model or CLIP_MODEL))
     if measures.inception_weights is not None or not demo:
-        found += inception_metrics(pictures, measures.images, measures.inception_weights)
-    return found
+        metrics += inception_metrics(pictures, measures.images, measures.inception_weights)
+    return metrics
 
 
 def _judge_metrics(
@@ -145,16 +145,16 @@ def _judge_metrics(
     readings = judged.read(picture.pixels() for picture in pictures)
     if prompts.scenes is None:
         needs = "needs the held-out scenes: leave out --prompts"
-        found = [Metric(judged.MAIN, None, note=needs)]
+        metrics = [Metric(judged.MAIN, None, note=needs)]
     else:
-        found = judged.accuracy(readings, prompts.scenes)
+        metrics = judged.accuracy(readings, prompts.scenes)
     if images is not None:
         reference, what = judged.read(pixels_of(images)).features, f"images of {images.name}"
     else:
         floor = judged.floor_of(max(len(pictures), 2))
         reference = judged.drawn_features()
         what = f"{judged.DRAWINGS} drawings (as many other drawings: {floor:.1f})"
-    return [*found, judged.frechet_distance(readings.features, reference, what)]
+    return [*metrics, judged.frechet_distance(readings.features, reference, what)]
 
 
 def main_metric(metrics: Sequence[Metric]) -> Metric | None:

@@ -44,14 +44,14 @@ class Series:
     def identity(self) -> dict[str, Any]:
         """What makes two series the same, but for their prompts."""
         model, execution = self.bundle.manifest.model, self.execution
-        found: dict[str, Any] = {
+        identity: dict[str, Any] = {
             "bundle": digest_of(self.bundle),
             "model": f"{model.id}@{model.revision}",
             "options": dataclasses.asdict(self.options) | {"seed": self.seed},
             "execution": [execution.engine, execution.device, execution.precision]
             + ([] if execution.threads is None else [execution.threads]),
         }
-        return json.loads(json.dumps(found))  # as it reads back: lists for tuples
+        return json.loads(json.dumps(identity))  # as it reads back: lists for tuples
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Picture:
 
     def latents(self) -> dict[str, NDArray[np.float32]]:
         """The last latents of each denoiser, (C,h,w)."""
-        with np.load(_latents_path(self.path)) as found:
-            return {name: found[name] for name in DENOISERS}
+        with np.load(_latents_path(self.path)) as arrays:
+            return {name: arrays[name] for name in DENOISERS}
 
 
 def digest_of(bundle: Bundle) -> str:
@@ -109,7 +109,7 @@ def pictures_of(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
-    found = []
+    pictures = []
     pipeline = Pipeline(
         bundle.manifest,
         graphs_for(bundle, series.execution),
@@ -118,9 +118,9 @@ def pictures_of(
     )
     with pipeline:
         for index, path in enumerate(paths):
-            found.append(kept[index] or _make(pipeline, series, index, path))
+            pictures.append(kept[index] or _make(pipeline, series, index, path))
             on_picture(folder.name, index + 1, count)
-    return found
+    return pictures
 
 
 def _make(pipeline: Pipeline, series: Series, index: int, path: Path) -> Picture:

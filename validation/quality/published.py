@@ -94,8 +94,8 @@ def inception_metrics(
     check_weights(path)
     if not installed("torch_fidelity"):
         return [Metric(name, None, note=f"needs torch-fidelity: {_EXTRA}") for name in names]
-    found = _fidelity(pictures, images, path)
-    return [_fid(found, pictures, images), _inception_score(found, pictures)]
+    scores = _fidelity(pictures, images, path)
+    return [_fid(scores, pictures, images), _inception_score(scores, pictures)]
 
 
 def _fidelity(pictures: Sequence[Picture], images: Path | None, weights: Path) -> dict[str, float]:
@@ -107,7 +107,7 @@ def _fidelity(pictures: Sequence[Picture], images: Path | None, weights: Path) -
     if images is None and not many:
         return {}
     reference = None if images is None else ImagesPathDataset(image_paths(images))
-    found: dict[str, float] = calculate_metrics(
+    scores: dict[str, float] = calculate_metrics(
         input1=ImagesPathDataset([picture.path for picture in pictures]),
         input2=reference,
         fid=images is not None,
@@ -121,23 +121,23 @@ def _fidelity(pictures: Sequence[Picture], images: Path | None, weights: Path) -
         save_cpu_ram=True,  # no worker processes
         verbose=False,
     )
-    return found
+    return scores
 
 
-def _fid(found: dict[str, float], pictures: Sequence[Picture], images: Path | None) -> Metric:
+def _fid(scores: dict[str, float], pictures: Sequence[Picture], images: Path | None) -> Metric:
     if images is None:
         return Metric(FID, None, note="needs reference images: give a folder as --images")
     counts = f"{len(pictures)} pictures, {len(image_paths(images))} images of {images.name}"
     note = f"{counts}; biased upwards by few pictures, compare at equal counts only"
-    return Metric(FID, found["frechet_inception_distance"], note=note)
+    return Metric(FID, scores["frechet_inception_distance"], note=note)
 
 
-def _inception_score(found: dict[str, float], pictures: Sequence[Picture]) -> Metric:
-    if "inception_score_mean" not in found:
+def _inception_score(scores: dict[str, float], pictures: Sequence[Picture]) -> Metric:
+    if "inception_score_mean" not in scores:
         return Metric(INCEPTION_SCORE, None, note=f"needs {SPLITS} pictures or more")
-    spread = found["inception_score_std"]
+    spread = scores["inception_score_std"]
     note = f"{len(pictures)} pictures, standard deviation {spread:.2f} over {SPLITS} splits"
-    return Metric(INCEPTION_SCORE, found["inception_score_mean"], note=note)
+    return Metric(INCEPTION_SCORE, scores["inception_score_mean"], note=note)
 
 
 def check_weights(path: Path) -> None:
@@ -147,11 +147,11 @@ def check_weights(path: Path) -> None:
     """
     if not path.is_file():
         raise UsageError(f"--inception-weights {path} is no file; it is named {INCEPTION_FILE}")
-    found = sha256(path)
-    if not found.startswith(INCEPTION_SHA256):
+    digest = sha256(path)
+    if not digest.startswith(INCEPTION_SHA256):
         raise UsageError(
             f"--inception-weights {path} is not {INCEPTION_FILE}: its SHA-256 starts with "
-            f"{found[: len(INCEPTION_SHA256)]}, not {INCEPTION_SHA256}"
+            f"{digest[: len(INCEPTION_SHA256)]}, not {INCEPTION_SHA256}"
         )
     import torch
 

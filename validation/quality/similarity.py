@@ -36,7 +36,7 @@ class Closeness:
     sqnr: dict[str, float]
 
 
-def ssim_of(found: Array, expected: Array) -> float:
+def ssim_of(actual: Array, expected: Array) -> float:
     """Structural similarity of pictures (H,W,3) in 0..1: Wang et al. 2004, its 11 x 11 window.
 
     scikit-image's, mean over the colours; 1 for equal pictures.
@@ -45,7 +45,7 @@ def ssim_of(found: Array, expected: Array) -> float:
 
     value = structural_similarity(
         expected.astype(np.float64),
-        found.astype(np.float64),
+        actual.astype(np.float64),
         channel_axis=2,
         data_range=1.0,
         gaussian_weights=True,
@@ -56,21 +56,21 @@ def ssim_of(found: Array, expected: Array) -> float:
 
 
 def closeness(
-    found: Array, expected: Array, latents: Tensors, expected_latents: Tensors
+    actual: Array, expected: Array, latents: Tensors, expected_latents: Tensors
 ) -> Closeness:
     """Compare pictures (H,W,3) in 0..1 and the last latents of each denoiser."""
     sqnr = {name: difference(latents[name], expected_latents[name]).sqnr_db for name in DENOISERS}
-    ssim = ssim_of(found, expected) if installed("skimage") else None
-    return Closeness(psnr_db(found, expected), ssim, sqnr)
+    ssim = ssim_of(actual, expected) if installed("skimage") else None
+    return Closeness(psnr_db(actual, expected), ssim, sqnr)
 
 
 def pair_metrics(
-    found: Sequence[Picture], expected: Sequence[Picture], against: str
+    actual: Sequence[Picture], expected: Sequence[Picture], against: str
 ) -> list[Metric]:
     """Medians over pairs of 8-bit pictures and their latents; the SSIM's mean."""
     pairs = [
         closeness(a.pixels() / 255, b.pixels() / 255, dict(a.latents()), dict(b.latents()))
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(actual, expected, strict=True)
     ]
     return _metrics(pairs, f"against {against}, {len(pairs)} pictures of 8 bits")
 
@@ -113,17 +113,17 @@ def run_metrics(image: Array, latents: Tensors, recording: Recording, note: str)
 
 
 def _metrics(pairs: Sequence[Closeness], note: str) -> list[Metric]:
-    found = [_metric(PSNR, (pair.psnr for pair in pairs), np.median, "dB", f"median; {note}")]
+    metrics = [_metric(PSNR, (pair.psnr for pair in pairs), np.median, "dB", f"median; {note}")]
     ssims = [pair.ssim for pair in pairs if pair.ssim is not None]
     if len(ssims) == len(pairs):
-        found.append(_metric(SSIM, ssims, np.mean, "", f"mean; {note}"))
+        metrics.append(_metric(SSIM, ssims, np.mean, "", f"mean; {note}"))
     else:
         needs = "needs scikit-image: pip install 'wuerstchen-export[validation]'"
-        found.append(Metric(SSIM, None, note=needs))
+        metrics.append(Metric(SSIM, None, note=needs))
     for name in DENOISERS:
         values = (pair.sqnr[name] for pair in pairs)
-        found.append(_metric(_sqnr_name(name), values, np.median, "dB", f"median; {note}"))
-    return found
+        metrics.append(_metric(_sqnr_name(name), values, np.median, "dB", f"median; {note}"))
+    return metrics
 
 
 def _metric(

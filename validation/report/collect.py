@@ -85,14 +85,13 @@ def compare(
         _judge(entry, recording, progress, f"judging {number} of {len(entries)}: {entry.name}")
         for number, entry in enumerate(entries, 1)
     ]
-    timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
-    bundles = [entry.bundle for entry in timed]
-    found = measure_costs(bundles, recording, execution, repeats, progress)
-    costs = {entry.name: cost for entry, cost in zip(timed, found, strict=True)}
+    costs = _costs(entries, recording, execution, repeats, progress)
     expected = recording.tensors["stage_a.image"][0].astype(np.float32)
     variants = tuple(
-        _variant(one, expected, costs.get(one.entry.name), (quality or {}).get(one.entry.name, ()))
-        for one in judged
+        _variant(
+            each, expected, costs.get(each.entry.name), (quality or {}).get(each.entry.name, ())
+        )
+        for each in judged
     )
     report = Report(
         FORMAT,
@@ -105,7 +104,21 @@ def compare(
         recommend(variants),
         variants,
     )
-    return Comparison(report, expected, tuple(one.picture for one in judged))
+    return Comparison(report, expected, tuple(each.picture for each in judged))
+
+
+def _costs(
+    entries: Sequence[Entry],
+    recording: Recording,
+    execution: Execution,
+    repeats: int,
+    progress: Progress,
+) -> dict[str, Cost]:
+    """By name; an interpreter's time would say nothing, so that its bundles have none."""
+    timed = [entry for entry in entries if isinstance(entry.graphs, BundleGraphs)]
+    bundles = [entry.bundle for entry in timed]
+    costs = measure_costs(bundles, recording, execution, repeats, progress)
+    return {entry.name: cost for entry, cost in zip(timed, costs, strict=True)}
 
 
 @contextmanager
@@ -146,18 +159,18 @@ def _judge(entry: Entry, recording: Recording, progress: Progress, what: str) ->
 
 
 def _variant(
-    one: _Judged, expected: Image, cost: Cost | None, quality: tuple[Metric, ...]
+    judged: _Judged, expected: Image, cost: Cost | None, quality: tuple[Metric, ...]
 ) -> Variant:
-    gate, manifest = one.gate, one.entry.bundle.manifest
+    gate, manifest = judged.gate, judged.entry.bundle.manifest
     return Variant(
-        name=one.entry.name,
-        folder=str(one.entry.bundle.folder),
+        name=judged.entry.name,
+        folder=str(judged.entry.bundle.folder),
         backend=manifest.backend,
         precision=manifest.precision,
         passed=not gate.failures,
         failure=first_failure(gate),
         limits=limits_of(gate),
-        bytes=_bytes(one.entry.bundle),
+        bytes=_bytes(judged.entry.bundle),
         stored={name: graph.precision for name, graph in manifest.graphs.items()},
         placements=gate.placements,
         graphs=gate.graphs,
@@ -165,21 +178,21 @@ def _variant(
         trajectory=gate.trajectory,
         picture_db=gate.picture_db,
         picture_limit_db=gate.picture_limit_db,
-        largest_difference=float(np.abs(one.picture - expected).max()),
+        largest_difference=float(np.abs(judged.picture - expected).max()),
         cost=cost,
         cost_note="" if cost else NO_TIME,
-        quality=(*one.close, *quality),
+        quality=(*judged.close, *quality),
     )
 
 
 def _bytes(bundle: Bundle) -> dict[str, int]:
     """Bytes per stage and of the rest; a shared text encoder counts once."""
     files = {n: file.size for n, file in bundle.manifest.files.items() if n != GOLDEN_FILE}
-    found = {}
+    sizes = {}
     for stage, names in STAGES.items():
         held = [name for name in names if name in bundle.manifest.graphs]
-        found[stage] = sum(files[key] for key in {key for n in held for key in bundle.files_of(n)})
-    return found | {"other": sum(files.values()) - sum(found.values())}
+        sizes[stage] = sum(files[key] for key in {key for n in held for key in bundle.files_of(n)})
+    return sizes | {"other": sum(files.values()) - sum(sizes.values())}
 
 
 def _reference(recording: Recording, image: Image) -> Reference:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.bundle.read import Bundle
-from runtimes.bundle.write import atomic_folder
+from runtimes.bundle.write import atomic_folder, check_new
+from runtimes.console import installed
 from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
@@ -20,8 +21,8 @@ from validation.quality.pictures import Series, pictures_of
 from validation.quality.prompts import Prompts
 from validation.report.collect import Comparison, Entry, compare, naming
 from validation.report.data import to_json
+from validation.report.page import page
 from validation.report.table import print_report
-from validation.report.write import check_folder, write
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,23 @@ def check_request(request: Request, bundles: Sequence[Bundle]) -> None:
     if request.repeats < 1:
         raise UsageError(f"--repeats is {request.repeats}; it must be at least 1")
     if request.report is not None:
-        check_folder(request.report, bundles)
+        _check_folder(request.report, bundles)
     check_comparable(bundles)
+
+
+def _check_folder(output: Path, bundles: Sequence[Bundle]) -> None:
+    """UsageError when a report cannot go there or be written at all: before any work."""
+    if not installed("jinja2"):
+        raise UsageError(
+            "--report needs jinja2: pip install 'wuerstchen-export[validation]', or jinja2 alone"
+        )
+    check_new(output, "--report")
+    for bundle in bundles:
+        if output.resolve().is_relative_to(bundle.folder):
+            raise UsageError(
+                f"--report {output} is inside the bundle {bundle.folder}, which holds nothing but "
+                "its own files; give another folder"
+            )
 
 
 def check_comparable(bundles: Sequence[Bundle]) -> None:
@@ -75,13 +91,13 @@ def entries_of(bundles: Sequence[Bundle], execution: Execution) -> list[Entry]:
 
     Raises UsageError naming the bundle that cannot run as asked.
     """
-    found = []
+    entries = []
     for bundle in bundles:
         alike = [other for other in bundles if other.folder.name == bundle.folder.name]
         name = bundle.folder.name if len(alike) == 1 else str(bundle.folder)
         with naming(name):
-            found.append(Entry(name, bundle, graphs_for(bundle, execution)))
-    return found
+            entries.append(Entry(name, bundle, graphs_for(bundle, execution)))
+    return entries
 
 
 def run(
@@ -95,25 +111,31 @@ def run(
         scores = _scores(request.prompts, entries, execution, progress)
         comparison = compare(entries, recording, execution, request.repeats, progress, scores)
         if folder is not None:
-            write(comparison, folder)
+            _write(comparison, folder)
     return _say(request, comparison)
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    """Write both files into `folder`."""
+    (folder / "report.html").write_text(page(comparison), encoding="utf-8")
+    (folder / "report.json").write_text(to_json(comparison.report), encoding="utf-8")
 
 
 def _scores(
     prompts: Prompts | None, entries: Sequence[Entry], execution: Execution, progress: Progress
 ) -> dict[str, tuple[Metric, ...]]:
     """What each variant's pictures of the prompts score by themselves, seeds 0, 1, ..."""
-    found: dict[str, tuple[Metric, ...]] = {}
+    scores: dict[str, tuple[Metric, ...]] = {}
     if prompts is None:
-        return found
+        return scores
     for entry in entries:
         progress.line(f"scoring pictures of {entry.name}")
         with tempfile.TemporaryDirectory() as folder, naming(entry.name):
             series = Series(entry.bundle, prompts.texts, execution=execution)
             pictures = pictures_of(series, Path(folder) / "pictures", progress.step)
             scored = picture_metrics(entry.bundle.manifest.model, pictures, prompts, Measures())
-            found[entry.name] = tuple(scored)
-    return found
+            scores[entry.name] = tuple(scored)
+    return scores
 
 
 def _say(request: Request, comparison: Comparison) -> int:

@@ -40,7 +40,7 @@ def measure_costs(
             progress.step("timing, rounds", number + 1, repeats)
         alone = [_run(b, picture, ["--low-memory", *words], recording) for b in bundles]
     return [
-        _cost([found[index] for found in rounds], held) for index, held in enumerate(alone)
+        _cost([stages[index] for stages in rounds], held) for index, held in enumerate(alone)
     ]  # fmt: skip
 
 
@@ -53,37 +53,37 @@ def _run(bundle: Bundle, picture: Path, words: list[str], recording: Recording) 
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RunError(f"{bundle.folder}: the timed run failed: {said[-1]}")
-    found: Stages = json.loads(done.stdout)["stages"]
-    return found
+    stages: Stages = json.loads(done.stdout)["stages"]
+    return stages
 
 
 def _run_words(recording: Recording) -> list[str]:
     options = recording.options
-    given = {
+    flags = {
         "--seed": options.seed,
         "--steps": options.steps,
         "--decoder-steps": options.decoder_steps,
         "--height": options.height,
         "--width": options.width,
     }
-    words = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    words = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
     return [f"--negative-prompt={recording.negative_prompt}", *words]
 
 
 def _execution_words(execution: Execution) -> list[str]:
-    given = {
+    flags = {
         "--device": execution.device,
         "--engine": execution.engine,
         "--execution-precision": execution.precision,
         "--cache-dir": execution.cache,
         "--threads": execution.threads,
     }
-    return [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
 
 
 def _cost(rounds: list[Stages], alone: Stages) -> Cost:
     everything = tuple(alone)
-    peaks = [max(used["peak_bytes"] for used in found.values()) for found in rounds]
+    peaks = [max(used["peak_bytes"] for used in graphs.values()) for graphs in rounds]
     stages = []
     for stage, names in STAGES.items():
         held = tuple(name for name in names if name in alone)
@@ -94,8 +94,8 @@ def _cost(rounds: list[Stages], alone: Stages) -> Cost:
 
 def _seconds(rounds: list[Stages], names: Sequence[str]) -> tuple[Spread, Spread]:
     """Seconds of running and of loading some graphs, over the rounds."""
-    loading = [sum(found[name]["load_seconds"] for name in names) for found in rounds]
-    everything = [sum(found[name]["seconds"] for name in names) for found in rounds]
+    loading = [sum(graphs[name]["load_seconds"] for name in names) for graphs in rounds]
+    everything = [sum(graphs[name]["seconds"] for name in names) for graphs in rounds]
     running = [whole - load for whole, load in zip(everything, loading, strict=True)]
     return _spread(running), _spread(loading)
 

@@ -36,10 +36,10 @@ def levels(value: float) -> str:
     """The largest difference, in 0..1, as levels of 255."""
     if value == 0:
         return "no level off"
-    found = 255 * value
-    if found < 0.1:
+    off = 255 * value
+    if off < 0.1:
         return "< 0.1 levels off"
-    return f"\N{LESS-THAN OR EQUAL TO} {found:.1f} levels off"
+    return f"\N{LESS-THAN OR EQUAL TO} {off:.1f} levels off"
 
 
 def moment(value: str) -> str:
@@ -60,10 +60,10 @@ def computes_in(variant: Variant) -> str:
 
 def engines(variant: Variant) -> dict[str, str]:
     """Engine and version of the graphs, each with the devices it ran on."""
-    found: dict[str, list[str]] = {}
+    devices_of: dict[str, list[str]] = {}
     for place in variant.placements.values():
-        found.setdefault(place.engine, []).append(place.device)
-    return {engine: ", ".join(dict.fromkeys(devices)) for engine, devices in found.items()}
+        devices_of.setdefault(place.engine, []).append(place.device)
+    return {engine: ", ".join(dict.fromkeys(devices)) for engine, devices in devices_of.items()}
 
 
 def _denoises(graph: str) -> bool:

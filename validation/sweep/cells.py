@@ -54,14 +54,14 @@ def run_cell(
     there; the same settings find them again.
     """
     folder = request.folder / "cells" / cell.name
-    own = replace(request, folder=folder, options=cell.options)
-    settings = _settings(bundle, own)
+    in_folder = replace(request, folder=folder, options=cell.options)
+    settings = _settings(bundle, in_folder)
     there = read_json(folder / CELL_FILE)
     if there is not None and there.get("settings") == settings:
         return decode(Finished, there.get("found"), f"{folder / CELL_FILE}"), True
-    found = _measure(cell, bundle, own, on_picture)
-    write_json(folder / CELL_FILE, {"settings": settings, "found": asdict(found)})
-    return found, False
+    finished = _measure(cell, bundle, in_folder, on_picture)
+    write_json(folder / CELL_FILE, {"settings": settings, "found": asdict(finished)})
+    return finished, False
 
 
 def _measure(cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture) -> Finished:
@@ -78,7 +78,7 @@ def _measure(cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture
     steps, decoder_steps = evaluations(cell, bundle.manifest.sampling)
     return Finished(
         cell.name, cell.guidance, steps, decoder_steps, machine(), tuple(variants), tuple(change)
-    )  # fmt: skip
+    )
 
 
 def variant_names(bundle: Bundle, against: Bundle | None) -> list[str]:
@@ -107,11 +107,13 @@ def _variant(name: str, bundle: Bundle, pictures: Sequence[Picture], request: Re
 def _change(
     first: Sequence[Picture], second: Sequence[Picture], prompts: Prompts, name: str
 ) -> list[Metric]:
-    found = pair_metrics(second, first, name)
+    metrics = pair_metrics(second, first, name)
     if prompts.scenes is not None:
-        readings = [judged.read(picture.pixels() for picture in own) for own in (first, second)]
-        found.append(judged.accuracy_change(readings[0], readings[1], prompts.scenes))
-    return found
+        readings = [
+            judged.read(picture.pixels() for picture in pictures) for pictures in (first, second)
+        ]
+        metrics.append(judged.accuracy_change(readings[0], readings[1], prompts.scenes))
+    return metrics
 
 
 def _settings(bundle: Bundle, request: Request) -> dict[str, Any]:

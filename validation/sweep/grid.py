@@ -65,7 +65,7 @@ def evaluations(cell: Cell, sampling: Sampling) -> tuple[int, int]:
 def _axis(flag: str, text: str | None, kind: type[Number]) -> list[Number | None]:
     if text is None:
         return [None]
-    found: list[Number | None] = []
+    values: list[Number | None] = []
     for part in text.split(","):
         try:
             value = None if part.strip() == DEFAULT else kind(part)
@@ -74,7 +74,7 @@ def _axis(flag: str, text: str | None, kind: type[Number]) -> list[Number | None
             raise UsageError(
                 f"{flag} {text}: '{part}' is not {what} nor '{DEFAULT}'; give a list such as 4,8"
             ) from None
-        if value in found:
+        if value in values:
             raise UsageError(f"{flag} {text}: {part} is there twice")
-        found.append(value)
-    return found
+        values.append(value)
+    return values

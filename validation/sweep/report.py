@@ -8,8 +8,7 @@ from typing import Any
 from validation.plots.trade_off import Names, Point, frontier, svg
 from validation.quality.judged import ACCURACY, FRECHET
 from validation.quality.measure import main_metric
-from validation.quality.metric import Metric
-from validation.quality.table import interval_text, value_text
+from validation.quality.metric import Metric, interval_text, value_text
 from validation.sweep.cells import Finished, Variant
 
 # Shown beside the main figure where there are such.
