@@ -20,6 +20,7 @@ def small(monkeypatch):
     monkeypatch.setattr(validation.bench.peak, "SIZES", (64,))
 
 
+@pytest.mark.slow
 def test_every_form_equals_the_exported_one(small, capsys):
     words = ["--forms", "--repeats", "1", "--without", "compile", "plain", "autocast", "--json"]
     assert main(["bench", *words]) == 0

@@ -55,6 +55,7 @@ def fp32(path):
     return lambda feeds: session.run(["epsilon"], feeds)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENOISERS)
 def test_true_fp16_keeps_50_db_at_the_worst_step(fp16, bundles, feeds, name):
     """The last steps are the worst: epsilon is divided by the least noise."""
@@ -109,6 +110,7 @@ def test_no_value_goes_through_fp16_between_two_fp32_nodes(fp16):
         assert not [node.name for node in casts.values() if node.input[0] in casts]
 
 
+@pytest.mark.slow
 def test_grn_past_65504_overflows_plain_fp16_and_not_ours(bundles, feeds, tmp_path):
     """One block's GELU 60 times as large, and its next weights as much smaller."""
     model = onnx.load(bundles("demo").path("stage_b/model.onnx"))
