@@ -52,6 +52,7 @@ def by_name(found: dict, graph: str) -> dict:
     return {t["contender"]: t for t in found["timings"] if t["graph"] == graph}
 
 
+@pytest.mark.slow
 def test_every_graph_and_the_whole_picture_are_timed_with_their_errors(capsys, bundles):
     bundle = bundles("demo")
     found = measured(capsys, bundle.folder, *QUICK)
@@ -141,6 +142,7 @@ def test_a_peer_that_fails_is_left_out_and_named(capsys, bundles, monkeypatch):
     assert "stage_a without plain export, ONNX Runtime: no such operator\n" in err
 
 
+@pytest.mark.slow
 def test_other_bundles_of_the_model_run_beside_it(capsys, bundles, folders):
     decoder, prior = folders("public")
     other = bundles("public", ExportOptions(backend="openvino"))
@@ -175,6 +177,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(validation.bench.public_cases, "real_size", lambda: small)
 
 
+@pytest.mark.slow
 def test_what_a_gpu_would_run(capsys, monkeypatch, narrow):
     """--device cuda with the CPU in the GPU's place: static fp16 graphs, fused attention."""
     code, _, err = bench(capsys, "--real-size", "--device", "cuda")
@@ -197,6 +200,7 @@ def test_what_a_gpu_would_run(capsys, monkeypatch, narrow):
         assert 0 < ours["relative_error"] < LIMITS["fp16"].graph_error
 
 
+@pytest.mark.slow
 def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path, narrow):
     """All that --real-size does but its width."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -28,6 +28,7 @@ def small(monkeypatch):
     monkeypatch.setattr(validation.bench.peak, "SIZES", (64,))
 
 
+@pytest.mark.slow
 def test_every_form_equals_the_exported_one(small, capsys):
     words = ["--repeats", "1", "--without", "compile", "plain", "autocast", "--json"]
     assert block_forms.main(words) == 0

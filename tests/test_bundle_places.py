@@ -101,7 +101,9 @@ def test_a_graph_is_measured_from_inside(copied):
     assert largest[first] > 0
 
 
-@pytest.mark.parametrize("precision", ["int8-weights", "int8-dynamic", "fp16"])
+@pytest.mark.parametrize(
+    "precision", ["int8-weights", "fp16", pytest.param("int8-dynamic", marks=pytest.mark.slow)]
+)
 def test_every_recipe_quantises_them(copied, bundles, tmp_path, precision):
     """To the same bytes as the bundle that was written there, and nothing strange comes along."""
     littered(copied.folder, ["picture.png", ".git/HEAD", "stage_a/.DS_Store"])

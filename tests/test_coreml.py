@@ -41,6 +41,9 @@ SETS = {
     ("one_level", True, "fp16"): ("stage_c", "stage_a"),
 }
 CASES = [(*key, graph) for key, graphs in SETS.items() for graph in graphs]
+# Converted in the short run: the widest one in fp16, with its islands, and the smallest.
+FAST = [("public", True, "fp16", name) for name in ("stage_b", "stage_c", "text_encoder")]
+FAST += [("one_level", True, "fp16", "stage_a")]
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,17 @@ def check(made: Written) -> None:
         assert error <= LIMITS[made.precision].graph_error, name
 
 
-@pytest.mark.parametrize(("name", "text", "precision", "graph"), CASES)
+@pytest.mark.parametrize(
+    ("name", "text", "precision", "graph"),
+    [pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow) for case in CASES],
+)
 def test_program_equals_its_module(written, name, text, precision, graph):
     made = written(name, text, precision, graph)
     check(made)
     assert precision_faults(made.path, graph, made.precision) == []
 
 
+@pytest.mark.slow
 def test_graphs_use_exactly_the_operations_of_the_interpreter(written):
     kinds = {typed.kind for case in CASES for typed in islands(written(*case).path)}
     assert kinds == OPERATIONS.keys()
@@ -158,13 +165,14 @@ def test_fp16_programs_have_fp32_islands(written):
     assert outputs["conv_transpose"] == ["fp16", "fp16", "fp16", "fp32"]
 
 
+@pytest.mark.slow
 def test_precision_faults_are_found(written):
     """The fp32 program is no fp16 one, and the other way round."""
     narrow = written("public", True, "fp16", "stage_c").path
     wide = written("public", True, "fp32", "stage_c").path
     assert any("conv" in fault for fault in precision_faults(wide, "stage_c", "fp16"))
     assert any("cast" in fault for fault in precision_faults(narrow, "stage_c", "fp32"))
-    faults = precision_faults(written("public", True, "fp16", "stage_a").path, "stage_b", "fp16")
+    faults = precision_faults(written("one_level", True, "fp16", "stage_a").path, "stage_b", "fp16")
     assert [fault for fault in faults if "last operation" in fault]
 
 
@@ -210,6 +218,7 @@ def described(spec):
     return (*spec.description.input, *spec.description.output)
 
 
+@pytest.mark.slow
 def test_same_module_gives_the_same_bytes(written, checkpoint, tmp_path):
     for graph in ("stage_c", "text_encoder"):
         first = written("public", True, "fp16", graph).path
@@ -244,7 +253,13 @@ def test_opening_a_package_with_coremltools_changes_nothing(written):
     assert contents(path) == before
 
 
-@pytest.mark.parametrize("graph", ["stage_b_condition", "stage_b", "stage_a"])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("stage_b_condition", "stage_b")),
+        "stage_a",
+    ],
+)
 def test_several_sizes_are_functions_that_share_their_weights(checkpoint, tmp_path, graph):
     plan = find(checkpoint, "one_level", True, graph)
     named = {"small": sizes(plan), "large": sizes(plan, (4, 2))}
@@ -260,6 +275,7 @@ def test_several_sizes_are_functions_that_share_their_weights(checkpoint, tmp_pa
         check(other)
 
 
+@pytest.mark.slow
 def test_graphs_that_are_the_same_at_all_sizes_have_one_function(checkpoint, tmp_path):
     plan = find(checkpoint, "one_level", True, "text_encoder")
     named = {"small": sizes(plan), "large": sizes(plan, (4, 2))}
@@ -276,7 +292,10 @@ def in_sizes(plan, folder, named):
     return path, module
 
 
-@pytest.mark.parametrize("target", ["iOS17", "iOS18", "iOS26"])
+@pytest.mark.parametrize(
+    "target",
+    ["iOS18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iOS17", "iOS26"))],
+)
 def test_programs_of_every_target_hold(checkpoint, tmp_path, target):
     plan = find(checkpoint, "one_level", True, "stage_a")
     plan = make_static(plan, sizes(plan))

@@ -27,6 +27,7 @@ def two_sizes(bundles):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(128, 128), (128, 256)])
 def test_both_sizes_pass_the_gate_against_diffusers(two_sizes, checkpoint, size):
     options = Options(seed=2, steps=3, decoder_steps=3, height=size[0], width=size[1])
@@ -41,11 +42,13 @@ def test_both_sizes_pass_the_gate_against_diffusers(two_sizes, checkpoint, size)
         assert used.precision == ("f32" if name in CONDITION_GRAPHS else "f16")
 
 
+@pytest.mark.slow
 def test_every_package_has_its_fp32_islands(two_sizes):
     for name, graph in two_sizes.manifest.graphs.items():
         assert precision_faults(two_sizes.path(graph.file), name, graph.precision) == []
 
 
+@pytest.mark.slow
 def test_manifest_names_sizes_and_core_ml_types(two_sizes):
     manifest = two_sizes.manifest
     assert manifest.precision == "fp16"
@@ -57,6 +60,7 @@ def test_manifest_names_sizes_and_core_ml_types(two_sizes):
         assert name in manifest.files
 
 
+@pytest.mark.slow
 def test_other_sizes_are_refused(two_sizes):
     graphs, tokenizers = InterpretedGraphs(two_sizes), load_tokenizers(two_sizes)
     with (
@@ -66,6 +70,7 @@ def test_other_sizes_are_refused(two_sizes):
         pipeline("a", options=Options(steps=1, decoder_steps=1, height=256))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
 def test_the_runtime_says_why_it_cannot_run_here(two_sizes):
     with pytest.raises(UsageError, match="Core ML runs on macOS only"):
@@ -74,6 +79,7 @@ def test_the_runtime_says_why_it_cannot_run_here(two_sizes):
         graphs_for(two_sizes, Execution(engine="coreml"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs here")
 def test_the_report_says_that_it_is_an_interpreters(capsys, two_sizes):
     assert validation([str(two_sizes.folder), "--golden"]) == 0
@@ -98,6 +104,7 @@ def test_bad_options(capsys, tmp_path, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_package_that_leads_out_of_itself_is_refused(two_sizes, tmp_path):
     package = tmp_path / "model.mlpackage"
     shutil.copytree(two_sizes.path(two_sizes.graph("stage_a").file), package)

@@ -37,7 +37,9 @@ from validation.quality.prompts import prompts_for
 
 PROMPTS = [
     "a large red circle on the left",
-    "a small blue star and an orange ring on a black background",
+    pytest.param(
+        "a small blue star and an orange ring on a black background", marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -93,6 +95,7 @@ def test_the_default_gate_passes(bundles, capsys):
     assert validate([str(bundles("demo").folder), "--golden"]) == 0
 
 
+@pytest.mark.slow
 def test_the_cards_lines_make_our_picture(tmp_path, bundles, monkeypatch):
     """The card's code, run as it stands: within 1 of 255 of ours from the same seed."""
     # The card's code patches diffusers for the whole process: this takes it back afterwards.
@@ -190,6 +193,7 @@ def test_held_out_prompts_are_different_and_never_in_training():
     assert not any(is_held_out(sample_scene(rng, held_out=False)) for _ in range(500))
 
 
+@pytest.mark.slow
 def test_pictures_show_what_prompts_name(bundles, tmp_path, capsys):
     """The shipped model through our command line, read back by the judge: 20 held-out prompts."""
     from PIL import Image

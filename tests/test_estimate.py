@@ -60,6 +60,7 @@ def estimated(pair, **options) -> budget.Budget:
     return estimate(job, job.chosen(), ())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted otherwise")
 def test_the_estimate_is_what_is_measured(folders, tmp_path):
     """Of 236 MB of weights, 9 MB each, less than 80 MB are ever in memory."""
@@ -79,6 +80,7 @@ def test_the_estimate_is_what_is_measured(folders, tmp_path):
     assert abs(found.disk / size_of(tmp_path / "b") - 1) < CLOSE
 
 
+@pytest.mark.slow
 def test_openvino_needs_room_for_both_formats(tmp_path, monkeypatch):
     """The ONNX graph lies beside the IR until that is whole: the most that is on disk at once."""
     words = ["--backend", "openvino", "--modules", "stage_c_condition", "--no-golden", "--quiet"]
@@ -94,7 +96,10 @@ def test_openvino_needs_room_for_both_formats(tmp_path, monkeypatch):
     assert abs(found.disk / max(most) - 1) < CLOSE
 
 
-@pytest.mark.parametrize(("graph", "half"), [("text_encoder", False), ("stage_c", True)])
+@pytest.mark.parametrize(
+    ("graph", "half"),
+    [pytest.param("text_encoder", False, marks=pytest.mark.slow), ("stage_c", True)],
+)
 def test_a_streamed_graph_is_the_one_pytorch_writes(checkpoint, tmp_path, graph, half):
     """Traced without weights, it has the nodes and weights of an export that has them all."""
     plans = {plan.name: plan for plan in plan_graphs(checkpoint("one_level"), "nchw", text=True)}

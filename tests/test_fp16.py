@@ -56,6 +56,7 @@ def fp32(path):
     return lambda feeds: session.run(["epsilon"], feeds)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENOISERS)
 def test_true_fp16_keeps_50_db_at_the_worst_step(fp16, bundles, feeds, name):
     """The last steps are the worst: epsilon is divided by the least noise."""
@@ -126,6 +127,7 @@ def test_an_erf_outside_of_a_gelu_is_an_error():
         half_nodes(onnx_ir.from_proto(model))
 
 
+@pytest.mark.slow
 def test_grn_past_65504_overflows_plain_fp16_and_not_ours(bundles, feeds, tmp_path):
     """One block's GELU 60 times as large, and its next weights as much smaller."""
     model = onnx.load(bundles("demo").path("stage_b/model.onnx"))

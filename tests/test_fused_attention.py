@@ -33,6 +33,7 @@ def _operators(bundle, graph):
     return collections.Counter(node.op_type for node in model.graph.node), model
 
 
+@pytest.mark.slow
 def test_fused_graphs_equal_diffusers(bundles, checkpoint):
     bundle = bundles("public", FUSED)
     for graph in ("stage_c", "stage_b"):
@@ -59,9 +60,10 @@ def test_a_text_free_block_attends_to_all_of_its_equal_tokens():
 
 
 def test_the_placement_counts_what_was_fused(bundles):
-    bundle = bundles("public", FUSED)
-    expected = _operators(bundle, "stage_b")[0]["Attention"]
-    engine = BundleGraphs(bundle, Execution()).open("stage_b")
+    bundle = bundles("public", STATIC)
+    expected = _operators(bundle, "stage_c")[0]["Attention"]
+    engine = BundleGraphs(bundle, Execution()).open("stage_c")
+    assert expected > 0
     assert str(engine.placement).endswith(f", {expected} fused attention")
     engine.close()
 
@@ -120,7 +122,7 @@ def test_a_closed_graph_gives_its_memory_back(bundles):
 
 
 def test_options_ask_for_a_captured_graph_where_a_denoiser_has_fixed_shapes(bundles):
-    fixed, free = (bundles("public", given).graph("stage_c") for given in (STATIC, FUSED))
+    fixed, free = (bundles("public", each).graph("stage_c") for each in (STATIC, None))
     assert provider_options(fixed, "cuda") == {"use_tf32": "0", "enable_cuda_graph": "1"}
     assert provider_options(free, "cuda") == {"use_tf32": "0"}
     assert provider_options(fixed, "cpu") == {}

@@ -27,6 +27,7 @@ def test_the_demos_are_its_whole_schedules(bundles):
     assert recorded(bundle) == (29, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "steps"), [((2, 1), (2, 1)), ("full", (29, 12))])
 def test_other_steps(bundles, asked, steps):
     bundle = bundles("one_level", ExportOptions(golden_steps=asked))

@@ -62,6 +62,7 @@ def test_ir_files_are_the_graphs_of_the_manifest(ir):
     assert not any(name.endswith((".onnx", ".data")) for name in ir.manifest.files)
 
 
+@pytest.mark.slow
 def test_fp16_stores_half_the_bytes_and_passes_its_limits(bundles, ir):
     half = bundles("public", ExportOptions(backend="openvino", precision="fp16"))
     found = gate(half, read_golden(half), precision="f32")
@@ -71,6 +72,7 @@ def test_fp16_stores_half_the_bytes_and_passes_its_limits(bundles, ir):
     assert half.manifest.graphs["stage_b_condition"].precision == "fp32"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("BF16" not in CAPABILITIES, reason="this CPU has no bf16")
 def test_default_precision_keeps_35_db_in_every_graph_and_step_of_the_demo(bundles):
     """On learned weights; condition graphs stay f32 even where bf16 is asked for."""

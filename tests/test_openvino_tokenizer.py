@@ -75,7 +75,10 @@ def made(source, root):
     return model, PromptTokenizer(root / "t", spec)
 
 
-@pytest.mark.parametrize("name", ADDED)
+@pytest.mark.parametrize(
+    "name",
+    ["raw", *(pytest.param(name, marks=pytest.mark.slow) for name in ADDED if name != "raw")],
+)
 def test_added_tokens(tmp_path, name):
     """In the middle of words, of signs and of each other, in capitals, in 5,000 drawn prompts."""
     pieces = [STYLE, STYLE.upper(), "Zorblax", "zorblax", "<zorblax É>", "<Zorblax É>", "<é ß>",
@@ -172,6 +175,7 @@ def test_the_known_limits(pair):
     assert differing(pair, [unicodedata.normalize("NFC", text) for text in limits[:2]]) == []
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time(tmp_path):
     spec = write_tokenizer(read_vocabulary(tiny.TOKENIZER), tmp_path / "t", "t", 77)
     for name in ("first", "second"):

@@ -68,6 +68,7 @@ def test_it_is_listed_and_starts_without_torch(tmp_path):
     assert found.stdout.endswith("heavy: set()\n")
 
 
+@pytest.mark.slow
 def test_it_writes_the_exporters_bundle(monkeypatch, capsys, tmp_path, folders):
     decoder, prior = folders("one_level")
     words = ["--model", decoder, "--prior", prior, "--modules", "stage_a", "--quiet"]
@@ -119,6 +120,7 @@ def tokens(bundle, graph) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in feeds.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "graph", "precision"),
     [
@@ -148,6 +150,7 @@ def test_text_encoders_open_in_optimums_class(bundles, folders, name, graph, pre
     assert found.config.eos_token_id == bundle.manifest.tokenizers[graph].eos_id
 
 
+@pytest.mark.slow
 def test_what_the_signature_does_not_allow(bundles):
     """A mask is asked for, 77 tokens are fixed, no pooled output; --static fixes the batch."""
     bundle = bundles("public", ExportOptions(modules=TEXT_ONLY))

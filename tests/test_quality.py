@@ -108,6 +108,7 @@ def test_prompts(tmp_path, bundles):
 # The command
 
 
+@pytest.mark.slow
 def test_the_demo_is_scored_by_the_judge_and_kept(capsys, bundles, tmp_path, calls):
     folder, out = bundles("demo").folder, tmp_path / "out"
     code, text, _ = run(capsys, folder, "-o", out, "--count", "3", "--seed", "4")
@@ -151,6 +152,7 @@ def test_a_picture_is_that_of_its_seed(bundles, tmp_path):
     assert read_parameters(kept.path)["seed"] == 9
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(capsys, bundles, tmp_path):
     folder, out, whole = bundles("demo").folder, tmp_path / "out", tmp_path / "whole"
     words = [str(folder), "--count", "5"]

@@ -68,7 +68,10 @@ def test_int8_weights_keep_35_db_in_every_step_on_both_engines(made, engine):
     assert min(check.sqnr_db for check in (*gate.graphs, *gate.steps)) >= 35
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-dynamic", "int4-weights"])
+@pytest.mark.parametrize(
+    "precision",
+    ["int8", *(pytest.param(p, marks=pytest.mark.slow) for p in ("int8-dynamic", "int4-weights"))],
+)
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_uniform_plans_make_the_picture_on_both_engines(made, bundles, precision, engine):
     """What they lose is measured by the gate; here: the same picture, more or less."""
@@ -81,6 +84,7 @@ def test_uniform_plans_make_the_picture_on_both_engines(made, bundles, precision
     assert -10 * np.log10(error) > 20
 
 
+@pytest.mark.slow
 def test_every_weight_is_in_the_record_with_what_became_of_it(made):
     for precision in ("int8", "int8-dynamic", "int8-weights", "int4-weights"):
         bundle = made(precision)
@@ -112,6 +116,7 @@ def test_denoisers_of_an_int8_bundle_compute_in_int8(made):
     assert (calibration.samples, calibration.seed, len(calibration.sha256)) == (SAMPLES, 0, 64)
 
 
+@pytest.mark.slow
 def test_two_runs_make_the_same_bytes(made, bundles, tmp_path):
     bundle = bundles("demo")
     prompts = default_prompts(bundle.manifest.model)
@@ -161,6 +166,7 @@ def test_samples_are_spread_over_all_steps_and_prompts():
         assert len(chosen) == min(prompts, samples)
 
 
+@pytest.mark.slow
 def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
     """Stage B in 4-bit weights: over the target at every step, smaller than int8 weights."""
     bundle = bundles("demo")
@@ -249,6 +255,7 @@ def test_bad_input(capsys, bundles, tmp_path, monkeypatch, words, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_path, capsys):
     words = [str(bundles("demo").folder), str(tmp_path / "b"), "--precision", "int4-weights"]
     assert main([*words, "--target-db", "9"]) == 0
@@ -260,6 +267,7 @@ def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_pat
     assert "worst step" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_is_an_error_and_writes_nothing(bundles, tmp_path):
     bundle = bundles("demo")
     prompts = default_prompts(bundle.manifest.model)[:4]
@@ -302,6 +310,7 @@ def test_a_bundle_is_not_written_into_its_source(capsys, bundles):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_graph_without_weights_to_quantise_stays_as_it_is(capsys, bundles, tmp_path):
     """A text-free bundle's condition graph only resizes."""
     source = bundles("public", ExportOptions(text=False))

@@ -54,6 +54,7 @@ def stage_b(bundles):
     )
 
 
+@pytest.mark.slow
 def test_every_weight_is_in_the_record_with_what_became_of_it(stage_b, tmp_path):
     source = stage_b[0]
     found = made(source, tmp_path / "b", "palette6")
@@ -68,6 +69,7 @@ def test_every_weight_is_in_the_record_with_what_became_of_it(stage_b, tmp_path)
     assert {"coremltools", "scikit-learn"} <= found.manifest.tools.keys()
 
 
+@pytest.mark.slow
 def test_weights_and_reasons_are_those_of_the_onnx_graph(stage_b):
     """So that one plan serves both; the last projection alone has lost its name to a cast."""
     coreml, other = stage_b
@@ -79,6 +81,7 @@ def test_weights_and_reasons_are_those_of_the_onnx_graph(stage_b):
     assert [item for item in found if item[1] != LAST] == [w for w in wanted if w[1] != LAST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["palette4", "int4-weights"])
 def test_functions_survive_and_share_their_weights(two_sizes, functions, precision):
     found = functions(precision)
@@ -111,6 +114,7 @@ def drawn(function):
     return {k: generator.normal(size=shape).astype(np.float32) for k, shape in shapes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["palette4", "int4-weights"])
 def test_two_runs_make_the_same_bytes_and_opening_changes_none(
     two_sizes, functions, tmp_path, precision
@@ -124,6 +128,7 @@ def test_two_runs_make_the_same_bytes_and_opening_changes_none(
     assert len(list(package(first).rglob("*.*"))) == 4  # Manifest, program, weights, a folder
 
 
+@pytest.mark.slow
 def test_a_package_says_its_new_precision_and_the_rest_as_before(bundles, tmp_path):
     source = tiny(bundles)
     found = made(source, tmp_path / "b", "palette6")
@@ -135,6 +140,7 @@ def test_a_package_says_its_new_precision_and_the_rest_as_before(bundles, tmp_pa
     assert after == before
 
 
+@pytest.mark.slow
 def test_exceptions_are_honoured_by_either_name(bundles, tmp_path):
     bundle = tiny(bundles, "iOS18")
     exceptions = {"keep": ("blocks.0.expand.weight",), "skip": ("p_blocks_0_contract_weight",)}
@@ -159,6 +165,7 @@ def test_what_a_package_cannot_store_is_refused(capsys, bundles, tmp_path, preci
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bad_requests_are_refused(capsys, stage_b, bundles, tmp_path, monkeypatch):
     source, output = tiny(bundles).folder, tmp_path / "b"
     command = [stage_b[1].folder, output, "--precision", "palette6"]
@@ -183,6 +190,7 @@ def refused(capsys, words, message):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_quantization_needs_no_torch(bundles, tmp_path):
     """Not found, rather than None in sys.modules: scikit-learn looks there for who is loaded."""
     code = (

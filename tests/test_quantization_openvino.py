@@ -56,6 +56,7 @@ def test_int8_weights_keep_35_db_in_every_step(made):
     assert min(check.sqnr_db for check in (*found.graphs, *found.steps)) >= 35
 
 
+@pytest.mark.slow
 def test_fp16_halves_the_bytes_and_passes_its_limits(made, ir):
     bundle = made("fp16")
     assert gate(bundle).failures == []
@@ -69,7 +70,10 @@ def test_fp16_halves_the_bytes_and_passes_its_limits(made, ir):
         assert {(weight.stored, weight.reason) for weight in done.weights} == {("float16", "")}
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("int8-weights", "i8"), ("int4-weights", "i4")])
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [("int8-weights", "i8"), pytest.param("int4-weights", "i4", marks=pytest.mark.slow)],
+)
 def test_every_weight_is_listed_with_what_became_of_it(made, precision, kind):
     bundle = made(precision)
     assert bundle.manifest.quantization.keys() == bundle.manifest.graphs.keys()
@@ -102,7 +106,11 @@ def test_what_stays_in_float_is_what_onnx_bundles_keep_there(bundles, ir):
         assert {(use.weight, use.reason) for use in uses(read(source(ours, name)))} == expected
 
 
-@pytest.mark.parametrize("recipe", [INT8_WEIGHTS, INT4_WEIGHTS], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [INT8_WEIGHTS, pytest.param(INT4_WEIGHTS, marks=pytest.mark.slow)],
+    ids=lambda r: r.name,
+)
 def test_widened_weights_are_within_half_a_step(ir, tmp_path, recipe):
     """As OpenVINO itself evaluates the subgraph; a step is the group's largest over 127 or 7."""
     quantize_weights(source(ir, "stage_b"), tmp_path / IR, recipe)
@@ -139,6 +147,7 @@ def test_groups_divide_the_inputs(inputs, group, found):
     assert group_of(inputs, group) == found
 
 
+@pytest.mark.slow
 def test_four_bits_with_exceptions_keep_20_db_in_stage_b(ir, tmp_path):
     recipe = dataclasses.replace(INT4_WEIGHTS, keep=KEEP)
     stored = [
@@ -154,6 +163,7 @@ def test_four_bits_with_exceptions_keep_20_db_in_stage_b(ir, tmp_path):
     assert damage(ir, tmp_path / IR, "stage_b", feeds) >= 20
 
 
+@pytest.mark.slow
 def test_two_runs_make_the_same_bytes(ir, tmp_path):
     """In one process, where OpenVINO's own numbering of nodes goes on."""
     folders = [tmp_path / name for name in ("first", "second")]
@@ -196,6 +206,7 @@ def test_what_cannot_be_quantised_is_one_line(capsys, ir, made, tmp_path, monkey
     assert list(tmp_path.iterdir()) == [plan]
 
 
+@pytest.mark.slow
 def test_it_needs_no_torch_and_reports_to_nobody(ir, tmp_path):
     """Left alone, nncf sends what it is used for to a third party."""
     code = (

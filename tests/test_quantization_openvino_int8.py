@@ -93,6 +93,7 @@ def _text(value):
     return value.value if hasattr(value, "value") else str(value)
 
 
+@pytest.mark.slow
 def test_smoothing_makes_int8_better(uniform, ir, feeds, judged, tmp_path):
     quantize_int8(source(ir, "stage_c"), tmp_path / IR, Int8(smoothing=0), feeds["stage_c"])
     before, after = (
@@ -102,6 +103,7 @@ def test_smoothing_makes_int8_better(uniform, ir, feeds, judged, tmp_path):
     assert after > before + 1
 
 
+@pytest.mark.slow
 def test_a_plan_beats_uniform_int8_and_keeps_30_db(uniform, by_plan, ir, judged):
     planned, flat = (
         damage(ir, path, "stage_b", judged["stage_b"])
@@ -114,6 +116,7 @@ def test_a_plan_beats_uniform_int8_and_keeps_30_db(uniform, by_plan, ir, judged)
     assert (calibration.prompts, calibration.samples, calibration.seed) == (8, STEPS, 0)
 
 
+@pytest.mark.slow
 def test_exceptions_of_a_plan_are_honoured(by_plan, ir):
     listed = {w.name: w for w in by_plan.manifest.quantization["stage_b"].weights}
     assert listed[SKIP].reason == "the plan skips it"
@@ -132,6 +135,7 @@ def test_exceptions_of_a_plan_are_honoured(by_plan, ir):
             assert np.array_equal(constant.data.reshape(-1), weight.data.reshape(-1))
 
 
+@pytest.mark.slow
 def test_two_runs_make_the_same_bytes_and_print_nothing(uniform, ir, feeds, tmp_path, capfd):
     """In one process, where OpenVINO's own numbering of nodes goes on."""
     quantize_int8(source(ir, "stage_c"), tmp_path / IR, Int8(), feeds["stage_c"])

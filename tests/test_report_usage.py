@@ -115,6 +115,7 @@ def test_repeats_are_for_comparisons_and_at_least_one(capsys, bundles, tmp_path)
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 def test_pictures_of_each_variant_are_scored(capsys, bundles, tmp_path):
     words = [bundles("demo").folder, "--golden", "--repeats", "1", "--report", tmp_path / "r"]
     assert main([*map(str, words), "--pictures", "2", "--quiet"]) == 0

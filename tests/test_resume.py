@@ -247,6 +247,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_export_goes_on(capsys, words, made):
     """SIGKILL in the second graph: no handler runs, the finished one is there all the same."""
     given = [str(word) for word in (*words, "--modules", *GRAPHS)]

@@ -189,6 +189,7 @@ def test_a_stop_loses_the_running_batch_only(capsys, bundle, tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p-000.png", "p-001.png"]
 
 
+@pytest.mark.slow
 def test_graphs_of_fixed_shape_get_whole_batches(capsys, bundles, tmp_path, calls):
     static = bundles("one_level", ExportOptions(static=True, batch_size=2, golden=False))
     words = [static.folder, *PROMPTS, "-o", tmp_path / "p.png", *SHORT]

@@ -157,6 +157,7 @@ def test_a_provider_that_does_not_start_is_an_error(capsys, bundle, tmp_path, mo
     assert code == 2 and "could not start CUDAExecutionProvider" in err
 
 
+@pytest.mark.slow
 def test_static_bundles_say_what_they_were_made_for(capsys, bundles, tmp_path, monkeypatch):
     from exporter.options import ExportOptions
 

@@ -114,6 +114,7 @@ def test_the_best_are_marked_and_a_cell_without_quality_is_left_out_of_the_plot(
     assert as_svg(rows_of(cells), "").count("<g>") == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_is_kept_cell_by_cell(capsys, bundles, tmp_path, monkeypatch):
     folder, out, whole = bundles("demo").folder, tmp_path / "out", tmp_path / "whole"
     words = [folder, "--guidance", "1,4", "--steps", "3", "--decoder-steps", "2", "--count", "3"]
@@ -193,6 +194,7 @@ def test_bad_use(capsys, bundles, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_text_free_preset_exports_and_compares(capsys, bundles, folders, tmp_path):
     """Stage C does not know of it; Stage B's latents differ."""
     bundle, (decoder, prior) = bundles("one_level"), folders("one_level")

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from exporter.cli import main as export
@@ -10,6 +11,7 @@ from runtimes.bundle.read import open_bundle
 from validation.cli import main as validate
 
 
+@pytest.mark.slow
 def test_an_fp16_variant_is_exported_and_validated(folders, tmp_path, capsys):
     """The plain files are gone: only the variant can have been read."""
     pair = []

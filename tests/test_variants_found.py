@@ -152,6 +152,7 @@ def test_git_lfs_pointers(capsys, tmp_path, pair, file):
     assert f"{path} is a git-lfs pointer" in err and "git lfs pull" in err
 
 
+@pytest.mark.slow
 def test_a_mixed_checkpoint_validates(pair, tmp_path, capsys):
     """Variants unasked in two components, shards by other tools' names in a third."""
     make.to_variant(pair[0] / "decoder")
@@ -188,7 +189,7 @@ def fetched(hub, tmp_path, *words):
     return {path for path in hub.fetched if path.endswith(".safetensors")}, done.stdout
 
 
-@pytest.mark.parametrize("variant", ["", "fp16"])
+@pytest.mark.parametrize("variant", [pytest.param("", marks=pytest.mark.slow), "fp16"])
 def test_what_is_needed_is_fetched(hub, pair, tmp_path, variant):
     """One component has both kinds of files, one a variant alone, one it alone in shards."""
     make.to_variant(pair[1] / "prior", keep=True)
@@ -210,12 +211,14 @@ def test_what_is_needed_is_fetched(hub, pair, tmp_path, variant):
     assert "ones are taken" in notes
 
 
+@pytest.mark.slow
 def test_the_address_of_a_models_page(hub, tmp_path):
     page = "https://huggingface.co/owner/wuerstchen/tree/main"
     paths, _ = fetched(hub, tmp_path, page, "")
     assert "owner/wuerstchen/vqgan/diffusion_pytorch_model.safetensors" in paths
 
 
+@pytest.mark.slow
 def test_another_model_is_told_before_its_weights_are_fetched(hub, pair, tmp_path):
     shutil.rmtree(pair[0])
     make.stable_cascade(pair[0])
