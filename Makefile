@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both install what they need into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
+LATEST ?= .venv-latest
 BIN    := $(VENV)/bin
 OUT    ?= out
 PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
@@ -8,7 +9,7 @@ PROMPT ?= a large red circle on the left and a small blue star at the top right 
 # Workers take whole files: fixtures of a file are made once. --durations shows what became slow.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations=15
 
-.PHONY: demo test test-slow test-all lint format clean
+.PHONY: demo test test-slow test-all test-latest lint format clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -37,6 +38,23 @@ test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md sa
 test-all: lint  ## lint, type check, all tests in one run, which shares the bundles of both sizes
 	$(PYTEST)
 
+# The next release of any dependency that has no upper bound in pyproject.toml may break us: this
+# installs whatever pip picks today, without constraints.txt, in an environment of its own. The
+# commands at the end see only what their extra installs; transformers, which is bounded, no longer
+# holds tokenizers and huggingface-hub back there (pip warns of that, rightly).
+test-latest:  ## the fast tests on the newest versions of everything, and the parts by themselves
+	rm -rf $(LATEST) $(OUT)/latest*
+	$(PYTHON) -m venv $(LATEST)
+	$(LATEST)/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	$(LATEST)/bin/python -m pip freeze --exclude-editable
+	$(LATEST)/bin/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(LATEST)/bin/python -m pytest -n auto tests/test_parts.py
+	$(LATEST)/bin/python -m pip install -q --disable-pip-version-check -U tokenizers huggingface-hub
+	$(LATEST)/bin/python tests/parts.py export exporter $(OUT)/latest --quiet
+	$(LATEST)/bin/python tests/parts.py cpu runtimes $(OUT)/latest "$(PROMPT)" -o $(OUT)/latest.png --quiet
+	$(LATEST)/bin/python tests/parts.py quantization,cpu quantization $(OUT)/latest $(OUT)/latest-int8w \
+		--precision int8-weights --quiet
+
 lint: $(BIN)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,4 +65,4 @@ format: $(BIN)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(OUT) $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(OUT) $(VENV) $(LATEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
