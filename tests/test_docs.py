@@ -55,6 +55,7 @@ def test_every_option_has_help(name):
     [
         "README.md",
         "exporter/demo_checkpoint/README.md",
+        "docs/architecture.md",
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
@@ -64,6 +65,18 @@ def test_links_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_everything_the_architecture_names_is_there():
+    """Paths from the root of the project, and the tables by their names in capitals."""
+    quoted = re.findall(r"`([^`\n]+)`", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    paths = [text for text in quoted if "/" in text or text.endswith(".py")]
+    assert len(paths) > 50 and [path for path in paths if not (ROOT / path).exists()] == []
+    tables = {text for text in quoted if re.fullmatch(r"[A-Z]{2,}[A-Z_]*", text)}
+    layers = ("runtimes", "exporter", "quantization", "validation")
+    code = "\n".join(p.read_text("utf-8") for layer in layers for p in (ROOT / layer).rglob("*.py"))
+    assert {name for name in tables if not re.search(rf"^{name}\b", code, re.MULTILINE)} == set()
+    assert {"ENGINES", "BACKENDS", "PRESETS", "GRAPHS"} <= tables
 
 
 def test_both_commands_are_in_the_readme_and_the_makefile():
