@@ -87,6 +87,13 @@ def package_version() -> str:
         return "(not installed)"
 
 
+def a_path(text: str) -> Path:
+    """A path; an empty one (an unset variable of a shell) would be the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
+
+
 def integer(text: str) -> int:
     """A whole number."""
     try:

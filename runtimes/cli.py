@@ -9,6 +9,7 @@ from typing import Any
 
 from runtimes.arguments import (
     Parser,
+    a_path,
     add_execution_options,
     add_size_options,
     execution_of,
@@ -45,6 +46,8 @@ MEANT = {
     "--prompt": "write the prompt without a flag, or a file of prompts after --prompts-file",
     "--num-inference-steps": "did you mean --steps?",
     "--num-images-per-prompt": "did you mean --num-images?",
+    "--prior-steps": "did you mean --steps?",
+    "--prior-num-inference-steps": "did you mean --steps?",
     "--cfg": "did you mean --guidance?",
     "--cfg-scale": "did you mean --guidance?",
 }
@@ -58,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
         meant=MEANT,
     )
     add = command_line.add_argument
-    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, help="bundle folder, from 'python -m exporter'")
     add("prompts", nargs="*", metavar="PROMPT", help="pictures are made of each prompt")
     add("--prompts-file", type=Path, metavar="FILE", help=f"text file, after PROMPT: {RULE}")
     add(
@@ -85,7 +88,11 @@ def _run_options(command_line: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start even where the run is estimated not to fit into the memory that is free",
     )
-    add("--verify", action="store_true", help="check the SHA-256 of every file of the bundle first")
+    add(
+        "--verify",
+        action="store_true",
+        help="check the SHA-256 of every file of the bundle first; without a prompt, nothing else",
+    )
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -155,11 +162,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     settle_size(args)
+    if args.verify and not args.prompts and args.prompts_file is None:
+        bundle = _open_bundle(args)
+        if not args.quiet:
+            print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")
+        return
     jobs = jobs_of(args)
     options = _options(args)
-    bundle = open_bundle(args.bundle, verify_hashes=args.verify, verify_rest=args.verify)
-    if args.verify and (others := bundle.strangers()) and not args.quiet:
-        print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
+    bundle = _open_bundle(args)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     common = _parameters(bundle, plan)
     # What each PNG will say of itself; a picture that is there already is compared with it.
@@ -181,6 +191,14 @@ def _run(args: argparse.Namespace) -> None:
         print_summary(summary, missing, plan, (options.height, options.width))
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+
+
+def _open_bundle(args: argparse.Namespace) -> Bundle:
+    """The bundle, every file of it hashed where asked for."""
+    bundle = open_bundle(args.bundle, verify_hashes=args.verify, verify_rest=args.verify)
+    if args.verify and (others := bundle.strangers()) and not args.quiet:
+        print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
+    return bundle
 
 
 def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:

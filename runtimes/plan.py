@@ -188,7 +188,8 @@ def negatives_for(negatives: str | Sequence[str], count: int) -> list[str]:
         return [negatives] * count
     if len(negatives) != count:
         raise UsageError(
-            f"{len(negatives)} negative prompts for {count} prompts; give one, or as many"
+            f"{len(negatives)} negative prompts for {count} prompt{'s' * (count != 1)}; give one, "
+            "or as many"
         )
     return list(negatives)
 

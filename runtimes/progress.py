@@ -10,6 +10,7 @@ from runtimes.memory import in_bytes
 _WIDTH = 24
 EVERY = 10.0  # seconds between two lines where there is no terminal
 _SETTLED = 1.0  # seconds after which what is done says something about what is left
+_TELLING = 0.02  # the share of the work from which on its pace tells how long the rest takes
 
 
 class Progress:
@@ -123,6 +124,7 @@ def time_of(seconds: float) -> str:
 
 
 def _left(elapsed: float, done: float, total: float) -> str:
-    if not 0 < done < total or elapsed < _SETTLED:
+    # A graph is traced before its weights go: the first few bytes say nothing of the pace.
+    if not _TELLING * total < done < total or elapsed < _SETTLED:
         return ""
     return f", {time_of(elapsed / done * (total - done))} left"

@@ -249,3 +249,25 @@ def test_golden_check_needs_the_runtime_only(bundle):
     )
     assert found.returncode == 0, found.stderr
     assert "compared with: golden run" in found.stdout
+
+
+def test_verify_alone_checks_every_file(capsys, bundle, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    code, out, _ = run(capsys, folder, "--verify")
+    assert code == 0
+    assert f"all {len(bundle.manifest.files)} files are as they were made" in out
+    (folder / "README.md").write_text("edited")
+    code, _, err = run(capsys, folder, "--verify")
+    assert code == 1 and "README.md" in err
+
+
+def test_a_manifest_stands_for_its_bundle_and_a_parent_names_it(capsys, bundle, tmp_path):
+    picture = tmp_path / "p.png"
+    code, _, _ = run(capsys, bundle.folder / "bundle.json", "a", "-o", picture, *SHORT)
+    assert code == 0 and picture.exists()
+    code, _, err = run(capsys, bundle.folder.parent, "a", "-o", picture)
+    assert code == 1 and "did you mean" in err
+    code, _, err = run(capsys, "", "a", "-o", picture)
+    assert code == 2 and "it is empty; give a path" in err

@@ -25,15 +25,18 @@ def to_json(manifest: Manifest) -> str:
     return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
 
 
+_MAKE = "make one with 'python -m exporter'"
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
     path = folder / MANIFEST_NAME
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError:
-        raise RunError(
-            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with 'python -m exporter'"
-        ) from None
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
+        advice = f"did you mean {folder / inside[0]}?" if inside else _MAKE
+        raise RunError(f"{folder} is no bundle: it has no {MANIFEST_NAME}; {advice}") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:

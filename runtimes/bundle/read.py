@@ -75,6 +75,8 @@ def open_bundle(
     way.
     """
     root = Path(folder).resolve()  # links are compared with real paths below
+    if root.name == MANIFEST_NAME and root.is_file():
+        root = root.parent  # the manifest stands for its bundle
     bundle = Bundle(root, read_manifest(root))
     for name, file in bundle.manifest.files.items():
         _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
@@ -184,7 +186,10 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     target = path.resolve()
     if not (target.is_relative_to(folder) or _in_own_blobs(folder, target)):
-        raise RunError(f"{folder}: {name} links to {target}, outside the bundle")
+        raise RunError(
+            f"{folder}: {name} links to {target}, outside the bundle; copy it "
+            "with its files (cp -rL)"
+        )
     return path
 
 
