@@ -12,7 +12,7 @@ from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
-from runtimes.arguments import Parser, integer, number
+from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import command, guarded, subcommand
@@ -40,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
     add = command_line.add_argument
     add(
         "bundle",
-        type=Path,
+        type=a_path,
         help="bundle folder, from 'python -m exporter': fp32, or fp16 of Core ML",
     )
-    add("output", type=Path, help="bundle folder to write")
+    add("output", type=a_path, help="bundle folder to write")
     add(
         "--precision",
         type=str.lower,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
-from runtimes.arguments import Parser, add_size_options, integer, settle_size
+from runtimes.arguments import Parser, a_path, add_size_options, integer, settle_size
 from runtimes.bundle.write import check_writable
 from runtimes.console import command
 from runtimes.errors import UsageError
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "it computes in fp16 does not fit.",
     )
     add = command_line.add_argument
-    add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add("--calibration", type=Path, metavar="FILE", help="prompts, one a line (default: own list)")
     add(
         "--normal-inputs",

@@ -17,7 +17,7 @@ from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Outcome, judged_runs, search
 from quantization.sensitivity import GROUPS
-from runtimes.arguments import Parser, integer, number
+from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import atomic_folder, check_new
 from runtimes.console import command, installed
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         "damage to epsilon over all timesteps, and with --target-db pick a mixed plan.",
     )
     add = command_line.add_argument
-    add("bundle", type=Path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add(
         "-o",
         "--output",

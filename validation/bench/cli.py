@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtimes.arguments import integer, number
+from runtimes.arguments import a_path, integer, number
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import installed
@@ -39,7 +39,7 @@ GIGABYTE = 1e9
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is timed, on which device, and how often."""
     add = parser.add_argument
-    add("bundle", type=Path, nargs="?", help="fp32 ONNX bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, nargs="?", help="fp32 ONNX bundle folder, from 'python -m exporter'")
     add(
         "--also",
         type=Path,

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import execution_of, integer
+from runtimes.arguments import a_path, execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -23,7 +23,7 @@ QUALITY_FILE = "quality.json"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which bundle, where to, and what it is compared with."""
     add = parser.add_argument
-    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, help="bundle folder, from 'python -m exporter'")
     add(
         "-o", "--output", type=Path, required=True,
         help="folder for pictures and quality.json; of an earlier run of the same, its pictures "

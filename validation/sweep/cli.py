@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import execution_of, integer
+from runtimes.arguments import a_path, execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
@@ -30,7 +30,7 @@ PRESETS = ("text-free",)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which bundle, the axes of the grid, and the second bundle."""
     add = parser.add_argument
-    add("bundle", type=Path, help="bundle folder, from 'python -m exporter'")
+    add("bundle", type=a_path, help="bundle folder, from 'python -m exporter'")
     add(
         "-o", "--output", type=Path, required=True,
         help="folder for pictures and results; of an earlier sweep of the same bundle, its "
