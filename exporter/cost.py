@@ -62,17 +62,20 @@ class Inspection:
 def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> Inspection:
     """Costs of one picture of height x width pixels, guidance as by default, no weights read."""
     constants = sampling(checkpoint, height, width)
-    made = sizes(height, width, constants)
+    picture_sizes = sizes(height, width, constants)
     graphs = []
     for plan in plan_graphs(checkpoint, "nchw", text=text):
-        runs = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
-        graphs.append(_cost(one_picture(plan, constants, made), len(runs.schedule) if runs else 1))
-    return Inspection(_components(checkpoint), tuple(graphs), *made.picture)
+        denoiser = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
+        runs = len(denoiser.schedule) if denoiser else 1
+        graphs.append(
+            _cost(one_picture(plan, constants, picture_sizes), len(runs.schedule) if runs else 1)
+        )
+    return Inspection(_components(checkpoint), tuple(graphs), *picture_sizes.picture)
 
 
-def one_picture(plan: GraphPlan, constants: Sampling, made: Sizes) -> GraphPlan:
+def one_picture(plan: GraphPlan, constants: Sampling, picture: Sizes) -> GraphPlan:
     """The plan at the sizes of one picture, guidance as by default."""
-    return make_static(plan, named_sizes(plan, 1, constants, made))
+    return make_static(plan, named_sizes(plan, 1, constants, picture))
 
 
 def peak_bytes(plan: GraphPlan) -> int:

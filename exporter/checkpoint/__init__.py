@@ -1,1 +1,1 @@
-"""A checkpoint as it is found: its folders, configs, weights, tokenizer and adapters."""
+"""A checkpoint on disk or on the hub: its folders, configs, weights, tokenizer and adapters."""

@@ -64,10 +64,10 @@ class StageBConfig:
     @property
     def text_widths(self) -> tuple[int, ...]:
         """Distinct widths of the levels with attention, in ascending order."""
-        found = {
+        widths = {
             c for c, kinds in zip(self.c_hidden, self.level_config, strict=True) if "A" in kinds
         }
-        return tuple(sorted(found))
+        return tuple(sorted(widths))
 
     def check(self) -> None:
         for key in ("nhead", "blocks", "level_config", "inject_effnet"):
@@ -165,7 +165,7 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
     """
     defaulted = () if kind is TextConfig else value.get("_use_default_values") or ()
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    found = {}
+    values = {}
     for key, item in value.items():
         if key.startswith("_") or key in defaulted:
             continue
@@ -173,13 +173,13 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
             if is_harmless(kind.__name__, key, item, where):
                 continue
             raise UsageError(f"{where}: unknown key '{key}' (value {item!r}) for {kind.__name__}")
-        found[key] = _typed(item, fields[key].default, f"{where}: '{key}'")
-    for key, item in found.items():
+        values[key] = _typed(item, fields[key].default, f"{where}: '{key}'")
+    for key, item in values.items():
         numbers = item if isinstance(item, tuple) else (item,)
         least = -1 if key == "nhead" else 1  # -1: a level without attention
         if not numbers or any(type(n) is int and n < least for n in numbers):
             raise UsageError(f"{where}: '{key}' is {value[key]!r}; numbers here are at least 1")
-    config = kind(**found)
+    config = kind(**values)
     try:
         config.check()
     except ValueError as error:

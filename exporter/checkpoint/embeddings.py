@@ -53,8 +53,8 @@ class Embedding:
     def vectors(self) -> Tensor:
         """(count, width) in fp32."""
         with open_safetensors(self.file, "--embedding") as handle:
-            found: Tensor = handle.get_tensor(self.key).float().reshape(self.count, self.width)
-        return found
+            vectors: Tensor = handle.get_tensor(self.key).float().reshape(self.count, self.width)
+        return vectors
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def parse_embedding(text: str) -> EmbeddingFile:
     return EmbeddingFile(path, token)
 
 
-def open_embedding(asked: EmbeddingFile, widths: Mapping[str, int]) -> Embedding:
+def open_embedding(embedding_file: EmbeddingFile, widths: Mapping[str, int]) -> Embedding:
     """Check a file's tensor, which must be as wide as a text encoder of `widths`.
 
     Raises UsageError naming the tensor and the widths.
     """
-    file = asked.path
+    file = embedding_file.path
     with open_safetensors(file, "--embedding") as handle:
         keys, metadata = list(handle.keys()), handle.metadata() or {}
         if len(keys) != 1:
@@ -141,7 +141,7 @@ def open_embedding(asked: EmbeddingFile, widths: Mapping[str, int]) -> Embedding
             f"this export: {known} wide"
         )
     named = metadata.get("name") or file.stem if key in _NAMELESS else key
-    token = asked.token or named
+    token = embedding_file.token or named
     adapter = Adapter(f"{file.name}:{token}", sha256(file), 1.0)
     return Embedding(file, key, token, math.prod(shape[:-1]), shape[-1], adapter)
 
@@ -194,9 +194,9 @@ def _check_expanded(vocabulary: Vocabulary) -> None:
     """UsageError where putting in a token's other vectors would break up another token."""
     spelling = normalizer().normalize_str
     for word, count in vocabulary.expanded:
-        own = numbered(word, count)
+        pieces = numbered(word, count)
         for other in vocabulary.added:
-            if other.content not in own and spelling(word) in spelling(other.content):
+            if other.content not in pieces and spelling(word) in spelling(other.content):
                 raise UsageError(
                     f"--embedding: {word!r}, a token of {count} vectors, is part of the token "
                     f"{other.content!r}: name it otherwise with FILE:TOKEN"

@@ -100,13 +100,13 @@ def parse_lora(text: str) -> LoraFile:
     return LoraFile(_safetensors(Path(head), text), scale)
 
 
-def open_lora(asked: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
+def open_lora(lora_file: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
     """Match an adapter's tensors to the weights of each part; nothing of it is left out.
 
     Raises UsageError naming the tensor that fits no weight, by name, rank or shape, or that
     belongs to another method than plain LoRA.
     """
-    file = asked.path
+    file = lora_file.path
     with open_safetensors(file, "--lora") as handle:
         tensors = _match(file, list(handle.keys()), spellings(shapes))
         parts = {}
@@ -115,9 +115,9 @@ def open_lora(asked: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
             if modules:
                 config = read_config(file, handle.metadata() or {}, part)
                 layers = _layers(file, handle, part, modules, shapes[part], config)
-                parts[part] = LoraPart(file, _scaled(layers, asked.scale))
+                parts[part] = LoraPart(file, _scaled(layers, lora_file.scale))
     name = file.resolve().parent.name if file.name in _FILES else file.name
-    return Lora(parts, Adapter(name, sha256(file), asked.scale))
+    return Lora(parts, Adapter(name, sha256(file), lora_file.scale))
 
 
 def _match(
@@ -219,16 +219,16 @@ def _check_shapes(
 
 
 def _scalar(file: Path, handle: Any, key: str) -> float:
-    found = handle.get_tensor(key)
-    if found.numel() != 1 or not math.isfinite(found.item()):
+    value = handle.get_tensor(key)
+    if value.numel() != 1 or not math.isfinite(value.item()):
         raise UsageError(f"--lora {file}: '{key}' is no single number")
-    return float(found.item())
+    return float(value.item())
 
 
-def _safetensors(path: Path, given: str) -> Path:
+def _safetensors(path: Path, text: str) -> Path:
     """The one safetensors file that a path stands for."""
     if not path.exists():
-        raise UsageError(f"--lora {given}: no such file or folder")
+        raise UsageError(f"--lora {text}: no such file or folder")
     if path.is_dir():
         names = [name for name in _FILES if (path / name).is_file()]
         if len(names) == 1:

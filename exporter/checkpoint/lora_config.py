@@ -86,15 +86,15 @@ def read_config(file: Path, header: Mapping[str, str], part: str) -> LoraConfig:
     for key, harmless in _REFUSED.items():
         if value.get(key) not in harmless:
             raise UsageError(f"--lora {where}: {key} {value[key]!r} cannot be fused")
-    found = LoraConfig(
+    config = LoraConfig(
         r=value.get("r"),
         lora_alpha=value.get("lora_alpha"),
         rank_pattern=value.get("rank_pattern") or {},
         alpha_pattern=value.get("alpha_pattern") or {},
         use_rslora=value.get("use_rslora") or False,
     )
-    _check(found, where)
-    return found
+    _check(config, where)
+    return config
 
 
 def _of_part(value: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -115,9 +115,9 @@ def _text(file: Path) -> str:
         raise UsageError(f"--lora {file} cannot be read: {error}") from None
 
 
-def _check(found: LoraConfig, where: str) -> None:
+def _check(config: LoraConfig, where: str) -> None:
     for name in ("rank_pattern", "alpha_pattern"):
-        pairs = getattr(found, name)
+        pairs = getattr(config, name)
         if not isinstance(pairs, dict) or not all(_is_number(n) for n in pairs.values()):
             raise UsageError(f"--lora {where}: {name} must map names to numbers")
         for pattern in pairs:
@@ -126,11 +126,11 @@ def _check(found: LoraConfig, where: str) -> None:
             except re.error:
                 raise UsageError(f"--lora {where}: {name} has no pattern '{pattern}'") from None
     for name in ("r", "lora_alpha"):
-        value = getattr(found, name)
+        value = getattr(config, name)
         if value is not None and not _is_number(value):
             raise UsageError(f"--lora {where}: {name} is {value!r}, no number")
-    if type(found.use_rslora) is not bool:
-        raise UsageError(f"--lora {where}: use_rslora is {found.use_rslora!r}")
+    if type(config.use_rslora) is not bool:
+        raise UsageError(f"--lora {where}: use_rslora is {config.use_rslora!r}")
 
 
 def _is_number(value: Any) -> bool:

@@ -204,7 +204,7 @@ def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
 
 def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
     """A combined folder has neither pipeline's constants: diffusers' defaults hold there too."""
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for folder, keys in (
         (prior, ("latent_mean", "latent_std", "resolution_multiple")),
         (decoder, ("latent_dim_scale",)),
@@ -217,8 +217,8 @@ def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
                 raise UsageError(
                     f"{folder}/model_index.json: '{key}' is {value!r}, no valid number"
                 )
-            found[key] = float(value)
-    return Constants(**found)
+            numbers[key] = float(value)
+    return Constants(**numbers)
 
 
 def _default_size(prior: Path) -> tuple[int, int]:

@@ -167,10 +167,10 @@ def _merges(folder: Path) -> tuple[tuple[str, str], ...]:
 def _clip_model(path: Path) -> dict[str, Any]:
     """The model of a tokenizer.json; UsageError where it would not tokenize as CLIP's does."""
     try:
-        found = state(Tokenizer.from_file(str(path)))
+        serialized = state(Tokenizer.from_file(str(path)))
     except Exception as error:  # tokenizers raises nothing more specific
         raise UsageError(f"{path}: the tokenizers library cannot read it ({error})") from None
-    model: dict[str, Any] = found["model"]
+    model: dict[str, Any] = serialized["model"]
     for key, allowed in _MODEL.items():
         if model.get(key) not in allowed:
             raise UsageError(
@@ -179,7 +179,7 @@ def _clip_model(path: Path) -> dict[str, Any]:
             )
     clip = state(build(Vocabulary(path.parent, {"": 0}, (), (), "", "", "", "")))
     for key in ("normalizer", "pre_tokenizer"):
-        if _decisive(found[key]) != _decisive(clip[key]):
+        if _decisive(serialized[key]) != _decisive(clip[key]):
             raise UsageError(
                 f"{path} is no tokenizer of CLIP's kind: its {key} differs from CLIP's (NFC, one "
                 "space, lower case; words, byte level)"
@@ -243,12 +243,12 @@ def _merged(first: Added, second: Added, where: str) -> Added:
         raise UsageError(
             f"{where}: added token {first.content!r} has ids {first.id} and {second.id}"
         )
-    found = replace(second, normalized=first.normalized or second.normalized)
-    if replace(first, normalized=found.normalized, special=found.special) != found:
+    merged = replace(second, normalized=first.normalized or second.normalized)
+    if replace(first, normalized=merged.normalized, special=merged.special) != merged:
         raise UsageError(
             f"{where}: added token {first.content!r} has other flags than in tokenizer.json"
         )
-    return found
+    return merged
 
 
 def _special_tokens(config: dict[str, Any]) -> Iterator[Any]:
@@ -294,10 +294,10 @@ def _check_left_out(folder: Path, added: dict[str, Added]) -> None:
     """UsageError for a token of added_tokens.json that transformers would not read."""
     for content, number in _added_tokens_file(folder):
         if content not in added or added[content].id != number:
-            found = f"id {added[content].id}" if content in added else "no such token"
+            instead = f"id {added[content].id}" if content in added else "no such token"
             raise UsageError(
                 f"{folder}: added_tokens.json gives {content!r} id {number}, the files that "
-                f"transformers reads instead have {found}: list it in tokenizer_config.json's "
+                f"transformers reads instead have {instead}: list it in tokenizer_config.json's "
                 "added_tokens_decoder, or remove it"
             )
 

@@ -101,15 +101,15 @@ class Deferred:
     def value(self, name: str) -> Tensor:
         """One weight as the module keeps it."""
         owner, kept = name.rpartition(".")[0], self.module.get_parameter(name)
-        found = self.recipes[name]()
+        weight = self.recipes[name]()
         layer = self.module.get_submodule(owner)
-        if isinstance(layer, Pointwise) and found.ndim == 2:
-            found = layer.kernel(found)
-        if found.shape != kept.shape:
+        if isinstance(layer, Pointwise) and weight.ndim == 2:
+            weight = layer.kernel(weight)
+        if weight.shape != kept.shape:
             raise ValueError(
-                f"{name} is made with shape {found.shape}, its module has {kept.shape}"
+                f"{name} is made with shape {weight.shape}, its module has {kept.shape}"
             )
-        return found.to(kept.dtype)
+        return weight.to(kept.dtype)
 
     def load(self) -> nn.Module:
         """The module with all of its weights."""
@@ -134,14 +134,14 @@ def left_out_prefix(files: tuple[Path, ...], expected: Shapes) -> str:
     return TEXT_PREFIX if prefixed and bare else ""
 
 
-def _check(path: Path, found: Any, name: str, shape: tuple[int, ...]) -> None:
-    if tuple(found.get_shape()) != shape:
+def _check(path: Path, piece: Any, name: str, shape: tuple[int, ...]) -> None:
+    if tuple(piece.get_shape()) != shape:
         raise UsageError(
-            f"{path}: weight '{name}' has shape {tuple(found.get_shape())}, "
+            f"{path}: weight '{name}' has shape {tuple(piece.get_shape())}, "
             f"the config makes it {shape}"
         )
-    if found.get_dtype() not in FLOATS and shape != ():
-        raise UsageError(f"{path}: weight '{name}' is {found.get_dtype()}, not floating point")
+    if piece.get_dtype() not in FLOATS and shape != ():
+        raise UsageError(f"{path}: weight '{name}' is {piece.get_dtype()}, not floating point")
 
 
 def _open(path: Path) -> Any:

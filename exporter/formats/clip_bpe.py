@@ -26,7 +26,7 @@ END_OF_WORD = "</w>"
 class Added:
     """A token that is looked for in the prompt before words are, with transformers' flags.
 
-    `normalized` ones are found in lower-cased text, and so in capitals too. `id` is None where
+    `normalized` ones are looked for in lower-cased text, and so in capitals too. `id` is None where
     no file gives it one: it then gets the next.
     """
 
@@ -43,8 +43,8 @@ class Added:
 class Vocabulary:
     """All that decides a prompt's ids.
 
-    `vocab` are the words and pieces, `added` the tokens found before them. `expanded` are words
-    that stand for several of these: (word, n) for word_0 to word_(n-1).
+    `vocab` are the words and pieces, `added` the tokens looked for before them. `expanded` are
+    words that stand for several of these: (word, n) for word_0 to word_(n-1).
     """
 
     folder: Path = field(compare=False)
@@ -68,12 +68,12 @@ def normalizer(expanded: tuple[tuple[str, int], ...] = ()) -> Any:
     steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     plain = normalizers.Sequence(steps)
     for word, count in expanded:
-        found = plain.normalize_str(word)
+        spelled = plain.normalize_str(word)
         # The tokens themselves stay: their own spelling goes through this normalizer too, which
         # is why the word must not be one of them.
-        own = "|".join(map(str, range(count)))
-        pattern = rf"{re.escape(found)}(?!_(?:{own})(?![0-9]))"
-        steps.append(normalizers.Replace(Regex(pattern), " ".join(numbered(found, count))))
+        numbers = "|".join(map(str, range(count)))
+        pattern = rf"{re.escape(spelled)}(?!_(?:{numbers})(?![0-9]))"
+        steps.append(normalizers.Replace(Regex(pattern), " ".join(numbered(spelled, count))))
     return normalizers.Sequence(steps)
 
 

@@ -119,14 +119,14 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.gel
 
 def _fake(module: nn.Module) -> nn.Module:
     """A copy whose weights have shapes on the CPU and no memory."""
-    found = copy.deepcopy(module)
+    fake = copy.deepcopy(module)
     with FakeTensorMode(allow_non_fake_inputs=True):
         state = {
             name: torch.empty(value.shape, dtype=value.dtype, device="cpu")
             for name, value in module.state_dict().items()
         }
-    found.load_state_dict(state, assign=True)
-    return found.requires_grad_(False).eval()
+    fake.load_state_dict(state, assign=True)
+    return fake.requires_grad_(False).eval()
 
 
 def _array(deferred: Deferred, name: str) -> np.ndarray[Any, Any]:

@@ -126,8 +126,8 @@ def _raw_tokens_split(tokens: Collection[str]) -> Any:
         def get_ov_subgraph(self, input_nodes: list[Any]) -> list[Any]:
             pattern = "|".join(map(re.escape, sorted(tokens, reverse=True))) or "(?!)"
             nodes = [*input_nodes, *create_string_constant_node(f"({pattern})")]
-            found: list[Any] = steps._get_factory().create("SpecialTokensSplit", nodes).outputs()
-            return found
+            outputs: list[Any] = steps._get_factory().create("SpecialTokensSplit", nodes).outputs()
+            return outputs
 
     return Split()
 
@@ -167,8 +167,8 @@ def _is_misread(token: dict[str, Any]) -> bool:
     words = re.findall(r"[^\W\d_]+|\d|(?:[^\w\s]|_)+", token["content"])
     if token["normalized"] or words != [token["content"]]:
         return False
-    made = "".join(_changes(normalizer()).values())
-    return all(character in made for character in token["content"])
+    changed = "".join(_changes(normalizer()).values())
+    return all(character in changed for character in token["content"])
 
 
 def _contents(source: dict[str, Any]) -> tuple[dict[str, int], dict[str, int]]:
