@@ -228,10 +228,10 @@ def test_the_bundle_has_it_and_resume_sees_a_change(folders, tmp_path, capsys):
     again = ["--resume", "--overwrite"]
     capsys.readouterr()
     assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
-    assert capsys.readouterr().out.count("kept") == 2
+    assert capsys.readouterr().err.count("kept") == 2
     save_file({"emb_params": vectors(2, 32, seed=9)}, file)
     assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
-    assert "kept" not in capsys.readouterr().out
+    assert "kept" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

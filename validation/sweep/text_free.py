@@ -1,20 +1,23 @@
 """The bundle of the same checkpoint whose Stage B gets no text: the paper's Appendix J."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from exporter.checkpoint.find import Source
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import installed
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 
+if TYPE_CHECKING:  # the command line is read where the exporter's packages may be missing
+    from exporter.checkpoint.find import Source
+
 FOLDER = "text-free"
 
 
 def sources(
     bundle: Bundle, folder: Path, reference: str | None, prior: str | None
-) -> tuple[Source, Source] | None:
+) -> "tuple[Source, Source] | None":
     """The checkpoint to export to `folder`, decoder and prior; None when that was done before.
 
     UsageError unless the bundle has text in Stage B and is as the exporter made it.
@@ -43,7 +46,7 @@ def sources(
 def text_free(
     bundle: Bundle,
     folder: Path,
-    pair: tuple[Source, Source] | None,
+    pair: "tuple[Source, Source] | None",
     progress: Progress,
 ) -> Bundle:
     """The bundle in `folder`; exported first from `pair`, as `bundle` was, if there is one."""
