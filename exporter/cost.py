@@ -67,9 +67,7 @@ def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> I
     for plan in plan_graphs(checkpoint, "nchw", text=text):
         denoiser = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
         runs = len(denoiser.schedule) if denoiser else 1
-        graphs.append(
-            _cost(one_picture(plan, constants, picture_sizes), len(runs.schedule) if runs else 1)
-        )
+        graphs.append(_cost(one_picture(plan, constants, picture_sizes), runs))
     return Inspection(_components(checkpoint), tuple(graphs), *picture_sizes.picture)
 
 
@@ -101,7 +99,11 @@ def activations(plan: GraphPlan, default: Sizes) -> tuple[float, ...]:
     positions = [float(side**2) for side in sides]
     counted = [float(_bytes(plan, side, default)) for side in sides]
     powers = np.vander(positions, increasing=True)
-    return tuple(max(float(x), 0.0) for x in np.linalg.solve(powers, np.array(counted)))
+    factors = np.linalg.solve(powers, np.array(counted))
+    # Less than a byte at the largest size is the solver's rounding, which differs between machines.
+    return tuple(
+        float(x) if x * positions[-1] ** power >= 1 else 0.0 for power, x in enumerate(factors)
+    )
 
 
 def _bytes(plan: GraphPlan, side: int, default: Sizes) -> int:
