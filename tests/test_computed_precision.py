@@ -51,7 +51,7 @@ def unfused(path: Path, feeds):
 )
 def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, engine, name):
     """Engines round activations to int8 by default where weights are integers: 5e-3 to 9e-3."""
-    golden = read_golden(bundles("demo").folder).tensors
+    golden = read_golden(bundles("demo")).tensors
     graph = narrow["onnx"].graph(name)
     feeds = {tensor.name: golden[f"{name}.{tensor.name}"] for tensor in graph.inputs}
     expected = unfused(narrow["onnx"].path(graph.file), feeds)
@@ -66,7 +66,7 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
 
 def test_onnx_runtime_would_round_them_by_default(narrow, bundles):
     """The premise: without the setting the same graph is off by far more."""
-    golden = read_golden(bundles("demo").folder).tensors
+    golden = read_golden(bundles("demo")).tensors
     graph = narrow["onnx"].graph("stage_c_condition")
     path = narrow["onnx"].path(graph.file)
     feeds = {"last_hidden_state": golden["stage_c_condition.last_hidden_state"]}

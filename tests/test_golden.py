@@ -11,7 +11,7 @@ from validation.parity.recording import read_golden
 
 
 def recorded(bundle) -> tuple[int, int]:
-    recording = read_golden(bundle.folder)
+    recording = read_golden(bundle)
     return recording.steps("stage_c"), recording.steps("stage_b")
 
 
