@@ -40,9 +40,7 @@ def test_other_steps(bundles, asked, steps):
 
 @pytest.mark.parametrize("text", ["4", "4,0", "4,3,2", "x,y", "-1,3"])
 def test_bad_steps(capsys, tmp_path, text):
-    with pytest.raises(SystemExit) as exit_code:
-        main([str(tmp_path / "o"), f"--golden-steps={text}"])
-    assert exit_code.value.code == 2
+    assert main([str(tmp_path / "o"), f"--golden-steps={text}"]) == UsageError.exit_code
     assert "neither two numbers such as 4,3 nor 'full'" in capsys.readouterr().err
 
 

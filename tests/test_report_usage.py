@@ -102,7 +102,7 @@ def test_where_a_report_may_go(capsys, bundles, tmp_path):
         assert code == 2 and message in err
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["notes.txt"]
     code, _, err = run(capsys, bundle, "--golden", "--report", tmp_path / "file/report")
-    assert code == 1 and "cannot write" in err
+    assert code == 2 and "cannot be written" in err
     open_bundle(bundle)
 
 
