@@ -75,19 +75,29 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
 
 
 class _Output:
-    """Standard output, whose errors name it as those of files name theirs."""
+    """Standard output, whose errors name it as those of files name theirs.
+
+    An error is raised again at the next flush: argparse drops those of printing its help.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._error: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with _named():
-            return self._stream.write(text)
+        try:
+            with _named():
+                return self._stream.write(text)
+        except OSError as error:
+            self._error = error
+            raise
 
     def flush(self) -> None:
+        if self._error is not None:
+            raise self._error
         with _named():
             self._stream.flush()
 

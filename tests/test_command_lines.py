@@ -288,6 +288,13 @@ def test_streams_of_a_real_run(bundles, tmp_path):
             image.load()
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_cannot_be_written(unbuffered):
+    """argparse drops the error of printing its help, which an unbuffered stream meets at once."""
+    done = in_shell("$P -m runtimes --help >/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 1 and b"standard output: No space left" in done.stderr
+
+
 def test_terminals_that_show_ascii_only(bundles, tmp_path):
     path = f"{tmp_path}/réd.png"
     words = f"{bundles('one_level').folder} 'a réd ring' {' '.join(SHORT)} -o '{path}'"
