@@ -202,7 +202,7 @@ def test_pictures_show_what_prompts_name(bundles, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("\n".join(caption(scene) for scene in scenes))
     words = ["--prompts-file", tmp_path / "prompts.txt", "-o", tmp_path / "p.png", "--quiet"]
     assert generate([str(word) for word in (bundles("demo").folder, *words)]) == 0
-    pictures = np.stack([np.asarray(Image.open(tmp_path / f"p-{i}.png")) for i in range(20)])
+    pictures = np.stack([np.asarray(Image.open(tmp_path / f"p-{i:03}.png")) for i in range(20)])
     assert score(Judge()(pictures), scenes)["pair"] >= 0.8
 
 

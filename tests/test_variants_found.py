@@ -159,7 +159,7 @@ def test_a_mixed_checkpoint_validates(pair, tmp_path, capsys):
     make.to_shards(pair[1] / "prior", ".fp16.safetensors.index.json", ".fp16{n}.safetensors")
     output = tmp_path / "bundle"
     assert main([str(w) for w in (output, "-m", pair[0], "--prior", pair[1], "--no-golden")]) == 0
-    assert "no plain weights, the fp16 ones are taken" in capsys.readouterr().out
+    assert "no plain weights, the fp16 ones are taken" in capsys.readouterr().err
     assert json.loads((output / "bundle.json").read_text())["model"]["variant"] == ""
     words = [output, "--reference", pair[0], "--prior", pair[1]]
     assert validate([str(word) for word in words]) == 0
