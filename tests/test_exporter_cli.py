@@ -216,7 +216,16 @@ def largest_file():
 @pytest.mark.parametrize("limit", [1000, 40000, pytest.param(600000, marks=pytest.mark.slow)])
 def test_a_really_full_disk(capsys, tmp_path, pair, largest_file, limit):
     """The tokenizer, a graph and the golden run fail to write."""
-    words = [tmp_path / "bundle", "-m", pair[0], "--prior", pair[1], "--quiet"]
+    words = [
+        tmp_path / "bundle",
+        "-m",
+        pair[0],
+        "--prior",
+        pair[1],
+        "--quiet",
+        "--golden-steps",
+        "full",
+    ]
     largest_file(limit)
     code, err = run(capsys, *words)
     assert code == 1, err
