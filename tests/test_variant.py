@@ -23,9 +23,10 @@ def test_an_fp16_variant_is_exported_and_validated(folders, tmp_path, capsys):
             path.unlink()
         pair.append(str(copy))
     words = ["-m", pair[0], "--prior", pair[1], "--quiet"]
-    assert export([str(tmp_path / "plain"), *words]) == 2
-    assert "holds no safetensors weights" in capsys.readouterr().err
-    assert export([str(tmp_path / "b"), *words, "--variant", "fp16"]) == 0
+    # With no plain file beside it the variant is taken unasked; asking for another is refused.
+    assert export([str(tmp_path / "other"), *words, "--variant", "bf16"]) == 2
+    assert "holds weights of the variants fp16 only" in capsys.readouterr().err
+    assert export([str(tmp_path / "b"), *words]) == 0
     assert open_bundle(tmp_path / "b").manifest.model.variant == "fp16"
     steps = ["--steps", "2", "--decoder-steps", "2"]
     assert validate([str(tmp_path / "b"), "--reference", pair[0], "--prior", pair[1], *steps]) == 0
