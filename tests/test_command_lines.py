@@ -112,7 +112,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(capsys, program, words, message):
         (["--size", "512"], "--size: '512' is no size such as 512x768, height x width"),
         (["--size", "512x512", "--width", "512"], "--size and --width exclude each other"),
         (["--engine", "tensorrt"], "--engine: invalid choice: 'tensorrt'"),
-        (["--negative-prompt", "a", "--negative-prompt", "b"], "2 negative prompts for 1 prompts"),
+        (["--negative-prompt", "a", "--negative-prompt", "b"], "2 negative prompts for 1 prompt;"),
     ],
 )
 def test_values_that_are_refused(capsys, tmp_path, monkeypatch, words, message):
