@@ -37,6 +37,11 @@ def _no_check(source: Path, recipe: Recipe) -> None:
     """Nothing but the handler's presence has to hold."""
 
 
+def _no_kernels(target: Path, weights: list[Weight]) -> list[Weight]:
+    """The engine chooses by itself, and says so when it runs."""
+    return weights
+
+
 @dataclass(frozen=True)
 class Backend:
     """A format of graphs and how its bundles are quantised."""
@@ -54,6 +59,9 @@ class Backend:
     spelling: Callable[[str], str] = str
     # What else has to hold for a graph and its recipe; UsageError where it does not.
     check: Callable[[Path, Recipe], None] = _no_check
+    # The weights of a written graph with the kernels they run in; RunError where one is not the
+    # one it was written for.
+    with_kernels: Callable[[Path, list[Weight]], list[Weight]] = _no_kernels
 
 
 BACKENDS = {
@@ -72,6 +80,7 @@ BACKENDS = {
             "onnxscript": "onnxscript",
         },
         extra="cpu",
+        with_kernels=_late("onnx_kernels:with_kernels"),
     ),
     "openvino": Backend(
         handlers={

@@ -40,23 +40,31 @@ def instrumented(path: Path, axes: Mapping[str, list[int]]) -> Run:
     return run
 
 
-def extremes(
+def channel_extremes(
     path: Path, names: Collection[str], feeds: Iterable[Tensors]
 ) -> dict[str, tuple[Floats, Floats]]:
-    """The least and the largest value of each named tensor over all feeds."""
+    """The least and the largest value per channel, (C,), of the named tensors over all feeds.
+
+    Channels are axis 1 of pictures (B,C,H,W), the last of everything else.
+    """
     model = onnx_ir.load(path)
     values = create_value_mapping(model.graph)
     for name in names:
-        _reduce(model.graph, "ReduceMin", values[name], f"{name}_least", [])
-        _reduce(model.graph, "ReduceMax", values[name], f"{name}_largest", [])
-    session, count = _session(model, path.parent), len(names)
+        shape = values[name].shape
+        assert shape is not None
+        channels = 1 if len(shape) == 4 else len(shape) - 1
+        over = [axis for axis in range(len(shape)) if axis != channels]
+        _reduce(model.graph, "ReduceMin", values[name], f"{name}_least", over)
+        _reduce(model.graph, "ReduceMax", values[name], f"{name}_largest", over)
+    session = _session(model, path.parent)
+    ends: dict[str, tuple[Floats, Floats]] = {}
     wanted = [f"{name}_{which}" for which in ("least", "largest") for name in names]
-    rows = np.array([session.run(wanted, dict(sample)) for sample in feeds], np.float32)
-    least, largest = rows[:, :count].min(axis=0), rows[:, count:].max(axis=0)
-    return {
-        name: (np.array(low), np.array(high))
-        for name, low, high in zip(names, least, largest, strict=True)
-    }
+    for sample in feeds:
+        rows = session.run(wanted, dict(sample))
+        for name, least, largest in zip(names, rows, rows[len(names) :], strict=False):
+            low, high = ends.get(name, (least, largest))
+            ends[name] = (np.minimum(low, least), np.maximum(high, largest))
+    return ends
 
 
 def _reduce(graph: Graph, kind: str, value: Value, name: str, over: list[int]) -> None:
@@ -95,13 +103,3 @@ def _session(model: Model, folder: Path) -> Any:
     return onnxruntime.InferenceSession(
         proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-
-
-def channel_ranges(path: Path, names: Iterable[str], feeds: Iterable[Tensors]) -> dict[str, Floats]:
-    """The largest absolute value per channel of the named tensors (B,C,H,W) over all feeds."""
-    run = instrumented(path, {name: [0, 2, 3] for name in names})
-    ranges: dict[str, Floats] = {}
-    for sample in feeds:
-        for name, largest in run(sample)[1].items():
-            ranges[name] = np.maximum(ranges.get(name, largest), largest)
-    return ranges

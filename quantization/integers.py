@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from quantization.roles import Use
 
 KEPT_GROUP = 64  # inputs per scale of a weight that a plan keeps in int8
+KEPT_BLOCK = 32  # the same in ONNX, where activations are rounded by the same blocks
+SMALLEST_BLOCK = 16  # of MatMulNBits
 Floats = NDArray[np.floating]
 
 
@@ -44,3 +46,29 @@ def group_of(inputs: int, group: int) -> int:
     sizes = range(group, max(group // 4, 1) - 1, -1)
     divisor = next((size for size in sizes if inputs % size == 0), 0)
     return 0 if divisor == inputs else divisor
+
+
+def block_of(inputs: int, largest: int, bits: int) -> int:
+    """The block of a weight's inputs that takes the fewest bytes: a power of two up to `largest`.
+
+    A last block that is not full is stored whole, and each has an fp32 scale: 1296 inputs take
+    1428 bytes in blocks of 64 and 1452 in blocks of 128.
+    """
+    sizes = [largest]
+    while sizes[-1] > SMALLEST_BLOCK:
+        sizes.append(sizes[-1] // 2)
+    return min(sizes, key=lambda size: -(-inputs // size) * (size * bits // 8 + 4))
+
+
+def blocks_of(
+    weight: NDArray[np.float32], bits: int, block: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric integers (N, blocks, block) of a weight (K,N) and their scales (N, blocks)."""
+    columns = np.ascontiguousarray(weight.T)
+    count = -(-columns.shape[1] // block)
+    whole = np.pad(columns, ((0, 0), (0, count * block - columns.shape[1])))
+    blocks = whole.reshape(len(columns), count, block)
+    top = 2 ** (bits - 1) - 1
+    scale = np.maximum(np.abs(blocks).max(axis=2), 1e-12) / top
+    integers = np.clip(np.rint(blocks / scale[..., None]), -top, top).astype(np.int8)
+    return integers, scale.astype(np.float32)

@@ -6,6 +6,7 @@ a hub's cache are links into its `blobs`, and copies by `cp -al` share their fil
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ import onnx_ir
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from runtimes.bundle.graph_files import EXTERNAL_DATA_BYTES, SMALL_TENSOR_BYTES
+
+# How the integers of a weight are called in a graph.
+STORED = re.compile(r"(?P<weight>.+)_int(?P<bits>[48])")
 
 
 def load(path: Path) -> onnx_ir.Model:

@@ -1,20 +1,26 @@
-"""Integer weights in ONNX: DequantizeLinear in front of the node that uses them.
+"""Integer weights in ONNX, each in the form that ONNX Runtime has a kernel for.
 
-nncf.compress_weights (3.4) and onnxruntime's MatMulNBits cover matrix products only and leave
-1x1 convolutions, most of these graphs, as they are; nncf's ONNX output did not load. A standard
-DequantizeLinear runs on ONNX Runtime and OpenVINO alike.
+| what a weight is | form | what runs |
+|---|---|---|
+| a matrix, or a convolution over points (`channels_last`) | MatMulNBits | integers by blocks |
+| an embedding | Gather of integers and scales, DequantizeLinear | a few rows are widened |
+| any other convolution | DequantizeLinear in front of it | all of it is, at every run |
+
+OpenVINO reads the same forms. nncf.compress_weights (3.4) leaves convolutions as they are, and its
+ONNX output did not load.
 """
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir
-from numpy.typing import NDArray
-from onnx_ir import DataType, Node
 
-from quantization.integers import KEPT_GROUP, group_of, quantized
-from quantization.onnx_files import add_initializer, load, save
+from quantization.channels_last import channels_last
+from quantization.integers import KEPT_BLOCK, block_of, group_of
+from quantization.onnx_files import load, save
+from quantization.onnx_forms import as_dequantized, as_integer_gather, as_matmul_nbits
 from quantization.recipes import IntegerWeights
 from quantization.roles import Use, uses
 from runtimes.bundle.manifest import Weight
@@ -29,6 +35,7 @@ def quantize_weights(
 ) -> list[Weight]:
     """Write `source` as `target` with integer weights; lists every weight, changed or not."""
     model = load(source)
+    channels_last(model)
     weights = compress(model, recipe)
     save(model, target)
     return weights
@@ -61,56 +68,32 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     if use.weight in recipe.skip:
         return Weight(use.weight, "float32", "the plan skips it")
     if use.weight not in model.graph.initializers:  # shared, and done for an earlier node
-        return Weight(use.weight, f"int{recipe.bits} weights, shared", "")
+        kernel = "MatMulNBits" if use.kind == "MatMul" else ""
+        return Weight(use.weight, f"int{recipe.bits} weights, shared", "", kernel)
     value = model.graph.initializers[use.weight]
     assert value.const_value is not None
     weight = np.asarray(value.const_value.numpy(), np.float32)
-    bits, group = (8, KEPT_GROUP) if use.weight in recipe.keep else (recipe.bits, recipe.group)
-    if any(side > 1 for side in weight.shape[2:]):  # blocks run along one axis
-        bits, group = 8, 0
-    group = group_of(weight.shape[use.input_axis], group)
-    integers, scale = quantized(weight, use, bits, group, np.float16)
-    _insert(model, use, integers, scale, bits, group)
+    group = recipe.group
+    if use.kind == "MatMul":
+        form = _better(recipe) if use.weight in recipe.keep else recipe
+        block = block_of(weight.shape[use.input_axis], form.group, form.bits)
+        as_matmul_nbits(model.graph, value, weight, form.bits, block, form.activation_bits)
+        rounded = ", activations too" if form.activation_bits == 8 else ""
+        stored = f"int{form.bits} weights{rounded}, blocks of {block}"
+        return Weight(use.weight, stored, "", "MatMulNBits")
+    if use.kind == "Gather":
+        group = group_of(weight.shape[use.input_axis], group)
+        as_integer_gather(model.graph, value, weight, use, group)
+    else:
+        # Blocks run along one axis, and nothing is gained by them where all is widened.
+        group = 0
+        as_dequantized(model.graph, value, weight, use)
     blocks = f"groups of {group}" if group else "per channel"
-    return Weight(use.weight, f"int{bits} weights, {blocks}", "")
+    return Weight(use.weight, f"int8 weights, {blocks}", "")
 
 
-def _insert(
-    model: onnx_ir.Model,
-    use: Use,
-    integers: NDArray[np.int8],
-    scale: NDArray[np.floating],
-    bits: int,
-    group: int,
-) -> None:
-    """Put the integers, their scale and a DequantizeLinear in the weight's place."""
-    name, graph = use.weight, model.graph
-    value = graph.initializers[name]
-    stored = add_initializer(graph, _tensor(integers, bits, f"{name}_int{bits}"))
-    # Stored in fp16: with groups of 32 in fp32 scales take a fifth of the file. Engines fold it.
-    step = add_initializer(graph, onnx_ir.tensor(scale, name=f"{name}_scale"))
-    widen = Node(
-        "", "Cast", [step], [onnx_ir.AttrInt64("to", DataType.FLOAT)], name=f"{name}_scale_cast"
-    )
-    widen.outputs[0].name = f"{name}_scale_fp32"
-    widen.outputs[0].shape, widen.outputs[0].type = step.shape, value.type
-    options = {"axis": use.input_axis, "block_size": group} if group else {"axis": use.output_axis}
-    attributes = [onnx_ir.AttrInt64(key, number) for key, number in options.items()]
-    node = Node(
-        "", "DequantizeLinear", [stored, widen.outputs[0]], attributes, name=f"{name}_dequantize"
-    )
-    output = node.outputs[0]
-    output.name, output.shape, output.type = f"{name}_float", value.shape, value.type
-    users = {id(consumer.node) for consumer in value.uses()}
-    first = next(other for other in graph if id(other) in users)
-    graph.insert_before(first, [widen, node])
-    value.replace_all_uses_with(output)
-    del graph.initializers[name]
-
-
-def _tensor(integers: NDArray[np.int8], bits: int, name: str) -> onnx_ir.TensorProtocol:
-    if bits == 8:
-        return onnx_ir.tensor(integers, name=name)
-    import ml_dtypes
-
-    return onnx_ir.Tensor(integers.astype(ml_dtypes.int4), dtype=DataType.INT4, name=name)
+def _better(recipe: IntegerWeights) -> IntegerWeights:
+    """What the exceptions of a recipe get: a step up in exactness, and a step down in speed."""
+    if recipe.bits == 8:
+        return dataclasses.replace(recipe, activation_bits=32)
+    return dataclasses.replace(recipe, bits=8, group=KEPT_BLOCK)

@@ -22,10 +22,12 @@ from quantization.recipes import (
     Float16,
     Int8,
     Int8Dynamic,
+    IntegerWeights,
     Plan,
     Recipe,
+    in_steps,
 )
-from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.errors import UsageError
 
 RECIPES: dict[str, Recipe] = {
@@ -54,7 +56,8 @@ def read_plan(path: Path) -> tuple[str, Plan]:
     unknown = [name for name in value if name not in GRAPHS]
     if unknown:
         raise UsageError(f"--plan {path}: unknown graph '{unknown[0]}' of {', '.join(GRAPHS)}")
-    return precision, {name: _recipe(table, f"{path}: [{name}]") for name, table in value.items()}
+    recipes = {name: _recipe(name, table, f"{path}: [{name}]") for name, table in value.items()}
+    return precision, recipes
 
 
 def write_plan(path: Path, precision: str, plan: Plan) -> None:
@@ -70,13 +73,16 @@ def write_plan(path: Path, precision: str, plan: Plan) -> None:
                 lines += [f"{field} = [", *(f'  "{weight}",' for weight in names), "]"]
         if isinstance(recipe, Int8):
             lines.append(f"smoothing = {recipe.smoothing}")
+            lines.append(f"norm_smoothing = {recipe.norm_smoothing}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _recipe(table: Any, where: str) -> Recipe:
+def _recipe(graph: str, table: Any, where: str) -> Recipe:
     if not isinstance(table, dict) or table.get("recipe") not in RECIPES:
         raise UsageError(f"{where}: recipe must be one of {', '.join(RECIPES)}")
     recipe = RECIPES[table["recipe"]]
+    if graph in DENOISERS and isinstance(recipe, IntegerWeights):
+        recipe = in_steps(recipe)
     allowed = {field.name for field in dataclasses.fields(recipe)} - {"name", "bits"}
     for key, value in table.items():
         if key == "recipe":
@@ -94,7 +100,9 @@ def _typed(key: str, value: Any, where: str) -> Any:
         raise UsageError(f"{where}: '{key}' must be a list of weight names")
     if key == "group" and type(value) is int and value >= 0:
         return value
-    if key == "smoothing" and type(value) in (int, float) and 0 <= value <= 1:
+    if key == "activation_bits" and value in (8, 32) and type(value) is int:
+        return value
+    if key in ("smoothing", "norm_smoothing") and type(value) in (int, float) and 0 <= value <= 1:
         return float(value)
     raise UsageError(f"{where}: '{key}' is {value!r}")
 

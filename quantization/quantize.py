@@ -126,11 +126,12 @@ def _graph(
     """A graph without a weight to quantise stays as it is; a denoiser must have some."""
     graph, files = bundle.graph(name), bundle.files_of(name)
     before = sum(file.size for file in files.values())
-    handler = backend_of(bundle).handlers[type(recipe)]
+    backend = backend_of(bundle)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
         written = Path(scratch) / "graph" / PurePosixPath(graph.file).name
         written.parent.mkdir()
-        weights = tuple(handler(bundle.path(graph.file), written, recipe, feeds))
+        listed = backend.handlers[type(recipe)](bundle.path(graph.file), written, recipe, feeds)
+        weights = tuple(backend.with_kernels(written, listed))
         if all(weight.reason for weight in weights):
             if name in DENOISERS:
                 raise RunError(

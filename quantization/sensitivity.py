@@ -101,9 +101,7 @@ class Trial:
             target = Path(folder) / "graph" / "model.onnx"
             target.parent.mkdir()
             if isinstance(recipe, Int8):
-                cache = root / f"smoothing-{recipe.smoothing:g}"  # it moves the ranges
-                cache.mkdir(exist_ok=True)
-                quantize_int8(self._graph, target, recipe, self._calibration, cache)
+                quantize_int8(self._graph, target, recipe, self._calibration, cache=root)
             elif isinstance(recipe, Int8Dynamic):
                 quantize_int8_dynamic(self._graph, target, recipe)
             else:

@@ -167,11 +167,16 @@ class File:
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight that quantisation met: how it is stored now, or why it was left alone."""
+    """A weight that quantisation met: how it is stored now, or why it was left alone.
+
+    `kernel` is the operator that ONNX Runtime multiplies it by; '' for other engines, and for what
+    is no product of integers.
+    """
 
     name: str
     stored: str
     reason: str
+    kernel: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,465 @@
+"""A denoiser's graph with its channels in the last axis: convolutions over points become MatMul.
+
+ONNX Runtime multiplies int8 matrices and has no int8 kernel for convolutions with float results
+(docs/quantization.md), so integer graphs are written in the form that has one. The exporter's are
+NCHW, which OpenVINO and Core ML run fastest.
+
+The pass walks the graph once. For a value that it holds in another order of axes it keeps that
+copy and how to get back (`_Held`); a node whose meaning does not hang on the order takes the
+copies, any other node gets its inputs transposed back. What is left are transposes around
+depthwise convolutions and attention's own products.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+from onnx_ir import Attr, Node, Value
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from quantization.onnx_files import add_initializer
+from quantization.roles import uses
+
+Order = tuple[int, ...]
+# Axis i of the value is axis ORDER[i] of the copy: (B,C,H,W) of (B,H,W,C), and so on.
+CHANNELS_LAST: Order = (0, 3, 1, 2)
+POSITIONS_FIRST: Order = (0, 2, 1)  # (B,C,P) of (B,P,C)
+HEADS_LAST: Order = (0, 2, 3, 1)  # (B,heads,d,P) of (B,P,heads,d)
+_UNARY = {"Erf", "Sqrt", "Reciprocal", "Sigmoid", "Abs", "Neg", "Cast", "LeakyRelu", "Relu"}
+_BINARY = {"Add", "Sub", "Mul", "Div", "Pow"}
+_REDUCTIONS = {"ReduceMean", "ReduceSum"}
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A copy of a value with its axes in another order: value = Transpose(copy, perm=order)."""
+
+    copy: Value
+    order: Order
+
+
+def channels_last(model: onnx_ir.Model) -> int:
+    """Rewrite a graph in place; returns how many convolutions became products of matrices.
+
+    Names of weights stay; a weight (O,I,1,1) becomes (I,O). Weights are read. Convolutions that
+    `roles.uses` has a reason for to leave in float stay convolutions.
+    """
+    stay = {use.node for use in uses(model) if use.reason}
+    rewrite = _Rewrite(model.graph, stay)
+    for node in list(model.graph):
+        rewrite.visit(node)
+    rewrite.finish()
+    if rewrite.products:
+        RemoveUnusedNodesPass()(model)
+    return rewrite.products
+
+
+class _Rewrite:
+    """The walk over one graph: what is held, and the nodes that are added."""
+
+    def __init__(self, graph: onnx_ir.Graph, stay: Collection[str]) -> None:
+        self.graph, self.stay = graph, stay
+        self.products = 0
+        self._held: dict[Value, _Held] = {}
+        self._copies: dict[tuple[Value, Order], Value] = {}
+        self._ones: dict[int, Value] = {}
+        self._rules: dict[str, Callable[[Node], bool]] = {
+            "Conv": self._conv,
+            "ConvTranspose": self._conv_transpose,
+            "Concat": self._concat,
+            "Split": self._split,
+            "Transpose": self._transpose,
+            "Reshape": self._reshape,
+            **dict.fromkeys(_UNARY, self._unary),
+            **dict.fromkeys(_BINARY, self._binary),
+            **dict.fromkeys(_REDUCTIONS, self._reduce),
+        }
+
+    def visit(self, node: Node) -> None:
+        """Rewrite one node where it can be, or give it its inputs as they were."""
+        rule = self._rules.get(node.op_type)
+        if rule is not None and rule(node):
+            return
+        for index, value in enumerate(node.inputs):
+            if value is not None and value in self._held:
+                node.replace_input_with(index, self._restored(value, node))
+
+    def finish(self) -> None:
+        """Give the graph's own outputs in their order, and by their names."""
+        for index, value in enumerate(self.graph.outputs):
+            if value in self._held and value.producer() is not None:
+                restored = self._restored(value, None)
+                if restored is not value:
+                    restored.name, value.name = value.name, f"{value.name}_unused"
+                    restored.shape, restored.type = value.shape, value.type
+                    self.graph.outputs[index] = restored
+
+    # What follows adds nodes; `before` is the node whose place is meant.
+
+    def _add(
+        self,
+        before: Node | None,
+        kind: str,
+        inputs: Sequence[Value | None],
+        attributes: Sequence[Attr] = (),
+        *,
+        name: str,
+    ) -> Value:
+        node = Node("", kind, inputs, attributes, name=name)
+        node.outputs[0].name = name
+        if before is None:
+            self.graph.append(node)
+        else:
+            self.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _hold(self, value: Value, copy: Value, order: Order) -> None:
+        copy.type = value.type
+        if value.shape is not None and copy.shape is None:
+            dimensions = [value.shape[order.index(axis)] for axis in range(len(order))]
+            copy.shape = onnx_ir.Shape(dimensions)
+        self._held[value] = _Held(copy, order)
+
+    def _restored(self, value: Value, before: Node | None) -> Value:
+        """A value in its own order."""
+        held = self._held[value]
+        return self._reordered(held.copy, held.order, before)
+
+    def _reordered(self, value: Value, order: Order, before: Node | None) -> Value:
+        """Transpose(value, perm=order), made once."""
+        if order == tuple(range(len(order))):
+            return value
+        if (value, order) not in self._copies:
+            perm = onnx_ir.AttrInt64s("perm", order)
+            name = f"{value.name}_{''.join(map(str, order))}"
+            copy = self._add(before, "Transpose", [value], [perm], name=name)
+            copy.type = value.type
+            if value.shape is not None:
+                copy.shape = onnx_ir.Shape([value.shape[axis] for axis in order])
+            self._copies[value, order] = copy
+        return self._copies[value, order]
+
+    def _in_order(self, value: Value, order: Order, before: Node) -> Value | None:
+        """The copy of a value with its axes in `order`; None where its rank is another.
+
+        Numbers that are the same everywhere stay as they are.
+        """
+        held = self._held.get(value)
+        if held is not None and len(held.order) == len(order):
+            # copy' = Transpose(value, inverse of order), value = Transpose(copy, held.order)
+            inverse = _inverse(order)
+            return self._reordered(held.copy, tuple(held.order[axis] for axis in inverse), before)
+        if value.const_value is not None and value.const_value.size == 1:
+            return value
+        if value.shape is None or len(value.shape) != len(order):
+            return None
+        if value.is_initializer() and value.const_value is not None:
+            return self._constant_in_order(value, order)
+        return self._reordered(value, _inverse(order), before)
+
+    def _constant_in_order(self, value: Value, order: Order) -> Value:
+        inverse = _inverse(order)
+        if (value, inverse) not in self._copies:
+            assert value.const_value is not None
+            turned = np.ascontiguousarray(value.const_value.numpy().transpose(inverse))
+            self._copies[value, inverse] = self._constant(turned, f"{value.name}_last")
+        return self._copies[value, inverse]
+
+    def _constant(self, values: NDArray[np.generic], name: str) -> Value:
+        known = self.graph.initializers.get(name)
+        return known or add_initializer(self.graph, onnx_ir.tensor(values, name=name))
+
+    # The rules: each says whether it took the node.
+
+    def _unary(self, node: Node) -> bool:
+        value = node.inputs[0]
+        if value is None or value not in self._held:
+            return False
+        held = self._held[value]
+        copy = self._add(
+            node, node.op_type, [held.copy], list(node.attributes.values()), name=_name(node)
+        )
+        self._hold(node.outputs[0], copy, held.order)
+        return True
+
+    def _binary(self, node: Node) -> bool:
+        if self._norm(node):
+            return True
+        held = [self._held[value] for value in node.inputs if value in self._held]
+        if not held:
+            return False
+        order = held[0].order
+        inputs = [self._in_order(value, order, node) for value in node.inputs if value is not None]
+        if None in inputs:
+            return False
+        copy = self._add(node, node.op_type, inputs, name=_name(node))
+        self._hold(node.outputs[0], copy, order)
+        return True
+
+    def _norm(self, node: Node) -> bool:
+        """The exporter's ChannelNorm, seven nodes over axis 1, as one over the last axis."""
+        source, epsilon = _channel_norm(node)
+        if source is None or source not in self._held:
+            return False
+        held = self._held[source]
+        if held.order != CHANNELS_LAST or source.shape is None:
+            return False
+        width = source.shape[1]
+        if not isinstance(width, int):
+            return False
+        ones = self._constant(np.ones(width, np.float32), f"ones_{width}")
+        attributes = [onnx_ir.AttrInt64("axis", -1), onnx_ir.AttrFloat32("epsilon", epsilon)]
+        copy = self._add(
+            node, "LayerNormalization", [held.copy, ones], attributes, name=_name(node)
+        )
+        self._hold(node.outputs[0], copy, held.order)
+        return True
+
+    def _reduce(self, node: Node) -> bool:
+        value, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+        if value not in self._held or axes is None or axes.const_value is None:
+            return False
+        if "keepdims" in node.attributes and node.attributes["keepdims"].as_int() == 0:
+            return False
+        held = self._held[value]
+        turned = sorted(held.order[int(axis)] for axis in axes.const_value.numpy())
+        name = "axes_" + "_".join(map(str, turned))
+        moved = self._constant(np.array(turned, np.int64), name)
+        copy = self._add(
+            node,
+            node.op_type,
+            [held.copy, moved],
+            list(node.attributes.values()),
+            name=_name(node),
+        )
+        self._hold(node.outputs[0], copy, held.order)
+        return True
+
+    def _concat(self, node: Node) -> bool:
+        held = [self._held[value] for value in node.inputs if value in self._held]
+        if not held:
+            return False
+        order = held[0].order
+        inputs = [self._in_order(value, order, node) for value in node.inputs if value is not None]
+        if None in inputs:
+            return False
+        axis = onnx_ir.AttrInt64("axis", order[node.attributes["axis"].as_int()])
+        copy = self._add(node, "Concat", inputs, [axis], name=_name(node))
+        self._hold(node.outputs[0], copy, order)
+        return True
+
+    def _split(self, node: Node) -> bool:
+        value = node.inputs[0]
+        if value is None or value not in self._held:
+            return False
+        held = self._held[value]
+        axis = held.order[node.attributes["axis"].as_int()]
+        attributes = [a for a in node.attributes.values() if a.name != "axis"]
+        split = Node(
+            "",
+            "Split",
+            [held.copy, *node.inputs[1:]],
+            [*attributes, onnx_ir.AttrInt64("axis", axis)],
+            num_outputs=len(node.outputs),
+            name=_name(node),
+        )
+        self.graph.insert_before(node, split)
+        for output, copy in zip(node.outputs, split.outputs, strict=True):
+            copy.name = f"{output.name}_last"
+            self._hold(output, copy, held.order)
+        return True
+
+    def _transpose(self, node: Node) -> bool:
+        """Nothing is moved yet: only the order is kept."""
+        value = node.inputs[0]
+        assert value is not None
+        perm = tuple(node.attributes["perm"].as_ints())
+        held = self._held.get(value, _Held(value, tuple(range(len(perm)))))
+        self._held[node.outputs[0]] = _Held(held.copy, tuple(held.order[axis] for axis in perm))
+        return True
+
+    def _reshape(self, node: Node) -> bool:
+        """The three reshapes of attention: positions in one axis, heads apart, and back."""
+        value, result = node.inputs[0], node.outputs[0].shape
+        if value not in self._held or result is None or not isinstance(result[1], int):
+            return False
+        order, ranks = self._held[value].order, (len(self._held[value].order), len(result))
+        if ranks == (4, 3) and order == CHANNELS_LAST:
+            return self._reshaped(node, [0, -1, result[1]], POSITIONS_FIRST)
+        if ranks == (3, 4) and order == POSITIONS_FIRST and isinstance(result[2], int):
+            return self._reshaped(node, [0, 0, result[1], result[2]], HEADS_LAST)
+        if ranks == (4, 4) and order != CHANNELS_LAST and _merges_heads(value, result[1]):
+            return self._merge_heads(node, result[1])
+        return False
+
+    def _reshaped(self, node: Node, shape: list[int], order: Order) -> bool:
+        value = node.inputs[0]
+        assert value is not None
+        name = "shape_" + "_".join(map(str, shape)).replace("-", "m")
+        target = self._constant(np.array(shape, np.int64), name)
+        copy = self._add(node, "Reshape", [self._held[value].copy, target], name=_name(node))
+        self._hold(node.outputs[0], copy, order)
+        return True
+
+    def _merge_heads(self, node: Node, width: int) -> bool:
+        value, shape = node.inputs[0], node.inputs[1]
+        assert value is not None and shape is not None
+        together = self._in_order(value, HEADS_LAST, node)
+        places = self._constant(np.array([0, 2, 3, 1], np.int64), "places_last")
+        moved = self._add(node, "Gather", [shape, places], name=f"{_name(node)}_shape")
+        copy = self._add(node, "Reshape", [together, moved], name=_name(node))
+        self._hold(node.outputs[0], copy, CHANNELS_LAST)
+        return True
+
+    def _conv(self, node: Node) -> bool:
+        weight, sides = _kernel(node)
+        if weight is None or node.name in self.stay or not _is_product(node, sides):
+            return self._keep(node)
+        value = node.inputs[0]
+        assert value is not None
+        if sides == (2, 2):  # the four pixels that one output sees, as channels: (y, x, c)
+            picture = self._restored(value, node) if value in self._held else value
+            size = onnx_ir.AttrInt64("blocksize", 2)
+            deep = self._add(node, "SpaceToDepth", [picture], [size], name=f"{_name(node)}_deep")
+            points: Value | None = self._reordered(deep, _inverse(CHANNELS_LAST), node)
+        else:
+            points = self._in_order(value, CHANNELS_LAST, node)
+        assert points is not None
+        matrix = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+        copy = self._product(node, points, matrix)
+        self._hold(node.outputs[0], copy, CHANNELS_LAST)
+        return True
+
+    def _conv_transpose(self, node: Node) -> bool:
+        weight, sides = _kernel(node)
+        if weight is None or sides != (2, 2) or not _is_product(node, sides):
+            return self._keep(node)
+        value = node.inputs[0]
+        assert value is not None
+        points = self._in_order(value, CHANNELS_LAST, node)
+        assert points is not None
+        matrix = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)  # (I, (y, x, O))
+        deep = self._product(node, points, matrix, repeats=4)
+        order = self._reordered(deep, CHANNELS_LAST, node)
+        size = onnx_ir.AttrInt64("blocksize", 2)
+        picture = self._add(node, "DepthToSpace", [order], [size], name=f"{_name(node)}_wide")
+        picture.shape, picture.type = node.outputs[0].shape, node.outputs[0].type
+        last = self._reordered(picture, _inverse(CHANNELS_LAST), node)
+        self._hold(node.outputs[0], last, CHANNELS_LAST)
+        self._copies[last, CHANNELS_LAST] = picture
+        return True
+
+    def _product(
+        self, node: Node, points: Value, matrix: NDArray[np.generic], repeats: int = 1
+    ) -> Value:
+        """Points (B,H,W,I) by a matrix (I,O), and the convolution's bias."""
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        assert weight is not None and weight.name
+        weight.const_value = onnx_ir.tensor(np.ascontiguousarray(matrix), name=weight.name)
+        weight.shape = onnx_ir.Shape(matrix.shape)
+        self.products += 1
+        # The node's own name: plans and calibration know it by that.
+        name, node.name = node.name or "", f"{node.name}_convolution"
+        product = self._add(node, "MatMul", [points, weight], name=f"{name}_product")
+        producer = product.producer()
+        assert producer is not None
+        producer.name = name
+        if bias is None:
+            return product
+        if repeats > 1:
+            assert bias.const_value is not None
+            bias = self._constant(np.tile(bias.const_value.numpy(), repeats), f"{bias.name}_tiled")
+        return self._add(node, "Add", [product, bias], name=f"{name}_last")
+
+    def _keep(self, node: Node) -> bool:
+        """A convolution that stays: what follows it takes its result with channels last."""
+        for index, value in enumerate(node.inputs):
+            if value is not None and value in self._held:
+                node.replace_input_with(index, self._restored(value, node))
+        output = node.outputs[0]
+        if output.shape is None or len(output.shape) != len(CHANNELS_LAST):
+            return True
+        perm = onnx_ir.AttrInt64s("perm", _inverse(CHANNELS_LAST))
+        turned = Node("", "Transpose", [output], [perm], name=f"{_name(node)}_last")
+        turned.outputs[0].name = turned.name
+        self.graph.insert_after(node, turned)
+        self._hold(output, turned.outputs[0], CHANNELS_LAST)
+        self._copies[turned.outputs[0], CHANNELS_LAST] = output
+        return True
+
+
+def _kernel(node: Node) -> tuple[NDArray[np.generic] | None, tuple[int, ...]]:
+    """A convolution's weight, where it is constant and the only use of it, and its sides."""
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or len(list(weight.uses())) != 1:
+        return None, ()
+    shape = tuple(weight.const_value.shape.numpy())
+    return (weight.const_value.numpy(), shape[2:]) if len(shape) == 4 else (None, ())
+
+
+def _is_product(node: Node, sides: tuple[int, ...]) -> bool:
+    """Whether every output comes of its own pixels: a matrix product with nothing around it."""
+    if sides not in ((1, 1), (2, 2)):
+        return False
+
+    def given(name: str, default: list[int]) -> list[int]:
+        return list(node.attributes[name].as_ints()) if name in node.attributes else default
+
+    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
+    return (
+        group == 1
+        and given("strides", [1, 1]) == list(sides)
+        and not any(given("pads", [0] * 4))
+        and not any(given("output_padding", [0, 0]))
+        and given("dilations", [1, 1]) == [1, 1]
+    )
+
+
+def _channel_norm(node: Node) -> tuple[Value | None, float]:
+    """The input of (x - mean) * rsqrt(mean((x - mean)^2) + eps) over axis 1, and eps."""
+    if node.op_type != "Mul":
+        return None, 0.0
+    chain = [*_up(node.inputs[1], "Reciprocal", "Sqrt", "Add", "ReduceMean", "Pow")]
+    centred = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if len(chain) != 5 or centred is None or centred.op_type != "Sub":
+        return None, 0.0
+    addition, mean, power = chain[2:]
+    epsilon, axes = addition.inputs[1], mean.inputs[1]
+    if power.inputs[0] is not node.inputs[0] or epsilon is None or epsilon.const_value is None:
+        return None, 0.0
+    if axes is None or axes.const_value is None or axes.const_value.numpy().tolist() != [1]:
+        return None, 0.0
+    return centred.inputs[0], float(epsilon.const_value.numpy())
+
+
+def _up(value: Value | None, *kinds: str) -> list[Node]:
+    """The nodes of these kinds, one before the other, that make a value; [] where they do not."""
+    nodes = []
+    for kind in kinds:
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != kind:
+            return []
+        nodes.append(node)
+        value = node.inputs[0]
+    return nodes
+
+
+def _merges_heads(value: Value, width: int) -> bool:
+    shape = value.shape
+    return (
+        shape is not None
+        and len(shape) == 4
+        and isinstance(shape[1], int)
+        and isinstance(shape[2], int)
+        and shape[1] * shape[2] == width
+    )
+
+
+def _inverse(order: Order) -> Order:
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+def _name(node: Node) -> str:
+    return f"{node.outputs[0].name}_last"

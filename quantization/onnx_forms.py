@@ -1,0 +1,210 @@
+"""How integer weights are written in ONNX, a function a form, in place of what uses them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+from onnx_ir import Attr, AttrInt64, DataType, Graph, Node, Value
+
+from quantization.integers import blocks_of, quantized
+from quantization.onnx_files import add_initializer
+from quantization.roles import Use
+
+CONTRIB = "com.microsoft"
+# What MatMulNBits rounds its activations to: ONNX Runtime's accuracy levels.
+ACCURACY_LEVELS = {32: 1, 8: 4}
+
+
+def as_matmul_nbits(
+    graph: Graph,
+    value: Value,
+    weight: NDArray[np.float32],
+    bits: int,
+    block: int,
+    activation_bits: int,
+) -> None:
+    """MatMulNBits in place of MatMul by a weight (K,N): a scale for `block` inputs of a column.
+
+    Activations of `activation_bits` 8 are rounded by blocks, too, as they come; 32 stay fp32.
+    The bias stays a node: OpenVINO (2024 to 2026) adds the operator's own to the weights.
+    """
+    integers, scale = blocks_of(weight, bits, block)
+    stored = _packed(integers, bits)  # (N, blocks, bytes of a block)
+    inputs = [_constant(graph, stored, f"{value.name}_int{bits}")]
+    inputs.append(_constant(graph, scale, f"{value.name}_scale"))
+    attributes = {
+        "K": weight.shape[0],
+        "N": weight.shape[1],
+        "bits": bits,
+        "block_size": block,
+        "accuracy_level": ACCURACY_LEVELS[activation_bits],
+    }
+    for node in _users(value):
+        product = Node(
+            CONTRIB,
+            "MatMulNBits",
+            [node.inputs[0], *inputs],
+            [AttrInt64(key, number) for key, number in attributes.items()],
+            name=node.name,
+        )
+        _replace(graph, node, product)
+    graph.opset_imports[CONTRIB] = 1
+    del graph.initializers[value.name or ""]
+
+
+def as_int8_products(
+    graph: Graph,
+    value: Value,
+    weight: NDArray[np.float32],
+    extremes: tuple[float, float],
+    activations: dict[Value, Value],
+) -> None:
+    """MatMul of an activation and a weight (K,N) in 8 bits each: MatMulIntegerToFloat's pattern.
+
+    The activation has one scale, from the least and the largest value it has; products that share
+    it, as queries, keys and values do, share its rounding: `activations` says what was rounded.
+    """
+    stored, step = _columns(graph, value, weight)
+    for node in _users(value):
+        source = node.inputs[0]
+        assert source is not None
+        if source not in activations:
+            activations[source] = _rounded(graph, node, source, *extremes)
+        axis = [AttrInt64("axis", 1)]
+        wide = _insert(graph, node, "DequantizeLinear", [stored, step], axis, f"{value.name}_float")
+        product = Node("", "MatMul", [activations[source], wide], name=node.name)
+        _replace(graph, node, product)
+    del graph.initializers[value.name or ""]
+
+
+def as_dynamic_products(
+    graph: Graph,
+    value: Value,
+    weight: NDArray[np.float32],
+    activations: dict[Value, tuple[Value, ...]],
+) -> None:
+    """The same with the activation's range taken as it comes: DynamicQuantizeMatMul's pattern."""
+    stored, step = _columns(graph, value, weight)
+    for node in _users(value):
+        source = node.inputs[0]
+        assert source is not None
+        if source not in activations:
+            rounding = Node(
+                "", "DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}_dynamic"
+            )
+            for output, suffix in zip(rounding.outputs, ("int8", "scale", "zero"), strict=True):
+                output.name = f"{source.name}_{suffix}"
+            graph.insert_before(node, rounding)
+            activations[source] = tuple(rounding.outputs)
+        integers, scale, zero = activations[source]
+        name = node.outputs[0].name or ""
+        sums = _insert(graph, node, "MatMulInteger", [integers, stored, zero], [], f"{name}_int32")
+        to_float = [AttrInt64("to", DataType.FLOAT)]
+        wide = _insert(graph, node, "Cast", [sums], to_float, f"{name}_wide")
+        scales = _insert(graph, node, "Mul", [scale, step], [], f"{name}_scales")
+        _replace(graph, node, Node("", "Mul", [wide, scales], name=node.name))
+    del graph.initializers[value.name or ""]
+
+
+def as_integer_gather(
+    graph: Graph, value: Value, weight: NDArray[np.float32], use: Use, group: int
+) -> None:
+    """Rows of an embedding (entries, width) and their scales are looked up, then widened.
+
+    DequantizeLinear in front of the Gather would widen all of the table for a prompt's 77 rows.
+    """
+    integers, scale = quantized(weight, use, 8, group or weight.shape[1])
+    stored = _constant(graph, integers, f"{value.name}_int8")
+    steps = _constant(graph, scale, f"{value.name}_scale")
+    for node in _users(value):
+        rows, scales = (
+            Node("", "Gather", [table, node.inputs[1]], list(node.attributes.values()))
+            for table in (stored, steps)
+        )
+        options = [AttrInt64("axis", -1), AttrInt64("block_size", group or weight.shape[1])]
+        outputs = [rows.outputs[0], scales.outputs[0]]
+        widened = Node("", "DequantizeLinear", outputs, options, name=node.name)
+        for part, suffix in ((rows, "rows"), (scales, "scales")):
+            part.name = part.outputs[0].name = f"{node.outputs[0].name}_{suffix}"
+            graph.insert_before(node, part)
+        _replace(graph, node, widened)
+    del graph.initializers[value.name or ""]
+
+
+def as_dequantized(graph: Graph, value: Value, weight: NDArray[np.float32], use: Use) -> None:
+    """DequantizeLinear in front of what uses a weight: a scale per output channel."""
+    integers, scale = quantized(weight, use, 8, 0)
+    stored = _constant(graph, integers, f"{value.name}_int8")
+    step = _constant(graph, scale, f"{value.name}_scale")
+    axis = [AttrInt64("axis", use.output_axis)]
+    node = Node("", "DequantizeLinear", [stored, step], axis, name=f"{value.name}_dequantize")
+    output = node.outputs[0]
+    output.name, output.shape, output.type = f"{value.name}_float", value.shape, value.type
+    graph.insert_before(next(_users(value)), node)
+    value.replace_all_uses_with(output)
+    del graph.initializers[value.name or ""]
+
+
+def _columns(graph: Graph, value: Value, weight: NDArray[np.float32]) -> tuple[Value, Value]:
+    """A weight (K,N) as int8 with a scale a column."""
+    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
+    integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    stored = _constant(graph, integers, f"{value.name}_int8")
+    return stored, _constant(graph, scale.astype(np.float32), f"{value.name}_scale")
+
+
+def _rounded(graph: Graph, node: Node, source: Value, least: float, largest: float) -> Value:
+    """QuantizeLinear and DequantizeLinear of an activation in front of a node."""
+    least, largest = min(least, 0.0), max(largest, 0.0)  # 0 must be a number of the scale
+    scale = max((largest - least) / 255, 1e-12)
+    step = _constant(graph, np.array(scale, np.float32), f"{source.name}_scale")
+    zero = _constant(graph, np.array(round(-least / scale), np.uint8), f"{source.name}_zero")
+    inputs = [source, step, zero]
+    rounded = _insert(graph, node, "QuantizeLinear", inputs, [], f"{source.name}_int8")
+    return _insert(
+        graph, node, "DequantizeLinear", [rounded, step, zero], [], f"{source.name}_rounded"
+    )
+
+
+def _insert(
+    graph: Graph,
+    before: Node,
+    kind: str,
+    inputs: Sequence[Value],
+    attributes: Sequence[Attr],
+    name: str,
+) -> Value:
+    node = Node("", kind, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _users(value: Value) -> Iterator[Node]:
+    """The nodes that use a value, in running order."""
+    users = {id(use.node) for use in value.uses()}
+    graph = value.graph
+    assert graph is not None
+    return (node for node in list(graph) if id(node) in users)
+
+
+def _replace(graph: Graph, node: Node, other: Node) -> None:
+    """Put a node in another one's place; the result keeps its name, type and shape."""
+    old, new = node.outputs[0], other.outputs[0]
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    graph.insert_before(node, other)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _packed(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """As MatMulNBits reads them: unsigned around 128 or 8; of two in a byte the low one first."""
+    unsigned = (integers.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
+    if bits == 8:
+        return unsigned
+    return np.bitwise_or(unsigned[..., ::2], unsigned[..., 1::2] << np.uint8(4), dtype=np.uint8)
+
+
+def _constant(graph: Graph, values: NDArray[np.generic], name: str) -> Value:
+    return add_initializer(graph, onnx_ir.tensor(np.ascontiguousarray(values), name=name))
