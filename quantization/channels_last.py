@@ -28,6 +28,7 @@ CHANNELS_LAST: Order = (0, 3, 1, 2)
 POSITIONS_FIRST: Order = (0, 2, 1)  # (B,C,P) of (B,P,C)
 HEADS_LAST: Order = (0, 2, 3, 1)  # (B,heads,d,P) of (B,P,heads,d)
 _UNARY = {"Erf", "Sqrt", "Reciprocal", "Sigmoid", "Abs", "Neg", "Cast", "LeakyRelu", "Relu"}
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _BINARY = {"Add", "Sub", "Mul", "Div", "Pow"}
 _REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
@@ -46,7 +47,10 @@ def channels_last(model: onnx_ir.Model) -> int:
     Names of weights stay; a weight (O,I,1,1) becomes (I,O). Weights are read. Convolutions that
     `roles.uses` has a reason for to leave in float stay convolutions.
     """
-    stay = {use.node for use in uses(model) if use.reason}
+    weights = list(uses(model))
+    if not any(use.kind in _CONVOLUTIONS and not use.reason for use in weights):
+        return 0
+    stay = {use.node for use in weights if use.reason}
     rewrite = _Rewrite(model.graph, stay)
     for node in list(model.graph):
         rewrite.visit(node)

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -200,9 +199,8 @@ def _print(manifest: Manifest, *, verbose: bool) -> None:
             f"{record.bytes_after / 1e6:>9.2f}{share:>10.2f}"
             + (f"   worst step {record.worst_db:.1f} dB" if record.worst_db else "")
         )
-        kernels = Counter(weight.kernel for weight in done if weight.kernel)
-        if kernels:
-            ran = ", ".join(f"{count} {name}" for name, count in kernels.items())
+        if record.kernels:
+            ran = ", ".join(f"{count} {name}" for name, count in record.kernels.items())
             print(f"  products on ONNX Runtime: {ran}")
         reasons = [weight.reason for weight in record.weights if weight.reason]
         for reason in dict.fromkeys(reasons):

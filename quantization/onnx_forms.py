@@ -93,7 +93,7 @@ def as_dynamic_products(
             rounding = Node(
                 "", "DynamicQuantizeLinear", [source], num_outputs=3, name=f"{source.name}_dynamic"
             )
-            for output, suffix in zip(rounding.outputs, ("int8", "scale", "zero"), strict=True):
+            for output, suffix in zip(rounding.outputs, ("uint8", "scale", "zero"), strict=True):
                 output.name = f"{source.name}_{suffix}"
             graph.insert_before(node, rounding)
             activations[source] = tuple(rounding.outputs)
@@ -161,7 +161,7 @@ def _rounded(graph: Graph, node: Node, source: Value, least: float, largest: flo
     step = _constant(graph, np.array(scale, np.float32), f"{source.name}_scale")
     zero = _constant(graph, np.array(round(-least / scale), np.uint8), f"{source.name}_zero")
     inputs = [source, step, zero]
-    rounded = _insert(graph, node, "QuantizeLinear", inputs, [], f"{source.name}_int8")
+    rounded = _insert(graph, node, "QuantizeLinear", inputs, [], f"{source.name}_uint8")
     return _insert(
         graph, node, "DequantizeLinear", [rounded, step, zero], [], f"{source.name}_rounded"
     )

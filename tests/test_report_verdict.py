@@ -96,7 +96,7 @@ def variant(
     failure = None if ok else Failure("stage_c", 1, "it fails")
     place = {"stage_c": Placement(engine, "CPU", "f32")}
     return Variant(
-        name, "", "", "", ok, failure, (), {"other": int(size * 1e6)}, {}, place, (), (), (),
+        name, "", "", "", ok, failure, (), {"other": int(size * 1e6)}, {}, place, {}, (), (), (),
         50.0, 40.0, 0.0, cost, "", (),
     )  # fmt: skip
 

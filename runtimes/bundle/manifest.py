@@ -1,5 +1,6 @@
 """The bundle's manifest, `bundle.json`: what a host needs to know to run the graphs."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 FORMAT = "wuerstchen-bundle"
@@ -191,6 +192,11 @@ class Quantization:
     bytes_before: int
     bytes_after: int
     worst_db: float | None = None
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """How many products ONNX Runtime computes in which integer kernel."""
+        return dict(Counter(weight.kernel for weight in self.weights if weight.kernel))
 
 
 @dataclass(frozen=True)

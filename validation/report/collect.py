@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import Execution, Tensors
+from runtimes.engines.base import Execution, Placement, Tensors
 from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import RunError, UsageError
 from runtimes.progress import Progress
@@ -173,6 +173,7 @@ def _variant(
         bytes=_bytes(judged.entry.bundle),
         stored={name: graph.precision for name, graph in manifest.graphs.items()},
         placements=gate.placements,
+        kernels=_kernels(judged.entry, gate.placements),
         graphs=gate.graphs,
         steps=gate.steps,
         trajectory=gate.trajectory,
@@ -183,6 +184,15 @@ def _variant(
         cost_note="" if cost else NO_TIME,
         quality=(*judged.close, *quality),
     )
+
+
+def _kernels(entry: Entry, placements: Mapping[str, Placement]) -> dict[str, dict[str, int]]:
+    """What quantisation read from ONNX Runtime's optimised graphs; nothing for other engines."""
+    return {
+        name: record.kernels
+        for name, record in entry.bundle.manifest.quantization.items()
+        if record.kernels and name in placements and placements[name].engine.startswith("ONNX")
+    }
 
 
 def _bytes(bundle: Bundle) -> dict[str, int]:

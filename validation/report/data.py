@@ -107,7 +107,8 @@ class Variant:
 
     `bytes` are those of each stage and of the rest (tokenizer, README), without the golden run,
     which no host needs. `stored` has the precision of each graph's weights, `placements` what it
-    really ran on and in. `largest_difference` is the picture's, in 0..1. `cost` is None where
+    really ran on and in, `kernels` how many products of a graph ONNX Runtime computes in which
+    integer kernel. `largest_difference` is the picture's, in 0..1. `cost` is None where
     nothing can be timed; `cost_note` says why.
     """
 
@@ -121,6 +122,7 @@ class Variant:
     bytes: dict[str, int]
     stored: dict[str, str]
     placements: dict[str, Placement]
+    kernels: dict[str, dict[str, int]]
     graphs: tuple[Check, ...]
     steps: tuple[Check, ...]
     trajectory: tuple[Check, ...]

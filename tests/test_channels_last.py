@@ -1,0 +1,82 @@
+"""Integer graphs have their channels last: the same function, with products of matrices."""
+
+from collections import Counter
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+import pytest
+
+from quantization.channels_last import channels_last
+from quantization.onnx_files import load, save
+from quantization.roles import uses
+from validation.parity.metrics import difference
+
+DENOISERS = ("stage_c", "stage_b")
+
+
+def session(path):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def feeds_for(graph, sizes, seed=0):
+    """Standard normal inputs; names of sizes in the graph stand for what `sizes` says."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for value in session(graph).get_inputs():
+        shape = [
+            side if isinstance(side, int) else eval(side.replace("/", "//"), {}, sizes)  # noqa: S307
+            for side in value.shape
+        ]
+        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return feeds
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize(
+    ("config", "height", "width"), [("public", 32, 48), ("one_level", 20, 12), ("demo", 32, 16)]
+)
+def test_the_same_function_at_any_size(bundles, tmp_path, config, name, height, width):
+    path = bundles(config).path(f"{name}/model.onnx")
+    model = load(path)
+    wanted = {use.weight for use in uses(model) if not use.reason and use.kind != "MatMul"}
+    assert channels_last(model) == len(wanted) > 0
+    save(model, tmp_path / "graph" / "model.onnx")
+    sizes = {"batch": 2, "height": height, "width": width}
+    feeds = feeds_for(path, sizes)
+    first, second = (
+        s.run(None, feeds)[0] for s in map(session, (path, tmp_path / "graph/model.onnx"))
+    )
+    assert difference(second, first).relative < 2e-5
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_only_depthwise_convolutions_and_attention_are_transposed(bundles, name):
+    """Every other transpose is one that the pass should have spared."""
+    model = load(bundles("demo").path(f"{name}/model.onnx"))
+    channels_last(model)
+    count = Counter(node.op_type for node in model.graph)
+    kept = count["Conv"] + count["ConvTranspose"]
+    resampled = count["SpaceToDepth"] + count["DepthToSpace"]
+    # Two around a convolution; queries, keys, values and the result of attention; the text's keys
+    # and values; what Stage B concatenates from its input.
+    attentions = count["Softmax"]
+    assert count["Transpose"] <= 2 * kept + 2 * resampled + 4 * attentions + 4
+    assert count["Pow"] == count["ReduceSum"]  # GRN's squares: norms are LayerNormalization
+    assert {use.kind for use in uses(model) if not use.reason} == {"MatMul"}
+
+
+def test_weights_keep_their_names_and_reasons(bundles):
+    """Plans made for one form of a graph serve the other, and OpenVINO's."""
+    path = bundles("demo").path("stage_b/model.onnx")
+    before = {use.weight: use.reason for use in uses(onnx_ir.load(path))}
+    model = load(path)
+    channels_last(model)
+    assert {use.weight: use.reason for use in uses(model)} == before
+
+
+def test_a_graph_without_convolutions_stays_as_it_is(bundles):
+    model = load(bundles("public").path("text_encoder/model.onnx"))
+    before = [node.name for node in model.graph]
+    assert channels_last(model) == 0
+    assert [node.name for node in model.graph] == before
