@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from exporter.golden import SHORT_STEPS, GoldenSteps
 from runtimes.arguments import Parser, add_size_options, integer, settle_size, size
 from runtimes.bundle.manifest import GRAPHS
-from runtimes.console import command, guarded, installed
+from runtimes.console import command, guarded, require
 from runtimes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -334,16 +334,10 @@ def _sources(args: argparse.Namespace, *, weights: bool = True) -> "tuple[Source
 
 def _require_export_packages() -> None:
     """One clear line where the export extra is not installed."""
-    _require(("huggingface_hub", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export")
+    require(("huggingface_hub", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export")
 
 
 def _require_backend_packages(backend: str) -> None:
     from exporter.formats.table import BACKENDS
 
-    _require(BACKENDS[backend].packages, BACKENDS[backend].extra)
-
-
-def _require(packages: tuple[str, ...], extra: str) -> None:
-    missing = [name for name in packages if not installed(name)]
-    if missing:
-        raise UsageError(f"{missing[0]} is not installed: pip install 'wuerstchen-export[{extra}]'")
+    require(BACKENDS[backend].packages, BACKENDS[backend].extra)

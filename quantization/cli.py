@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantization.backends import BACKENDS, missing_package
+from quantization.backends import BACKENDS, require_packages
 from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
@@ -146,10 +146,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def require_onnx() -> None:
     """UsageError where what measures ONNX bundles is not installed."""
-    if missing := missing_package(BACKENDS["onnx"]):
-        raise UsageError(
-            f"{missing} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
-        )
+    require_packages(BACKENDS["onnx"])
 
 
 def fp32_onnx_bundle(folder: Path) -> Bundle:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.bundle.read import sha256
-from runtimes.console import installed
+from runtimes.console import install_hint, installed
 from runtimes.errors import UsageError
 from validation.quality.bootstrap import interval_of
 from validation.quality.images import image_paths
@@ -26,7 +26,6 @@ CLIP_MODEL = "openai/clip-vit-base-patch16"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
 SPLITS = 10  # of the Inception score, Salimans et al. 2016
-_EXTRA = "pip install 'wuerstchen-export[quality]'"
 
 
 def clip_score(pictures: Sequence[Picture], model: str) -> Metric:
@@ -45,9 +44,8 @@ def load_clip(model: str) -> tuple[Any, Any] | str:
 
     Nothing is downloaded: a measure that waits for a network, or fetches 600 MB unasked, is none.
     """
-    missing = [name for name in ("torchmetrics", "transformers") if not installed(name)]
-    if missing:
-        return f"needs {missing[0]}: {_EXTRA}"
+    if hint := install_hint(("torchmetrics", "transformers"), "quality"):
+        return hint
     from transformers import CLIPModel, CLIPProcessor
 
     local = {"local_files_only": True}
@@ -92,8 +90,8 @@ def inception_metrics(
         needs = f"needs {INCEPTION_FILE}: give it as --inception-weights"
         return [Metric(name, None, note=needs) for name in names]
     check_weights(path)
-    if not installed("torch_fidelity"):
-        return [Metric(name, None, note=f"needs torch-fidelity: {_EXTRA}") for name in names]
+    if hint := install_hint(("torch_fidelity",), "quality"):
+        return [Metric(name, None, note=hint) for name in names]
     scores = _fidelity(pictures, images, path)
     return [_fid(scores, pictures, images), _inception_score(scores, pictures)]
 
