@@ -10,7 +10,7 @@ from pathlib import Path
 from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, a_path, add_size_options, integer, settle_size
-from runtimes.bundle.write import check_writable
+from runtimes.bundle.write import atomic_file, check_writable
 from runtimes.console import command
 from runtimes.errors import UsageError
 from runtimes.plan import Options
@@ -83,7 +83,8 @@ def _run(args: argparse.Namespace) -> int:
             "runs": 0 if args.normal_inputs else args.runs,
             "nodes": nodes,
         }
-        args.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        with atomic_file(args.output) as file:
+            file.write((json.dumps(about, indent=1) + "\n").encode())
         report(f"wrote {args.output}")
     # Not `>`: a NaN does not fit either.
     over = [r for r in measured if r.precision == "fp16" and not r.largest <= LARGEST_FP16]
