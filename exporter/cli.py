@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from exporter.golden import SHORT_STEPS, GoldenSteps
 from runtimes.arguments import Parser, add_size_options, integer, settle_size, size
 from runtimes.bundle.manifest import GRAPHS
-from runtimes.console import command, guarded, require
+from runtimes.console import guarded, require, run_cli
 from runtimes.errors import UsageError
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_inspect = words[:1] == ["inspect"]
     command_line, action = (inspect_parser(), _inspect) if is_inspect else (parser(), _export)
     words = words[is_inspect:]
-    return command(command_line, action, words, interrupted=_INTERRUPTED, intermixed=True)
+    return run_cli(command_line, action, words, interrupted=_INTERRUPTED, intermixed=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, a_path, add_size_options, integer, settle_size
 from runtimes.bundle.write import atomic_file, check_writable
-from runtimes.console import command
+from runtimes.console import run_cli
 from runtimes.errors import UsageError
 from runtimes.plan import Options
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; 1 when an fp16 node would overflow."""
-    return command(parser(), _run, argv, interrupted="nothing was written")
+    return run_cli(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from quantization.sensitivity import GROUPS
 from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import atomic_folder, check_new
-from runtimes.console import command, require
+from runtimes.console import require, run_cli
 
 PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("stage_b"))]
 
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="nothing was written")
+    return run_cli(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:

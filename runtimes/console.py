@@ -27,7 +27,7 @@ _DISTRIBUTIONS = {
 }
 
 
-def command(
+def run_cli(
     parser: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None,
