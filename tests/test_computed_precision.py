@@ -7,9 +7,10 @@ import onnxruntime
 import pytest
 from openvino_cases import as_ir
 
+from quantization.plan_file import RECIPES
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, PRECISIONS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines import onnxruntime_device
 from runtimes.engines.base import Execution
@@ -97,6 +98,10 @@ def test_fp16_is_reported_as_what_computes(monkeypatch, machine, flags, device, 
     monkeypatch.setattr(onnxruntime_device.platform, "machine", lambda: machine)
     monkeypatch.setattr(onnxruntime_device, "cpu_flags", lambda: frozenset(flags))
     assert computed_precision("fp16", device) == label
+
+
+def test_every_precision_is_fp32_or_a_recipe():
+    assert {"fp32", *RECIPES} == set(PRECISIONS)
 
 
 def test_an_unknown_precision_is_an_error():

@@ -15,6 +15,7 @@ from exporter.torch_engine import TorchGraphs
 from quantization.coreml_program import mil_name
 from runtimes import Options, Pipeline, RunError
 from runtimes.bundle.readme import PROMPT
+from runtimes.decibels import decibels
 from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
 from runtimes.schedule import timestep_embedding
@@ -22,7 +23,7 @@ from validation.mil.compressed import COMPRESSED
 from validation.mil.engine import MilEngine
 from validation.mil.islands import precision_faults
 from validation.mil.program import read_program, unpack
-from validation.parity.metrics import decibels, difference
+from validation.parity.metrics import difference
 from validation.parity.tolerances import LIMITS, limits_for
 
 pytest.importorskip("coremltools")

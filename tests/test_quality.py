@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from runtimes.bundle.read import Bundle
+from runtimes.decibels import EXACT_DB
 from runtimes.errors import UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
-from validation.parity.metrics import EXACT_DB
 from validation.quality import published
 from validation.quality.measure import Request, metrics_of
 from validation.quality.pictures import Picture

@@ -25,10 +25,10 @@ from quantization.sensitivity import (
     Evaluation,
     Trial,
     damages,
-    decibels,
     evaluation_of,
     floor_of,
     pick,
+    sqnr_db,
 )
 from quantization.smoothing import after_grn, norms, smooth
 from runtimes import Options, Pipeline
@@ -175,10 +175,10 @@ def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
     graph = bundle.path(bundle.graph("stage_b").file)
     evaluation = evaluation_of(graph, judged.feeds["stage_b"][::4])
     trial = Trial(graph, RECIPES["int4-weights"], [], evaluation)
-    uniform = decibels(trial.noise().max())
+    uniform = sqnr_db(trial.noise().max())
     found = damages(trial)
     keep, noise = pick(trial, found, floor_of(trial, uniform + 4), uniform + 4)
-    assert decibels(noise.max()) >= uniform + 4
+    assert sqnr_db(noise.max()) >= uniform + 4
     assert 0 < len(keep) < len(trial.values) / 2
     trial.close()
 

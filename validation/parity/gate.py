@@ -7,6 +7,7 @@ import numpy as np
 
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
+from runtimes.decibels import decibels
 from runtimes.engines.base import STORED, Engine, Placement, Tensors
 from runtimes.engines.table import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
@@ -14,7 +15,7 @@ from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.schedule import schedule, timestep_embedding
-from validation.parity.metrics import Difference, decibels, difference, psnr_db
+from validation.parity.metrics import Difference, difference, psnr_db
 from validation.parity.recording import Recording
 from validation.parity.tolerances import Limits, loosest
 

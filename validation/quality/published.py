@@ -38,7 +38,6 @@ def clip_score(pictures: Sequence[Picture], model: str) -> Metric:
     return Metric(CLIP_SCORE, float(scores.mean()), *interval_of(scores, np.mean), "", note)
 
 
-@functools.cache
 def load_clip(model: str) -> tuple[Any, Any] | str:
     """CLIP's model and processor, from a folder or the hub's cache; or what is needed for them.
 
@@ -46,12 +45,8 @@ def load_clip(model: str) -> tuple[Any, Any] | str:
     """
     if hint := install_hint(("torchmetrics", "transformers"), "quality"):
         return hint
-    from transformers import CLIPModel, CLIPProcessor
-
-    local = {"local_files_only": True}
     try:
-        network = CLIPModel.from_pretrained(model, use_safetensors=True, **local)
-        processor = CLIPProcessor.from_pretrained(model, **local)
+        return _clip(model)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of another config
         files = "config.json, model.safetensors, preprocessor_config.json and tokenizer files"
         if Path(model).is_dir():
@@ -60,7 +55,16 @@ def load_clip(model: str) -> tuple[Any, Any] | str:
             f"needs the CLIP model {model} ({files}), which is not in the hub's cache: run "
             f"'hf download {model}', or give a folder as --clip-model"
         )
-    return network, processor
+
+
+@functools.cache
+def _clip(model: str) -> tuple[Any, Any]:
+    """Loaded once, for every bundle scored; an error is not kept, for files may arrive."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    local = {"local_files_only": True}
+    network = CLIPModel.from_pretrained(model, use_safetensors=True, **local)
+    return network, CLIPProcessor.from_pretrained(model, **local)
 
 
 def _clip_scores(pictures: Sequence[Picture], parts: tuple[Any, Any]) -> list[float]:
