@@ -63,7 +63,7 @@ class Case:
 def bundle_cases(
     bundle: Bundle,
     checkpoint: Checkpoint,
-    wanted: Sequence[str],
+    graphs: Sequence[str],
     recording: Recording,
     folder: Path,
 ) -> Iterator[Case]:
@@ -75,7 +75,7 @@ def bundle_cases(
     pixels = pixels_asked(bundle.manifest.sampling, recording.options)
     costs = graph_costs(checkpoint, *pixels, text=text)
     for plan in plan_graphs(checkpoint, "nchw", text=text):
-        if plan.name not in wanted:
+        if plan.name not in graphs:
             continue
         file = graph_file(bundle, plan.name)
         values = _recorded(bundle, plan, recording)

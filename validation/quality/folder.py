@@ -23,10 +23,10 @@ def claim(folder: Path, identity: Json, flag: str = "--output") -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{flag} {folder} is no folder; choose another")
     if path.is_file():
-        there = read_json(path)
+        recorded = read_json(path)
         for key, value in identity.items():
-            if there is None or there.get(key) != value:
-                was = "unreadable" if there is None else str(there.get(key))[:60]
+            if recorded is None or recorded.get(key) != value:
+                was = "unreadable" if recorded is None else str(recorded.get(key))[:60]
                 raise UsageError(
                     f"{flag} {folder} holds another run ({key}: {was} there, {str(value)[:60]} "
                     "now); choose another folder"

@@ -151,21 +151,25 @@ def _parameters(series: Series, index: int) -> dict[str, Any]:
 def _kept(series: Series, index: int, path: Path) -> Picture | None:
     """The picture at `path` if it is whole, None where it is to be made."""
     try:
-        there = read_parameters(path)
+        parameters = read_parameters(path)
         with np.load(_latents_path(path)) as latents:
             whole = set(DENOISERS) <= set(latents.files)
     except (OSError, ValueError, RunError, UnidentifiedImageError, zipfile.BadZipFile):
         return None  # not there, or cut off by a full disk or a power cut
     for key, value in _parameters(series, index).items():
-        if there.get(key) != value:
+        if parameters.get(key) != value:
             raise UsageError(
-                f"{path} was made with another {key} ({there.get(key)!r}, now {value!r}); choose "
-                "another folder"
+                f"{path} was made with another {key} ({parameters.get(key)!r}, now {value!r}); "
+                "choose another folder"
             )
     if not whole:
         return None
     return Picture(
-        path, there["prompt"], there["seed"], float(there["seconds"]), dict(there["placements"])
+        path,
+        parameters["prompt"],
+        parameters["seed"],
+        float(parameters["seconds"]),
+        dict(parameters["placements"]),
     )
 
 
