@@ -19,6 +19,7 @@ from runtimes.engines.table import ENGINES, BundleGraphs
 from runtimes.errors import RunError
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
+from validation.parity.tolerances import LIMITS
 
 WIDENED = ("text_encoder", *CONDITION_GRAPHS)
 
@@ -62,7 +63,7 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
     opened.close()
     assert opened.placement.precision == "f32"
     for key, values in expected.items():
-        assert difference(outputs[key], values).relative < 1e-5
+        assert difference(outputs[key], values).relative < LIMITS["fp32"].graph_error
 
 
 def test_onnx_runtime_would_round_them_by_default(narrow, bundles):

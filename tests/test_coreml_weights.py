@@ -15,7 +15,6 @@ from exporter.torch_engine import TorchGraphs
 from quantization.coreml_program import mil_name
 from runtimes import Options, Pipeline, RunError
 from runtimes.bundle.readme import PROMPT
-from runtimes.decibels import decibels
 from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
 from runtimes.schedule import timestep_embedding
@@ -87,7 +86,7 @@ def worst_db(bundle, recorded):
 def test_the_demo_holds_the_limit_in_its_worst_steps(demo, tmp_path, precision):
     bundle, recorded = demo
     found = made(bundle, tmp_path / "b", precision, keep=KEPT[precision])
-    assert worst_db(found, recorded) >= decibels(limits_for(precision).graph_error)
+    assert worst_db(found, recorded) >= limits_for(precision).graph_db
     record = found.manifest.quantization["stage_c"]
     share = {"int8-weights": 0.57, "palette6": 0.46, "palette4": 0.42}[precision]
     assert record.bytes_after <= share * record.bytes_before
@@ -97,7 +96,7 @@ def test_the_demo_holds_the_limit_in_its_worst_steps(demo, tmp_path, precision):
 
 @pytest.mark.slow
 def test_fp16_as_exported_is_what_the_rest_is_measured_against(demo):
-    assert worst_db(*demo) >= decibels(LIMITS["fp16"].graph_error)
+    assert worst_db(*demo) >= LIMITS["fp16"].graph_db
 
 
 # One in the short run: what differs between the others is coremltools' search for tables.

@@ -7,7 +7,6 @@ import numpy as np
 
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
-from runtimes.decibels import decibels
 from runtimes.engines.base import STORED, Engine, Placement, Tensors
 from runtimes.engines.table import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
@@ -225,6 +224,6 @@ def _graph_check(graph: str, step: int | None, what: str, off: Difference, limit
         relative=off.relative,
         sqnr_db=off.sqnr_db,
         limit=f"relative error <= {limits.graph_error:.1e}",
-        limit_db=decibels(limits.graph_error),
+        limit_db=limits.graph_db,
         passed=off.relative <= limits.graph_error,
     )
