@@ -14,7 +14,7 @@ import numpy as np
 
 from runtimes.bundle.read import sha256
 from runtimes.console import install_hint, installed
-from runtimes.errors import UsageError
+from runtimes.errors import UsageError, one_line
 from validation.quality.bootstrap import interval_of
 from validation.quality.images import image_paths
 from validation.quality.metric import Metric
@@ -50,7 +50,7 @@ def load_clip(model: str) -> tuple[Any, Any] | str:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of another config
         files = "config.json, model.safetensors, preprocessor_config.json and tokenizer files"
         if Path(model).is_dir():
-            return f"needs {files} in {model}: {' '.join(str(error).split())[:160]}"
+            return f"needs {files} in {model}: {one_line(error)[:160]}"
         return (
             f"needs the CLIP model {model} ({files}), which is not in the hub's cache: run "
             f"'hf download {model}', or give a folder as --clip-model"
