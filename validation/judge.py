@@ -125,7 +125,7 @@ def _compare(args: argparse.Namespace) -> int:
     repeats = REPEATS if args.repeats is None else args.repeats
     bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
     prompts = None
-    if args.pictures is not None or args.prompts is not None:
+    if args.pictures != 0 and (args.pictures is not None or args.prompts is not None):
         prompts = prompts_for(bundles[0].manifest.model, args.prompts, args.pictures, "--pictures")
     request = Request(args.report, repeats, prompts, args.verbose, args.quiet, args.json)
     check_request(request, bundles)
