@@ -1,30 +1,34 @@
-"""python -m exporter: checkpoint to bundle, and `inspect`."""
+"""python -m exporter: checkpoint to bundle."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.checkpoint_arguments import (
+    add_checkpoint_options,
+    add_output_options,
+    find_sources,
+    require_export_packages,
+)
 from exporter.golden import SHORT_STEPS, GoldenSteps
-from runtimes.arguments import Parser, add_size_options, integer, settle_size, size
+from runtimes.arguments import Parser, integer, settle_size, size
 from runtimes.bundle.manifest import GRAPHS
-from runtimes.console import command, guarded, installed
+from runtimes.console import guarded, require, run_cli, subcommand
 from runtimes.errors import UsageError
 
 if TYPE_CHECKING:
-    from exporter.checkpoint.find import Source
-    from exporter.cost import Inspection
     from exporter.options import ExportOptions
 
+COMMANDS = {"inspect": "exporter.inspect_cli"}
 DEFAULT_OUTPUT = "wuerstchen-bundle"
 _INTERRUPTED = "no bundle was written; --resume goes on from the graphs that are finished"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m exporter`; `inspect` has the same checkpoint options."""
+    """The command line of `python -m exporter`."""
     command_line = Parser(
         prog="python -m exporter",
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
@@ -43,12 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=f"bundle folder to write (default: {DEFAULT_OUTPUT})",
     )
-    _checkpoint_options(parser)
+    add_checkpoint_options(parser)
     _format_options(parser)
     _backend_options(parser)
     _content_options(parser)
     _run_options(parser)
-    _output_options(parser)
+    add_output_options(parser)
 
 
 def _content_options(parser: argparse.ArgumentParser) -> None:
@@ -163,58 +167,12 @@ def _golden_steps(text: str) -> GoldenSteps:
     return int(numbers[0]), int(numbers[1])
 
 
-def inspect_parser() -> argparse.ArgumentParser:
-    """The command line of `python -m exporter inspect`."""
-    command_line = Parser(
-        prog="python -m exporter inspect",
-        description="Print parameters, FLOPs, memory and disk of a checkpoint from its configs; "
-        "no weights are read, nothing is written.",
-    )
-    _checkpoint_options(command_line)
-    _output_options(command_line)
-    return command_line
-
-
-def _checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-m",
-        "--model",
-        metavar="DIR_OR_ID",
-        help="diffusers folder or hub id of decoder and VQGAN, or a folder with the "
-        "prior in it too (default: the demo checkpoint)",
-    )
-    parser.add_argument(
-        "--prior",
-        metavar="DIR_OR_ID",
-        help="diffusers folder or hub id of the prior (default: the one the model "
-        "card of --model names)",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of --model on the hub")
-    parser.add_argument("--prior-revision", help="branch, tag or commit of --prior on the hub")
-    parser.add_argument("--variant", help="weight files of a variant, such as fp16")
-    parser.add_argument(
-        "--stage-b-text",
-        type=str.lower,
-        choices=["keep", "drop"],
-        default="keep",
-        help="drop: Stage B without text, and without its text encoder (not exact; see README)",
-    )
-    add_size_options(parser, "default: the checkpoint's", "default picture")
-
-
-def _output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="print errors only")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    is_inspect = words[:1] == ["inspect"]
-    command_line, action = (inspect_parser(), _inspect) if is_inspect else (parser(), _export)
-    words = words[is_inspect:]
-    return command(command_line, action, words, interrupted=_INTERRUPTED, intermixed=True)
+    if other := subcommand(words, COMMANDS):
+        return other(words[1:])
+    return run_cli(parser(), _export, words, interrupted=_INTERRUPTED, intermixed=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -226,7 +184,7 @@ def _export(args: argparse.Namespace) -> None:
     if args.output == Path("inspect"):
         raise UsageError("write 'inspect' first: python -m exporter inspect ...")
     settle_size(args)
-    _require_export_packages()
+    require_export_packages()
     _require_backend_packages(args.backend)
     from exporter.export import export
     from exporter.options import check_options
@@ -237,7 +195,7 @@ def _export(args: argparse.Namespace) -> None:
     # A hub download may take an hour: what can be wrong without it is said before.
     check_options(options)
     check_output(args.output, overwrite=args.overwrite or args.resume)
-    source, prior = _sources(args)
+    source, prior = find_sources(args)
     progress = Progress(quiet=args.quiet or args.json)
     manifest = export(source, prior, args.output, options, progress)
     written = sum(file.size for file in manifest.files.values())
@@ -276,74 +234,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
     )
 
 
-def _inspect(args: argparse.Namespace) -> None:
-    settle_size(args)
-    _require_export_packages()
-    from exporter.checkpoint.open import open_checkpoint
-    from exporter.cost import inspect
-
-    checkpoint = open_checkpoint(*_sources(args, weights=False), args.variant, weights=False)
-    for note in () if args.quiet else checkpoint.notes:
-        print(f"note: {note}", file=sys.stderr)
-    inspection = inspect(
-        checkpoint,
-        args.height or checkpoint.height,
-        args.width or checkpoint.width,
-        text=args.stage_b_text == "keep",
-    )
-    if args.json:
-        value = dataclasses.asdict(inspection) | {"disk_bytes": inspection.disk_bytes}
-        print(json.dumps(value, indent=1))
-    else:
-        _print_inspection(inspection)
-
-
-def _print_inspection(inspection: "Inspection") -> None:
-    print(f"{'component':<24}{'parameters':>16}{'fp32 MB':>12}")
-    for name, parameters in inspection.components.items():
-        print(f"{name:<24}{parameters:>16,}{4 * parameters / 1e6:>12,.1f}")
-    pixels = f"{inspection.height} x {inspection.width}"
-    print(f"\none picture of {pixels} pixels, default guidance and steps")
-    print(f"{'graph':<24}{'parameters':>16}{'GFLOP a run':>14}{'runs':>6}{'peak MB fp32':>14}")
-    for graph in inspection.graphs:
-        print(
-            f"{graph.name:<24}{graph.parameters:>16,}{graph.flops / 1e9:>14,.2f}{graph.runs:>6}"
-            f"{graph.peak_bytes / 1e6:>14,.1f}"
-        )
-    total = sum(graph.flops * graph.runs for graph in inspection.graphs)
-    disk = ", ".join(f"{key} {value / 1e6:,.1f} MB" for key, value in inspection.disk_bytes.items())
-    print(f"\nTFLOP a picture: {total / 1e12:,.3f}; disk: {disk}")
-
-
-def _sources(args: argparse.Namespace, *, weights: bool = True) -> "tuple[Source, Source]":
-    """The two checkpoint folders of the command line; the demo's without --model."""
-    from exporter.checkpoint.find import demo_pair, find_pair
-
-    for name in ("height", "width"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} is {value}; it must be at least 1 pixel")
-    if args.model is not None:
-        revisions = (args.revision, args.prior_revision)
-        return find_pair(args.model, args.prior, revisions, args.variant, weights=weights)
-    for name in ("prior", "revision", "prior_revision"):
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} needs --model")
-    return demo_pair()
-
-
-def _require_export_packages() -> None:
-    """One clear line where the export extra is not installed."""
-    _require(("huggingface_hub", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch"), "export")
-
-
 def _require_backend_packages(backend: str) -> None:
     from exporter.formats.table import BACKENDS
 
-    _require(BACKENDS[backend].packages, BACKENDS[backend].extra)
-
-
-def _require(packages: tuple[str, ...], extra: str) -> None:
-    missing = [name for name in packages if not installed(name)]
-    if missing:
-        raise UsageError(f"{missing[0]} is not installed: pip install 'wuerstchen-export[{extra}]'")
+    require(BACKENDS[backend].packages, BACKENDS[backend].extra)

@@ -92,9 +92,8 @@ def activations(plan: GraphPlan, default: Sizes) -> tuple[float, ...]:
     """
     if all(tensor.name != "latents" for tensor in plan.inputs):
         return ()
-    side = default.stage_c if plan.name == "stage_c" else default.stage_b
     # In steps of what Stage B's levels divide by; a step at least, for the smallest of models.
-    steps = max(min(side) // plan.multiple, 2)
+    steps = max(min(default.latent(plan.name)) // plan.multiple, 2)
     sides = [n * plan.multiple for n in (steps // 2, steps, 2 * steps)]
     positions = [float(side**2) for side in sides]
     counted = [float(_bytes(plan, side, default)) for side in sides]

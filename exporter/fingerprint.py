@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.checkpoint.configs import TextConfig
-from exporter.checkpoint.vocabulary import FILES
+from exporter.checkpoint.tokenizer_files import FILES
 from exporter.formats.table import BACKENDS
 from exporter.graphs import GraphPlan
 from exporter.job import Job

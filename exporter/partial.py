@@ -11,19 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from runtimes.bundle.manifest import File, Graph
 from runtimes.bundle.read import Bundle, sha256
+from runtimes.bundle.replacing import locked
 from runtimes.bundle.typed_json import decode
-from runtimes.bundle.write import write_error
+from runtimes.bundle.write import atomic_file, write_error
 from runtimes.errors import RunError
-
-_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,8 @@ class PartialExport:
 
     def _write(self, name: str, record: Record) -> Record:
         # The record comes last and at once: a killed export leaves a whole one or none.
-        text = json.dumps(dataclasses.asdict(record))
-        (self.folder / f"{name}.tmp").write_text(text, encoding="utf-8")
-        os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.json")
+        with atomic_file(self.folder / f"{name}.json") as file:
+            file.write(json.dumps(dataclasses.asdict(record)).encode())
         return record
 
     def adopt(self, name: str, bundle: Bundle) -> Record:
@@ -115,25 +111,24 @@ class PartialExport:
         A folder without a finished graph is removed in the end, and so are its new parents.
         """
         new_parents = [path for path in self.folder.parents if not path.exists()]
-        lock = FileLock(self.folder / _LOCK, timeout=0)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-            if not Path(lock.lock_file).exists():  # another export ended at this very moment
-                raise Timeout(lock.lock_file)
-        except Timeout:
-            raise RunError(f"another export to {self.output} is running; wait for it") from None
-        except OSError as error:
-            raise write_error(self.output, error) from error
-        try:
-            yield
-        finally:
-            if not self.records():
-                self.remove()
-            lock.release()
-            for path in new_parents:
-                with suppress(OSError):  # it holds something
-                    path.rmdir()
+        with ExitStack() as lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(locked(self.folder))
+                if not self.folder.exists():  # another export ended at this very moment
+                    raise BlockingIOError
+            except BlockingIOError:
+                raise RunError(f"another export to {self.output} is running; wait for it") from None
+            except OSError as error:
+                raise write_error(self.output, error) from error
+            try:
+                yield
+            finally:
+                if not self.records():
+                    self.remove()
+                for path in new_parents:
+                    with suppress(OSError):  # it holds something
+                        path.rmdir()
 
     @contextmanager
     def open(self, *, keep: bool) -> Iterator[None]:

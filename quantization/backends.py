@@ -5,6 +5,7 @@ needs neither onnx nor OpenVINO, and `--help` needs none of the three.
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from quantization.recipes import Float16, Int8, Int8Dynamic, IntegerWeights, Palette, Recipe
 from runtimes.bundle.manifest import Weight
 from runtimes.bundle.read import Bundle
-from runtimes.console import installed
+from runtimes.console import distribution, require
 from runtimes.engines.base import Tensors
 from runtimes.errors import UsageError
 
@@ -49,9 +50,9 @@ class Backend:
     handlers: Mapping[type[Recipe], Handler]
     # The weights of a graph that a plan may make exceptions of.
     weight_names: Callable[[Path], Collection[str]]
-    # What the handlers import: package as it is installed -> module as it is imported. Checked
-    # before they run; the packages' versions are recorded in the manifest.
-    packages: Mapping[str, str]
+    # The modules that the handlers import. Checked before they run; the versions of their packages
+    # are recorded in the manifest.
+    packages: tuple[str, ...]
     extra: str  # of this project, beside 'quantization', that installs the packages
     # Precisions of a bundle that can be quantised.
     sources: tuple[str, ...] = ("fp32",)
@@ -73,12 +74,7 @@ BACKENDS = {
             Int8Dynamic: _late("onnx_int8:quantize_int8_dynamic"),
         },
         weight_names=_late("onnx_weights:weight_names"),
-        packages={
-            "onnx": "onnx",
-            "onnxruntime": "onnxruntime",
-            "onnx-ir": "onnx_ir",
-            "onnxscript": "onnxscript",
-        },
+        packages=("onnx", "onnxruntime", "onnx_ir", "onnxscript"),
         extra="cpu",
         with_kernels=_late("onnx_kernels:with_kernels"),
     ),
@@ -89,7 +85,7 @@ BACKENDS = {
             Int8: _late("openvino_int8:quantize_int8"),
         },
         weight_names=_late("openvino_weights:weight_names"),
-        packages={"openvino": "openvino", "nncf": "nncf"},
+        packages=("openvino", "nncf"),
         extra="openvino",
     ),
     "coreml": Backend(
@@ -98,7 +94,7 @@ BACKENDS = {
             Palette: _late("coreml_weights:compress"),
         },
         weight_names=_late("coreml_weights:weight_names"),
-        packages={"coremltools": "coremltools", "scikit-learn": "sklearn"},
+        packages=("coremltools", "sklearn"),
         extra="coreml",
         # Packages are exported in fp16, and compute in it whatever their weights are.
         sources=("fp32", "fp16"),
@@ -117,7 +113,12 @@ def backend_of(bundle: Bundle) -> Backend:
     return BACKENDS[name]
 
 
-def missing_package(backend: Backend) -> str:
-    """The first package a backend's handlers import that is not installed; '' where none is."""
-    absent = (name for name, module in backend.packages.items() if not installed(module))
-    return next(absent, "")
+def require_packages(backend: Backend, note: str = "") -> None:
+    """UsageError where a package that a backend's handlers import is not installed."""
+    require(backend.packages, f"quantization,{backend.extra}", note=note)
+
+
+def package_versions(backend: Backend) -> dict[str, str]:
+    """The versions of those packages, by the names that pip has for them."""
+    names = map(distribution, backend.packages)
+    return {name: importlib.metadata.version(name) for name in names}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantization.backends import BACKENDS, missing_package
+from quantization.backends import BACKENDS, require_packages
 from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
@@ -15,7 +15,7 @@ from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import command, guarded, subcommand
+from runtimes.console import guarded, run_cli, subcommand
 from runtimes.engines.onnxruntime_device import cpu_flags
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = guarded(require_onnx, debug=False, interrupted="nothing was measured")
         other = None if code else subcommand(words, COMMANDS)
         return code if other is None else other(words[1:])
-    return command(parser(), _run, words, interrupted="nothing was written")
+    return run_cli(parser(), _run, words, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -146,10 +146,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def require_onnx() -> None:
     """UsageError where what measures ONNX bundles is not installed."""
-    if missing := missing_package(BACKENDS["onnx"]):
-        raise UsageError(
-            f"{missing} is not installed: pip install 'wuerstchen-export[quantization,cpu]'"
-        )
+    require_packages(BACKENDS["onnx"])
 
 
 def fp32_onnx_bundle(folder: Path) -> Bundle:

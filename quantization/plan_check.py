@@ -4,7 +4,7 @@ import difflib
 import math
 from pathlib import Path
 
-from quantization.backends import Backend, backend_of, missing_package
+from quantization.backends import Backend, backend_of, require_packages
 from quantization.plan_file import exceptions
 from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
 from runtimes.bundle.manifest import DENOISERS
@@ -56,11 +56,7 @@ def _check_recipe(
             f"{', '.join(has)}"
         )
     # Before the names: reading the weights of a graph takes the packages.
-    if missing := missing_package(backend):
-        raise UsageError(
-            f"{missing} is not installed, which quantises {format_} bundles: pip install "
-            f"'wuerstchen-export[quantization,{backend.extra}]'"
-        )
+    require_packages(backend, note=f", which quantises {format_} bundles")
     _check_names(backend, graph, name, recipe, source)
     backend.check(graph, recipe)
 

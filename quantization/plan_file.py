@@ -30,16 +30,17 @@ from quantization.recipes import (
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.errors import UsageError
 
-RECIPES: dict[str, Recipe] = {
-    "fp16": Float16(),
-    "int8": Int8(),
-    "int8-dynamic": Int8Dynamic(),
-    "int8-weights": INT8_WEIGHTS,
-    "int4-weights": INT4_WEIGHTS,
-    "palette8": PALETTE8,
-    "palette6": PALETTE6,
-    "palette4": PALETTE4,
-}
+_RECIPES: tuple[Recipe, ...] = (
+    Float16(),
+    Int8(),
+    Int8Dynamic(),
+    INT8_WEIGHTS,
+    INT4_WEIGHTS,
+    PALETTE8,
+    PALETTE6,
+    PALETTE4,
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def read_plan(path: Path) -> tuple[str, Plan]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantization.search import Outcome
-from quantization.sensitivity import Damage, Point, decibels
+from quantization.sensitivity import Damage, Point, sqnr_db
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def _ranking(axis: "Axes", name: str, ranked: Sequence[Damage]) -> None:
 
 def _timesteps(axis: "Axes", name: str, ranked: Sequence[Damage]) -> "AxesImage":
     """A line per group, a column per judged step; returns the image, for its colour bar."""
-    levels = np.array([[decibels(noise) for noise in damage.noise] for damage in ranked])
+    levels = np.array([[sqnr_db(noise) for noise in damage.noise] for damage in ranked])
     image = axis.imshow(levels, aspect="auto", cmap="viridis", interpolation="nearest")
     axis.set_yticks(range(len(ranked)), [damage.group for damage in ranked])
     axis.set(title=f"{name}: over the judged steps", xlabel="step, run after run")

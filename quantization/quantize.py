@@ -1,7 +1,6 @@
 """Bundle to bundle: every graph as its plan says, everything else as it was."""
 
 import dataclasses
-import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -9,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from quantization.backends import backend_of
+from quantization.backends import backend_of, package_versions
 from quantization.calibration import Samples, check_samples, held_out, record
 from quantization.plan_check import check_plan
 from quantization.recipes import Int8, Plan, Recipe
@@ -111,7 +110,7 @@ def _write(
         precision=request.precision,
         graphs=graphs,
         files={},
-        tools=bundle.manifest.tools | _tools(bundle),
+        tools=bundle.manifest.tools | package_versions(backend_of(bundle)),
         quantization=records,
         calibration=samples.about if samples else None,
     )
@@ -175,7 +174,3 @@ def _copy(bundle: Bundle, folder: Path, names: Iterable[str]) -> None:
 
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _tools(bundle: Bundle) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in backend_of(bundle).packages}

@@ -10,8 +10,8 @@ from pathlib import Path
 from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, a_path, add_size_options, integer, settle_size
-from runtimes.bundle.write import check_writable
-from runtimes.console import command
+from runtimes.bundle.write import atomic_file, check_writable
+from runtimes.console import run_cli
 from runtimes.errors import UsageError
 from runtimes.plan import Options
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; 1 when an fp16 node would overflow."""
-    return command(parser(), _run, argv, interrupted="nothing was written")
+    return run_cli(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -83,7 +83,8 @@ def _run(args: argparse.Namespace) -> int:
             "runs": 0 if args.normal_inputs else args.runs,
             "nodes": nodes,
         }
-        args.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        with atomic_file(args.output) as file:
+            file.write((json.dumps(about, indent=1) + "\n").encode())
         report(f"wrote {args.output}")
     # Not `>`: a NaN does not fit either.
     over = [r for r in measured if r.precision == "fp16" and not r.largest <= LARGEST_FP16]

@@ -12,11 +12,11 @@ from quantization.sensitivity import (
     Point,
     Trial,
     damages,
-    decibels,
     evaluation_of,
     floor_of,
     pick,
     plane,
+    sqnr_db,
 )
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
@@ -86,7 +86,7 @@ def _search(
     rank: bool,
     verbose: bool,
 ) -> Outcome:
-    uniform = decibels(trial.noise(keep=trial.recipe.keep, skip=trial.recipe.skip).max())
+    uniform = sqnr_db(trial.noise(keep=trial.recipe.keep, skip=trial.recipe.skip).max())
     progress.line(f"{name}, uniform {trial.recipe.name}: worst step {uniform:.1f} dB")
     if target_db is None or uniform >= target_db:
         if not rank:
@@ -98,7 +98,7 @@ def _search(
     ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
     points = _plane(name, trial, ranked, progress) if rank else []
     keep, noise = pick(trial, ranked, floor, target_db, progress, f"{name}, picking")
-    worst = decibels(noise.max())
+    worst = sqnr_db(noise.max())
     kept = sum(trial.values[weight] for weight in keep) / sum(trial.values.values())
     progress.line(
         f"{name}, picked: worst step {worst:.1f} dB with {len(keep)} of {len(trial.values)} "

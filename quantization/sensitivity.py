@@ -20,6 +20,7 @@ from quantization.onnx_int8 import quantize_int8, quantize_int8_dynamic
 from quantization.onnx_weights import quantize_weights
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.roles import uses
+from runtimes.decibels import decibels
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
 from runtimes.progress import SILENT, Progress
@@ -134,7 +135,7 @@ def damages(
     for number, (group, members) in enumerate(trial.groups.items(), 1):
         noise = trial.noise(skip=[name for name in names if name not in members])
         values = sum(trial.values[name] for name in members)
-        worst = decibels(noise.max())
+        worst = sqnr_db(noise.max())
         ranking.append(Damage(group, tuple(members), values, worst, tuple(noise)))
         if verbose:
             progress.line(f"{group}: {worst:.1f} dB")
@@ -145,9 +146,9 @@ def damages(
 def floor_of(trial: Trial, target_db: float) -> Noise:
     """The noise with every weight kept; RunError when `target_db` is out of reach even so."""
     floor = trial.noise(keep=list(trial.values))
-    if floor.max() > 10 ** (-target_db / 10):
+    if floor.max() > _noise_at(target_db):
         raise RunError(
-            f"--target-db {target_db:g}: int8 weights alone reach {decibels(floor.max()):.1f} dB"
+            f"--target-db {target_db:g}: int8 weights alone reach {sqnr_db(floor.max()):.1f} dB"
         )
     return floor
 
@@ -164,7 +165,7 @@ def pick(
 
     Returns them with the measured noise of that plan. `floor` comes from `floor_of`.
     """
-    budget = 10 ** (-target_db / 10)
+    budget = _noise_at(target_db)
     allowed = budget - floor
     for number in range(1, ROUNDS + 1):
         keep = _greedy(ranked, allowed)
@@ -196,11 +197,11 @@ def plane(
         noise, size = trial.measure(keep=keep)
         kept = sum(trial.values[name] for name in keep) / total
         label = f"plan, {len(keep)} kept" if keep else "uniform"
-        points.append(Point(label, kept, size, decibels(noise.max())))
+        points.append(Point(label, kept, size, sqnr_db(noise.max())))
         progress.step(what, len(points), steps + 1 + len(alternatives))
     for label, recipe in alternatives.items():
         noise, size = trial.measure(recipe=recipe)
-        points.append(Point(label, 0.0, size, decibels(noise.max())))
+        points.append(Point(label, 0.0, size, sqnr_db(noise.max())))
         progress.step(what, len(points), steps + 1 + len(alternatives))
     return points
 
@@ -220,9 +221,14 @@ def _greedy(ranked: Sequence[Damage], allowed: Noise) -> tuple[str, ...]:
     return tuple(keep)
 
 
-def decibels(noise: float) -> float:
-    """SQNR in dB of an error power over signal power, at most 200."""
-    return -10 * math.log10(max(noise, 1e-20))
+def sqnr_db(noise: float) -> float:
+    """SQNR in dB of an error power over signal power."""
+    return decibels(math.sqrt(noise))
+
+
+def _noise_at(target_db: float) -> float:
+    """The error power over signal power that has an SQNR: the reverse of `sqnr_db`."""
+    return 10 ** (-target_db / 10)
 
 
 def _power(values: NDArray[np.float32]) -> float:

@@ -20,8 +20,7 @@ from quantization.sensitivity import GROUPS
 from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import atomic_folder, check_new
-from runtimes.console import command, installed
-from runtimes.errors import UsageError
+from runtimes.console import require, run_cli
 
 PRECISIONS = [name for name, plan in PRESETS.items() if searchable(plan.get("stage_b"))]
 
@@ -74,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
-    return command(parser(), _run, argv, interrupted="nothing was written")
+    return run_cli(parser(), _run, argv, interrupted="nothing was written")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -116,8 +115,7 @@ def _search(
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not installed("matplotlib"):
-        raise UsageError("matplotlib is not installed: pip install 'wuerstchen-export[plot]'")
+    require(("matplotlib",), "plot")
     check_new(args.output, "--output")
 
 

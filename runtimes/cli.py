@@ -33,7 +33,7 @@ from runtimes.batches import (
 )
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle, sha256
-from runtimes.console import command
+from runtimes.console import run_cli
 from runtimes.errors import UsageError
 from runtimes.images import is_there, picture_paths, save_png
 from runtimes.pipeline import Pipeline, Result
@@ -157,7 +157,7 @@ def _batch_options(command_line: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     kept = "pictures of finished batches are kept: --skip-existing makes the rest"
-    return command(parser(), _run, argv, interrupted=kept, intermixed=True)
+    return run_cli(parser(), _run, argv, interrupted=kept, intermixed=True)
 
 
 def _run(args: argparse.Namespace) -> None:

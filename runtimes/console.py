@@ -19,10 +19,15 @@ from runtimes.errors import RunError, UsageError, one_line
 BROKEN_PIPE = 141
 _OUTPUT = "standard output"
 # What pip calls a package whose module has another name.
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
+_DISTRIBUTIONS = {
+    "onnx_ir": "onnx-ir",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "torch_fidelity": "torch-fidelity",
+}
 
 
-def command(
+def run_cli(
     parser: argparse.ArgumentParser,
     run: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None,
@@ -167,18 +172,22 @@ def subcommand(
 
 
 def require(packages: Sequence[str], extra: str, *, note: str = "", other: str = "") -> None:
-    """UsageError with the command that installs them when one of `packages` is not there.
+    """UsageError with the command that installs them when one of `packages` is not there."""
+    if hint := install_hint(packages, extra, note=note, other=other):
+        raise UsageError(hint)
+
+
+def install_hint(packages: Sequence[str], extra: str, *, note: str = "", other: str = "") -> str:
+    """The first of `packages` that is not there and the command that installs it; '' for none.
 
     `packages` are modules by the names they are imported under; `extra` is what brings them all,
     such as 'export' or 'quantization,cpu'. `note` says what they are for (', which ...'), `other`
     what else would do.
     """
-    missing = [name for name in packages if not installed(name)]
-    if missing:
-        name = DISTRIBUTIONS.get(missing[0], missing[0])
-        raise UsageError(
-            f"{name} is not installed{note}: pip install 'wuerstchen-export[{extra}]'{other}"
-        )
+    name = next((distribution(name) for name in packages if not installed(name)), "")
+    return name and (
+        f"{name} is not installed{note}: pip install 'wuerstchen-export[{extra}]'{other}"
+    )
 
 
 def imported(name: str, extra: str, *, other: str = "") -> Any:
@@ -191,6 +200,11 @@ def imported(name: str, extra: str, *, other: str = "") -> Any:
             f"{name} does not load ({one_line(error)}): pip install --force-reinstall "
             f"'wuerstchen-export[{extra}]'{other}"
         ) from error
+
+
+def distribution(module: str) -> str:
+    """What pip calls the package that a module comes from."""
+    return _DISTRIBUTIONS.get(module, module)
 
 
 def installed(name: str) -> bool:

@@ -53,7 +53,7 @@ def shape_at(tensor: Tensor, sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 def sizes_at(graph: str, rows: int, picture: Sizes) -> dict[str, int]:
     """Every named size in a run of a graph with `rows` rows of its batch, for one picture size."""
-    height, width = picture.stage_c if graph == "stage_c" else picture.stage_b
+    height, width = picture.latent(graph)
     return {
         BATCH: rows,
         HEIGHT: height,

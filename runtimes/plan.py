@@ -103,16 +103,20 @@ def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSour
     if count == 0:
         raise UsageError('there is no prompt; give at least one (it may be empty: "")')
     drawn = _noise(options.seed, count)
-    picture_sizes = sizes(
-        sampling.height if options.height is None else options.height,
-        sampling.width if options.width is None else options.width,
-        sampling,
-    )
+    picture_sizes = sizes(*pixels_asked(sampling, options), sampling)
     return Plan(
         _stage("stage_c", sampling.stage_c, options, picture_sizes),
         _stage("stage_b", sampling.stage_b, options, picture_sizes),
         picture_sizes,
         noise or drawn,
+    )
+
+
+def pixels_asked(sampling: Sampling, options: Options) -> tuple[int, int]:
+    """Height and width as asked for; what the picture gets may differ a little (`sizes`)."""
+    return (
+        sampling.height if options.height is None else options.height,
+        sampling.width if options.width is None else options.width,
     )
 
 

@@ -7,9 +7,10 @@ import onnxruntime
 import pytest
 from openvino_cases import as_ir
 
+from quantization.plan_file import RECIPES
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, PRECISIONS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines import onnxruntime_device
 from runtimes.engines.base import Execution
@@ -18,6 +19,7 @@ from runtimes.engines.table import ENGINES, BundleGraphs
 from runtimes.errors import RunError
 from validation.parity.metrics import difference
 from validation.parity.recording import read_golden
+from validation.parity.tolerances import LIMITS
 
 WIDENED = ("text_encoder", *CONDITION_GRAPHS)
 
@@ -61,7 +63,7 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
     opened.close()
     assert opened.placement.precision == "f32"
     for key, values in expected.items():
-        assert difference(outputs[key], values).relative < 1e-5
+        assert difference(outputs[key], values).relative < LIMITS["fp32"].graph_error
 
 
 def test_onnx_runtime_would_round_them_by_default(narrow, bundles):
@@ -97,6 +99,10 @@ def test_fp16_is_reported_as_what_computes(monkeypatch, machine, flags, device, 
     monkeypatch.setattr(onnxruntime_device.platform, "machine", lambda: machine)
     monkeypatch.setattr(onnxruntime_device, "cpu_flags", lambda: frozenset(flags))
     assert computed_precision("fp16", device) == label
+
+
+def test_every_precision_is_fp32_or_a_recipe():
+    assert {"fp32", *RECIPES} == set(PRECISIONS)
 
 
 def test_an_unknown_precision_is_an_error():

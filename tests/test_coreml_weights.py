@@ -22,7 +22,7 @@ from validation.mil.compressed import COMPRESSED
 from validation.mil.engine import MilEngine
 from validation.mil.islands import precision_faults
 from validation.mil.program import read_program, unpack
-from validation.parity.metrics import decibels, difference
+from validation.parity.metrics import difference
 from validation.parity.tolerances import LIMITS, limits_for
 
 pytest.importorskip("coremltools")
@@ -86,7 +86,7 @@ def worst_db(bundle, recorded):
 def test_the_demo_holds_the_limit_in_its_worst_steps(demo, tmp_path, precision):
     bundle, recorded = demo
     found = made(bundle, tmp_path / "b", precision, keep=KEPT[precision])
-    assert worst_db(found, recorded) >= decibels(limits_for(precision).graph_error)
+    assert worst_db(found, recorded) >= limits_for(precision).graph_db
     record = found.manifest.quantization["stage_c"]
     share = {"int8-weights": 0.57, "palette6": 0.46, "palette4": 0.42}[precision]
     assert record.bytes_after <= share * record.bytes_before
@@ -96,7 +96,7 @@ def test_the_demo_holds_the_limit_in_its_worst_steps(demo, tmp_path, precision):
 
 @pytest.mark.slow
 def test_fp16_as_exported_is_what_the_rest_is_measured_against(demo):
-    assert worst_db(*demo) >= decibels(LIMITS["fp16"].graph_error)
+    assert worst_db(*demo) >= LIMITS["fp16"].graph_db
 
 
 # One in the short run: what differs between the others is coremltools' search for tables.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli import inspect_parser
 from exporter.cli import parser as exporter_parser
+from exporter.inspect_cli import parser as inspect_parser
 from quantization.cli import parser as quantization_parser
 from quantization.ranges_cli import parser as ranges_parser
 from quantization.sensitivity_cli import parser as sensitivity_parser

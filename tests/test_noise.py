@@ -6,9 +6,7 @@ import torch
 
 from runtimes.errors import RunError
 from runtimes.noise import PerImageNoise, RecordedNoise, TorchNoise
-
-# torch computes Box-Muller in single precision: a few units in the last place of values up to 5.
-LIMIT = 2e-6
+from validation.parity.tolerances import NOISE
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1, 2**40 + 3])
@@ -16,12 +14,12 @@ def test_equals_torch_draw_after_draw(seed):
     generator, source = torch.Generator().manual_seed(seed), TorchNoise(seed)
     for size in (1, 15, 16, 17, 100, 9216, 262144, 3, 1, 31, 5):
         expected = torch.randn(size, generator=generator).numpy()
-        assert np.abs(source.draw((size,)) - expected).max() < LIMIT, size
+        assert np.abs(source.draw((size,)) - expected).max() < NOISE, size
 
 
 def test_shapes_are_filled_in_order():
     expected = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(3)).numpy()
-    assert np.abs(TorchNoise(3).draw((2, 4, 6, 5)) - expected).max() < LIMIT
+    assert np.abs(TorchNoise(3).draw((2, 4, 6, 5)) - expected).max() < NOISE
 
 
 def test_one_seed_per_picture_draws_each_by_itself():

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from runtimes.bundle.read import Bundle
+from runtimes.decibels import EXACT_DB
 from runtimes.errors import UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
-from validation.parity.metrics import EXACT_DB
+from validation.parity.tolerances import LIMITS
 from validation.quality import published
 from validation.quality.measure import Request, metrics_of
 from validation.quality.pictures import Picture
@@ -117,8 +118,10 @@ def test_the_demo_is_scored_by_the_judge_and_kept(capsys, bundles, tmp_path, cal
     found = metrics(value)
     assert [picture["seed"] for picture in value["pictures"]] == [4, 5, 6]
     assert found["judge: pair"]["value"] >= 80
-    assert found["PSNR"]["value"] > 60 and found["SSIM"]["value"] == pytest.approx(1, abs=1e-6)
-    assert min(found[f"latent SQNR, Stage {s}"]["value"] for s in "CB") > 80
+    assert found["PSNR"]["value"] > LIMITS["fp32"].picture_db
+    assert found["SSIM"]["value"] == pytest.approx(1, abs=1e-6)
+    latent_db = min(found[f"latent SQNR, Stage {s}"]["value"] for s in "CB")
+    assert latent_db > LIMITS["fp32"].latent_db
     assert not {"CLIP score", "FID"} & found.keys()
     assert len(calls) == 4  # three prompts and the golden run
 
@@ -200,7 +203,7 @@ def test_what_a_real_checkpoint_lacks_is_named_and_the_rest_stands(capsys, bundl
     words = [bundles("one_level").folder, "--prompts", path, "-o", tmp_path / "out", "--json"]
     code, out, _ = run(capsys, *words)
     found = metrics(json.loads(out))
-    assert code == 0 and found["PSNR"]["value"] > 60
+    assert code == 0 and found["PSNR"]["value"] > LIMITS["fp32"].picture_db
     assert found["CLIP score"]["value"] is None
     assert "give a folder as --clip-model" in found["CLIP score"]["note"]
     for name in ("FID", "Inception score"):

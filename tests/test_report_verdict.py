@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import validation.report
+from runtimes.decibels import decibels
 from runtimes.engines.base import Placement
 from validation.parity.gate import Check, Gate
-from validation.parity.metrics import decibels
 from validation.parity.tolerances import LIMITS
 from validation.plots.charts import HEIGHT, WIDTH, Point, Series, line_chart, scatter
 from validation.report.data import Cost, Failure, Spread, Variant

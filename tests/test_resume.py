@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from filelock import FileLock
 
 from exporter import export as export_module
 from exporter.cli import main
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.read import open_bundle
+from runtimes.bundle.replacing import locked
 
 NAME = "one_level"
 GRAPHS = ("text_encoder", "stage_b_condition", "stage_a")
@@ -267,7 +267,7 @@ def test_a_killed_export_goes_on(capsys, words, made):
 def test_two_exports_to_one_place(capsys, words, tmp_path):
     folder = partial(words[0])
     folder.mkdir()
-    with FileLock(folder / "lock"):
+    with locked(folder):
         code, text = run(capsys, words)
     assert code == 1 and f"another export to {words[0]} is running" in text
     assert not words[0].exists()
@@ -277,7 +277,7 @@ def test_the_second_export_waits_for_the_first_ones_records(capsys, words, made)
     """Whatever it would read of a running export may be gone a moment later."""
     made.start(stage_a=KeyboardInterrupt())
     run(capsys, words)
-    with FileLock(partial(words[0]) / "lock"):
+    with locked(partial(words[0])):
         for more in (["--resume"], ["--overwrite"], []):
             code, text = run(capsys, words, *more)
             assert code == 1 and "is running; wait for it" in text

@@ -13,7 +13,7 @@ import validation.bench.cli as bench
 import validation.quality.cli as quality
 import validation.sweep.cli as sweep
 from runtimes.arguments import Parser, add_execution_options, integer
-from runtimes.console import command
+from runtimes.console import run_cli
 from validation import judge
 
 JUDGE = "judge"  # no word of the command line: what is run where none names a command
@@ -162,6 +162,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = bool(words) and words[0] in COMMANDS and words[0] != JUDGE
     name = words[0] if named else JUDGE
     chosen = COMMANDS[name]
-    return command(
+    return run_cli(
         Program(), chosen.run, words if named else [JUDGE, *words], interrupted=chosen.interrupted
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from runtimes.arguments import add_size_options, execution_of, integer, settle_size
 from runtimes.bundle.manifest import GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import installed
+from runtimes.console import install_hint, require
 from runtimes.errors import UsageError
 from runtimes.plan import Options, check_static, make_plan
 from runtimes.progress import Progress
@@ -125,7 +125,7 @@ def _compare(args: argparse.Namespace) -> int:
     repeats = REPEATS if args.repeats is None else args.repeats
     bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
     prompts = None
-    if args.pictures is not None or args.prompts is not None:
+    if args.pictures != 0 and (args.pictures is not None or args.prompts is not None):
         prompts = prompts_for(bundles[0].manifest.model, args.prompts, args.pictures, "--pictures")
     request = Request(args.report, repeats, prompts, args.verbose, args.quiet, args.json)
     check_request(request, bundles)
@@ -148,27 +148,28 @@ def _takes_golden(args: argparse.Namespace) -> bool:
     A checkpoint named by --reference is never replaced by it. UsageError for options that do not
     go with the decision.
     """
-    missing = next((name for name in _REFERENCE_PACKAGES if not installed(name)), None)
-    golden = args.golden or (missing is not None and not args.reference)
+    if not args.golden and args.reference:
+        _require_reference("--reference", other=", or compare with --golden")
+        return False
+    golden: bool = args.golden or bool(install_hint(_REFERENCE_PACKAGES, "validation"))
     if golden:
-        _refuse_reference_options(args, missing)
-    elif missing is not None:
-        raise UsageError(
-            f"--reference needs {missing}: pip install 'wuerstchen-export[validation]', or "
-            "compare with --golden"
-        )
+        _refuse_reference_options(args)
     return golden
 
 
-def _refuse_reference_options(args: argparse.Namespace, missing: str | None) -> None:
+def _require_reference(flag: str, *, other: str = "") -> None:
+    """UsageError where a package that the run against diffusers takes is not installed."""
+    require(_REFERENCE_PACKAGES, "validation", note=f", which {flag} needs", other=other)
+
+
+def _refuse_reference_options(args: argparse.Namespace) -> None:
     """UsageError for the first option that the recorded run, which is what it is, cannot take."""
     for name in _REFERENCE_ONLY:
         if getattr(args, name) is not None:
-            reason = (
-                "--golden excludes" if args.golden else f"needs {missing}: install [validation]"
-            )
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} is for a run against diffusers, which {reason}")
+            if not args.golden:
+                _require_reference(flag)
+            raise UsageError(f"{flag} is for a run against diffusers, which --golden excludes")
 
 
 def _check_before(bundles: Sequence[Bundle], options: Options) -> None:

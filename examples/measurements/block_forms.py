@@ -31,7 +31,7 @@ from exporter.modules.layout import (
 from runtimes.arguments import Parser
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.manifest import Tensor as Named
-from runtimes.console import command
+from runtimes.console import run_cli
 from runtimes.engines.base import GraphFile, Tensors
 from validation.bench.cases import Case, count_flops
 from validation.bench.cli import (
@@ -317,7 +317,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return command(parser(), run, argv, interrupted="only the times above were measured")
+    return run_cli(parser(), run, argv, interrupted="only the times above were measured")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """A training loop that survives being killed: state is saved every few minutes and resumed."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from runtimes.bundle.write import atomic_file
 
 SAVE_EVERY = 120.0  # seconds
 EMA_DECAY = 0.998
@@ -62,8 +63,8 @@ def fit(
 
     def save(step: int) -> None:
         state = {"model": model.state_dict(), "ema": ema, "step": step}
-        torch.save({**state, "opts": [opt.state_dict() for opt in opts]}, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
+        with atomic_file(path) as file:
+            torch.save({**state, "opts": [opt.state_dict() for opt in opts]}, file)
 
     for step, lr_factor in _steps(start, steps, work / f"{name}.steps"):
         for opt in opts:

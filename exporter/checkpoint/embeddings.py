@@ -82,9 +82,9 @@ class WithRows:
         return table
 
 
-def table_rows(rows: int, also: tuple[Rows, ...]) -> int:
+def table_rows(rows: int, embedded: tuple[Rows, ...]) -> int:
     """How many rows a table of `rows` has with embeddings in it."""
-    return max([rows, *(each.first + each.embedding.count for each in also)])
+    return max([rows, *(rows_of.first + rows_of.embedding.count for rows_of in embedded)])
 
 
 def parse_embedding(text: str) -> EmbeddingFile:
@@ -140,8 +140,8 @@ def open_embedding(embedding_file: EmbeddingFile, widths: Mapping[str, int]) -> 
             f"--embedding {file}: its vectors are {shape[-1]} wide and fit no text encoder of "
             f"this export: {known} wide"
         )
-    named = metadata.get("name") or file.stem if key in _NAMELESS else key
-    token = embedding_file.token or named
+    name_in_file = metadata.get("name") or file.stem if key in _NAMELESS else key
+    token = embedding_file.token or name_in_file
     adapter = Adapter(f"{file.name}:{token}", sha256(file), 1.0)
     return Embedding(file, key, token, math.prod(shape[:-1]), shape[-1], adapter)
 
@@ -172,18 +172,20 @@ def extended(
 
 
 def _check_token(vocabulary: Vocabulary, embedding: Embedding) -> None:
+    """UsageError for a token that a prompt could not name, or that names another already."""
+    # Most added tokens are looked for in normalized text, where two spelled alike would be one.
     spelling, advice = normalizer().normalize_str, "name another with FILE:TOKEN"
-    there = {spelling(token.content): token.content for token in vocabulary.added}
-    there |= {spelling(word): word for word, _ in vocabulary.expanded}
+    spelled = {spelling(token.content): token.content for token in vocabulary.added}
+    spelled |= {spelling(word): word for word, _ in vocabulary.expanded}
     for token in dict.fromkeys([embedding.token, *embedding.tokens]):
         if not token or token != token.strip():
             raise UsageError(
                 f"--embedding {embedding.file}: {token!r} begins or ends with white space, or is "
                 f"empty: {advice}"
             )
-        before = token if token in vocabulary.tokens else there.get(spelling(token))
-        if before is not None:
-            same = "is" if before == token else f"is written like {before!r},"
+        known = token if token in vocabulary.tokens else spelled.get(spelling(token))
+        if known is not None:
+            same = "is" if known == token else f"is written like {known!r},"
             raise UsageError(
                 f"--embedding {embedding.file}: {token!r} {same} a token of "
                 f"{vocabulary.folder} already: {advice}"
@@ -195,9 +197,9 @@ def _check_expanded(vocabulary: Vocabulary) -> None:
     spelling = normalizer().normalize_str
     for word, count in vocabulary.expanded:
         pieces = numbered(word, count)
-        for other in vocabulary.added:
-            if other.content not in pieces and spelling(word) in spelling(other.content):
+        for added in vocabulary.added:
+            if added.content not in pieces and spelling(word) in spelling(added.content):
                 raise UsageError(
                     f"--embedding: {word!r}, a token of {count} vectors, is part of the token "
-                    f"{other.content!r}: name it otherwise with FILE:TOKEN"
+                    f"{added.content!r}: name it otherwise with FILE:TOKEN"
                 )

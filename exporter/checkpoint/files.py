@@ -91,10 +91,10 @@ def choose(names: Collection[str], stem: str, variant: str | None) -> Choice | N
     """What to open of a component's file names; None where there is nothing, or no one choice."""
     others = variants(names, stem) - {"", variant}
     fallback = others if not variant and len(others) == 1 else set()
-    for wanted in dict.fromkeys([variant or "", "", *fallback]):
-        for name in _names(stem, wanted):
+    for kind in dict.fromkeys([variant or "", "", *fallback]):
+        for name in _names(stem, kind):
             if name in names:
-                return Choice(name, wanted)
+                return Choice(name, kind)
     return None
 
 
@@ -158,16 +158,16 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _why_none(folder: Path, names: list[str], variant: str | None) -> str:
-    """Why no weights could be chosen."""
+    """Why no weights could be chosen: the first reason that holds, from the nearest miss on."""
     stem = stem_of(folder.name)
-    there = variants(names, stem)
-    unindexed = there & {variant or "", ""}
+    held = variants(names, stem)
+    unindexed = held & {variant or "", ""}
     if unindexed:
         index = next(n for n in _names(stem, sorted(unindexed)[-1]) if n.endswith(".json"))
         fetch = _how_to_fetch(folder, [index])
         return f"{folder / index}, the index of its shards, is missing{fetch}"
-    if there:
-        kinds = ", ".join(sorted(there))
+    if held:
+        kinds = ", ".join(sorted(held))
         return (
             f"{folder} holds weights of the variants {kinds} only: give --variant with one of them"
         )
@@ -177,12 +177,12 @@ def _why_none(folder: Path, names: list[str], variant: str | None) -> str:
             f"{folder} holds its weights as {pickles[0]}, a pickle, which runs code when it is "
             "read; convert it with diffusers' save_pretrained(safe_serialization=True)"
         )
-    wanted = [f"{stem}.safetensors"] + ([f"{stem}.{variant}.safetensors"] if variant else [])
+    expected = [f"{stem}.safetensors"] + ([f"{stem}.{variant}.safetensors"] if variant else [])
     others = [name for name in names if name.endswith(".safetensors")]
     instead = f"; {others[0]} there is no name that diffusers reads" if others else ""
-    missing = " and ".join(reversed(wanted))
-    are = "are" if len(wanted) > 1 else "is"
-    fetch = _how_to_fetch(folder, wanted[:1])
+    missing = " and ".join(reversed(expected))
+    are = "are" if len(expected) > 1 else "is"
+    fetch = _how_to_fetch(folder, expected[:1])
     return f"{folder} holds no weights: {missing} {are} missing{fetch}{instead}"
 
 

@@ -54,8 +54,8 @@ def roles(folder: Path) -> tuple[Role, ...]:
 def subfolders(folder: Path, role: Role) -> list[Path]:
     """The folders in a folder that are pipelines of one role alone, by their model_index.json."""
     candidates = sorted(path.parent for path in folder.glob(f"*/{_INDEX}"))
-    wanted = {name for name, of in _PIPELINES.items() if of == (role,)}
-    return [path for path in candidates if _class_name(_peek(path / _INDEX)) in wanted]
+    classes = {name for name, kinds in _PIPELINES.items() if kinds == (role,)}
+    return [path for path in candidates if _class_name(_peek(path / _INDEX)) in classes]
 
 
 def locate(folder: Path, role: Role, flag: str) -> tuple[Path, tuple[str, ...]]:
@@ -114,8 +114,8 @@ def hub_id(name: str) -> tuple[str, str | None] | None:
 def _other_role(folder: Path, role: Role, flag: str) -> str:
     other: Role = "prior" if role == "decoder" else "decoder"
     sibling = next(iter(subfolders(folder.parent, role)), None)
-    there = str(sibling) if sibling else f"the folder or id that holds {ROLES[role]}"
-    model, prior = (there, folder) if role == "decoder" else (folder, there)
+    counterpart = str(sibling) if sibling else f"the folder or id that holds {ROLES[role]}"
+    model, prior = (counterpart, folder) if role == "decoder" else (folder, counterpart)
     first = flag if role == "decoder" else "--model"
     return f"{flag} {folder} is a {other} alone: give {first} {model} and --prior {prior}"
 

@@ -5,7 +5,7 @@ Files as diffusers, PEFT, kohya's sd-scripts and OneTrainer write them: see `lor
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,10 @@ class Lora:
 
 
 class Fused:
-    """Weights with adapters added, in fp64 and rounded once."""
+    """Weights with adapters added.
+
+    In fp64 and rounded once, or the adapters' order would show in fp32.
+    """
 
     def __init__(self, weights: WeightSource, loras: Sequence[LoraPart]) -> None:
         self._weights, self._loras = weights, loras
@@ -111,7 +114,9 @@ def open_lora(lora_file: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
         tensors = _match(file, list(handle.keys()), spellings(shapes))
         parts = {}
         for part in shapes:
-            modules = {target.module: r for target, r in tensors.items() if target.part == part}
+            modules = {
+                target.module: roles for target, roles in tensors.items() if target.part == part
+            }
             if modules:
                 config = read_config(file, handle.metadata() or {}, part)
                 layers = _layers(file, handle, part, modules, shapes[part], config)
@@ -173,7 +178,7 @@ def _layers(
     config: LoraConfig,
 ) -> dict[str, Layer]:
     """Each adapted weight's tensors and alpha / rank, before the adapter's own weight."""
-    layers, ranks, silent = {}, set(), []
+    layers, ranks, without_alpha = {}, set(), []
     for module, roles in modules.items():
         name = f"{module}.weight"
         _check_shapes(file, handle, CALLED[part], module, roles, shapes[name])
@@ -183,22 +188,23 @@ def _layers(
         ranks.add(rank)
         # kohya's loader takes a missing alpha for the rank, diffusers' for that of most layers.
         if alpha is None and config.lora_alpha is None and not roles["down"].startswith("lora_"):
-            silent.append(module)
-    if len(silent) == len(layers) and len(ranks) > 1:
+            without_alpha.append(module)
+    if len(without_alpha) == len(layers) and len(ranks) > 1:
         raise UsageError(
             f"--lora {file} has ranks {', '.join(map(str, sorted(ranks)))} and no alpha: how "
             "strong each is cannot be known; save it with its configuration"
         )
-    if 0 < len(silent) < len(layers):
+    if 0 < len(without_alpha) < len(layers):
         raise UsageError(
-            f"--lora {file}: '{silent[0]}' has no alpha and others have: how strong it is cannot "
-            "be known; save it with its configuration"
+            f"--lora {file}: '{without_alpha[0]}' has no alpha and others have: how strong it is "
+            "cannot be known; save it with its configuration"
         )
     return layers
 
 
 def _scaled(layers: Mapping[str, Layer], scale: float) -> dict[str, Layer]:
-    return {k: Layer(v.down, v.up, scale * v.factor) for k, v in layers.items()}
+    """The layers with the weight that the adapter was asked for with."""
+    return {name: replace(layer, factor=scale * layer.factor) for name, layer in layers.items()}
 
 
 def _check_shapes(

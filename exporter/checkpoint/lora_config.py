@@ -100,12 +100,12 @@ def read_config(file: Path, header: Mapping[str, str], part: str) -> LoraConfig:
 def _of_part(value: Mapping[str, Any], part: str) -> dict[str, Any]:
     """A pipeline's header says 'unet.r' and 'text_encoder.r' where a model's says 'r'."""
     prefixes = {prefix: owner for owner, names in DOTTED.items() for prefix in names}
-    mine = {}
+    settings = {}
     for key, setting in value.items():
         prefix = next((p for p in prefixes if key.startswith(p)), "")
         if prefixes.get(prefix, part) == part:
-            mine[key.removeprefix(prefix)] = setting
-    return mine
+            settings[key.removeprefix(prefix)] = setting
+    return settings
 
 
 def _text(file: Path) -> str:

@@ -114,14 +114,14 @@ def open_checkpoint(
         value = _config(path, classes)
         files: tuple[Path, ...] = ()
         notes: tuple[str, ...] = ()
-        taken = ""
-        if kind is TextConfig:
+        files_variant = ""
+        if kind is TextConfig:  # the one network that may come inside another's config
             value, notes = text_section(value, path)
         config = parse_config(kind, value, str(path))
         if weights:
-            files, taken = weight_files(folder, variant)
+            files, files_variant = weight_files(folder, variant)
         ignored = note_keys(kind.__name__, value, path)
-        return Component(folder, config, files, taken, notes + ignored)
+        return Component(folder, config, files, files_variant, notes + ignored)
 
     def tokenizer(folder: Path) -> Path:
         for file in _folder(folder).iterdir() if weights else ():
@@ -186,9 +186,9 @@ def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
     """Every note once. Raises UsageError where no component has the variant asked for."""
     notes = list(checkpoint.notes)
     notes += [note for component in checkpoint.components for note in component.notes]
-    taken = {str(component.folder): component.variant for component in checkpoint.components}
-    plain = [folder for folder, kind in taken.items() if not kind]
-    if variant and variant not in taken.values():
+    variants = {str(component.folder): component.variant for component in checkpoint.components}
+    plain = [folder for folder, kind in variants.items() if not kind]
+    if variant and variant not in variants.values():
         raise UsageError(
             f"--variant {variant}: no component has such weight files; leave it out to take the "
             "plain ones"
@@ -196,8 +196,8 @@ def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
     if variant and plain:
         notes.append(f"no {variant} weights, the plain ones are taken: {', '.join(plain)}")
     if not variant:
-        for kind in sorted(set(taken.values()) - {""}):
-            names = ", ".join(folder for folder, of in taken.items() if of == kind)
+        for kind in sorted(set(variants.values()) - {""}):
+            names = ", ".join(folder for folder, held in variants.items() if held == kind)
             notes.append(f"no plain weights, the {kind} ones are taken: {names}")
     return tuple(dict.fromkeys(notes))
 
@@ -213,6 +213,7 @@ def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
         index = read_json(path) if needed or path.is_file() else {}
         for key in keys:
             value = index.get(key, getattr(Constants, key))
+            # latent_std is subtracted, so that 0 is one; the others multiply and divide.
             if type(value) not in (int, float) or (value <= 0 and key != "latent_std"):
                 raise UsageError(
                     f"{folder}/model_index.json: '{key}' is {value!r}, no valid number"

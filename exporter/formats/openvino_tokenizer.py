@@ -24,6 +24,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from exporter.checkpoint.files import read_json
 from exporter.formats.clip_bpe import normalizer
 from runtimes.bundle.manifest import Tokenizer
+from runtimes.console import imported
 from runtimes.errors import UsageError
 
 FILE_NAME = "openvino_tokenizer.xml"
@@ -48,13 +49,8 @@ def write_openvino_tokenizer(folder: Path, spec: Tokenizer, output: Path) -> Non
 
 def check_openvino_tokenizers() -> None:
     """UsageError where openvino_tokenizers is missing, too old, or of another OpenVINO."""
-    try:
-        import openvino
-        import openvino_tokenizers
-    except ImportError as error:
-        raise UsageError(
-            f"{error.name} is not installed: pip install 'wuerstchen-export[openvino]'"
-        ) from None
+    openvino = imported("openvino", "openvino")
+    openvino_tokenizers = imported("openvino_tokenizers", "openvino")
     version = openvino_tokenizers.__version__
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
         raise UsageError(

@@ -25,6 +25,18 @@ DENOISERS = ("stage_c", "stage_b")
 TEXT_ENCODERS = ("text_encoder", "decoder_text_encoder")
 # What runs once per prompt or image is cheap, and its error would enter every step: always fp32.
 CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")
+# Every precision that a graph may be stored in: those of exports, and the names of the recipes.
+PRECISIONS = (
+    "fp32",
+    "fp16",
+    "int8",
+    "int8-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "palette8",
+    "palette6",
+    "palette4",
+)
 
 
 @dataclass(frozen=True)

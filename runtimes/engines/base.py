@@ -13,7 +13,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.manifest import Graph
+from runtimes.bundle.manifest import PRECISIONS, Graph
 from runtimes.errors import RunError, UsageError
 
 Tensors = dict[str, NDArray[np.generic]]
@@ -22,17 +22,7 @@ Feeds = Mapping[str, NDArray[np.generic]]
 # What `--execution-precision` takes, and the precisions a bundle's graphs are stored in.
 STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 # Bytes in memory per stored byte where an engine was not measured: CPUs widen fp16.
-UNMEASURED = {
-    "fp32": 1.0,
-    "fp16": 2.0,
-    "int8": 1.0,
-    "int8-dynamic": 1.0,
-    "int8-weights": 1.0,
-    "int4-weights": 1.0,
-    "palette8": 1.0,
-    "palette6": 1.0,
-    "palette4": 1.0,
-}
+UNMEASURED = {name: 2.0 if name == "fp16" else 1.0 for name in PRECISIONS}
 
 
 @dataclass(frozen=True)

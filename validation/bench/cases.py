@@ -19,7 +19,7 @@ from runtimes.bundle.manifest import DENOISERS, Denoiser, Graph
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import GraphFile, Tensors
 from runtimes.engines.table import graph_file
-from runtimes.plan import timesteps_for
+from runtimes.plan import pixels_asked, timesteps_for
 from runtimes.schedule import schedule, timestep_embedding
 from validation.bench.conditioning import Conditioning, watched
 from validation.bench.reference_modules import REFERENCE_INPUTS, reference_module
@@ -63,7 +63,7 @@ class Case:
 def bundle_cases(
     bundle: Bundle,
     checkpoint: Checkpoint,
-    wanted: Sequence[str],
+    graphs: Sequence[str],
     recording: Recording,
     folder: Path,
 ) -> Iterator[Case]:
@@ -72,9 +72,10 @@ def bundle_cases(
     The last step is where rounding shows most: epsilon is divided by the least noise.
     """
     text = bundle.manifest.text_graphs["stage_b"] is not None
-    costs = graph_costs(checkpoint, *_size(recording, bundle), text=text)
+    pixels = pixels_asked(bundle.manifest.sampling, recording.options)
+    costs = graph_costs(checkpoint, *pixels, text=text)
     for plan in plan_graphs(checkpoint, "nchw", text=text):
-        if plan.name not in wanted:
+        if plan.name not in graphs:
             continue
         file = graph_file(bundle, plan.name)
         values = _recorded(bundle, plan, recording)
@@ -151,11 +152,6 @@ def step_values(latents: NDArray[np.generic], t: float, denoiser: Denoiser) -> T
         "timestep": np.full(rows, t, np.float32),
         "timestep_embedding": np.repeat(timestep_embedding(t, denoiser), rows, axis=0),
     }
-
-
-def _size(recording: Recording, bundle: Bundle) -> tuple[int, int]:
-    sampling, options = bundle.manifest.sampling, recording.options
-    return options.height or sampling.height, options.width or sampling.width
 
 
 def _recorded(bundle: Bundle, plan: GraphPlan, recording: Recording) -> Arrays:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from runtimes.arguments import a_path, integer, number
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import installed
+from runtimes.console import require
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -165,9 +165,7 @@ def check_timing(args: argparse.Namespace) -> None:
     for name in args.without:
         if name not in FAMILIES:
             raise UsageError(f"--without {name}: there are {', '.join(FAMILIES)}")
-    missing = [name for name in NEEDED if not installed(name)]
-    if missing:
-        raise UsageError(f"bench needs {missing[0]}: pip install 'wuerstchen-export[validation]'")
+    require(NEEDED, "validation", note=", which bench needs")
 
 
 def _bundles(args: argparse.Namespace) -> list[Bundle]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from runtimes.engines.base import Tensors
+from runtimes.errors import one_line
 from runtimes.progress import SILENT, Progress
 from validation.bench.cases import Case
 from validation.bench.contenders import Contender
@@ -102,14 +103,15 @@ def _measure_group(
         entries = []
         for contender in group:
             try:
-                with contextlib.ExitStack() as own_stack:
-                    ready = own_stack.enter_context(contender.prepare(case))
+                # A contender that fails is closed at once; the others stay open for all rounds.
+                with contextlib.ExitStack() as preparing:
+                    ready = preparing.enter_context(contender.prepare(case))
                     entries.append(_Entry(contender.name, ready, _error(ready, case)))
-                    stack.enter_context(own_stack.pop_all())
+                    stack.enter_context(preparing.pop_all())
             except Exception as error:
                 if not contender.peer:
                     raise
-                reason = " ".join(str(error).split())[:REASON]
+                reason = one_line(error)[:REASON]
                 settings.report(f"{case.name} without {contender.name}: {reason}")
         runs = {entry.name: entry.ready.run for entry in (yardstick, *entries)}
         title = f"timing {case.name}, rounds"

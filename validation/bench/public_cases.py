@@ -49,12 +49,12 @@ def few_blocks() -> Checkpoint:
 
 def public_cases(
     checkpoint: Checkpoint,
-    wanted: Sequence[str],
+    graphs: Sequence[str],
     folder: Path,
     report: Callable[[str], None],
     form: Form,
 ) -> Iterator[Case]:
-    """Export the wanted graphs with random weights, one after the other, and yield each.
+    """Export `graphs` with random weights, one after the other, and yield each.
 
     Condition graphs stay fp32, as in a bundle. Denoisers get the middle step of their default
     schedule. Raises RunError when the weights drawn make a denoiser whose errors would say nothing.
@@ -62,7 +62,7 @@ def public_cases(
     constants = sampling(checkpoint, SIDE, SIDE)
     plans = {plan.name: plan for plan in plan_graphs(checkpoint, "nchw", text=True)}
     costs = graph_costs(checkpoint, SIDE, SIDE, text=True)
-    for name in (name for name in plans if name in wanted):
+    for name in (name for name in plans if name in graphs):
         plan, weights = plans[name], RandomWeights(plans[name].shapes)
         report(f"exporting {name}")
         values = _values(plan, plans.get(f"{name}_condition", plan), constants, weights)

@@ -13,7 +13,7 @@ from exporter.sampling import sampling
 from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import check_space
-from runtimes.errors import RunError
+from runtimes.errors import RunError, one_line
 from runtimes.memory import peak_bytes
 from validation.bench.cases import Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
@@ -92,7 +92,7 @@ def bench_cases(cases: Iterable[Case], sources: Sequence[Source], settings: Sett
             findings.timings += measure(case, present, settings)
             del case  # the next one is made before the loop lets go of this one
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        raise RunError(f"cannot go on: {' '.join(str(error).split())}") from error
+        raise RunError(f"cannot go on: {one_line(error)}") from error
     # A machine may be slow for a while; the better of two moments is nearer to its peak.
     findings.peaks = {name: max(rate, before[name]) for name, rate in matrix_peaks(device).items()}
     return findings

@@ -64,13 +64,13 @@ def picture_table(pictures: Sequence[Picture], *, markdown: bool) -> list[str]:
 
 def notes(timings: Sequence[Timing]) -> list[str]:
     """What a reader must know to compare the rows."""
-    wanted = ["public"] if any(timing.public for timing in timings) else []
-    wanted.append("flops")
+    keys = ["public"] if any(timing.public for timing in timings) else []
+    keys.append("flops")
     if any(timing.contender.startswith("plain") for timing in timings):
-        wanted.append("plain")
+        keys.append("plain")
     if any(timing.group > 0 for timing in timings):
-        wanted.append("groups")
-    return [text for key, text in NOTES.items() if key in wanted]
+        keys.append("groups")
+    return [text for key, text in NOTES.items() if key in keys]
 
 
 def aligned(

@@ -12,7 +12,7 @@ import torch
 from runtimes.bundle.manifest import Graph
 from runtimes.engines.base import Feeds, Placement, Tensors
 from runtimes.engines.coreml import Shapes, computed_precision, coreml_input, function_for
-from runtimes.errors import RunError
+from runtimes.errors import RunError, one_line
 from validation.mil.compressed import COMPRESSED
 from validation.mil.operations import OPERATIONS
 from validation.mil.program import Constant, Function, Operation, Value, read_program
@@ -110,7 +110,7 @@ def _run(operation: Operation, values: Environment) -> dict[str, Constant]:
         inspect.signature(compute).bind(**arguments)
         results = compute(**arguments)
     except (RunError, RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
-        what = " ".join(str(error).split())
+        what = one_line(error)
         raise RunError(f"MIL operation {operation.kind} '{operation.name}': {what}") from error
     results = results if isinstance(results, tuple) else (results,)
     return {

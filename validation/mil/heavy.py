@@ -21,8 +21,7 @@ def conv(
     bias: Tensor | None = None,
 ) -> Tensor:
     """x (B,C,H,W), weight (C_out, C / groups, kh, kw); `pad` counts with pad_type 'custom'."""
-    padded = F.pad(x, _sides(pad_type, pad))
-    inputs = _float(x, padded, weight, bias)
+    inputs = _float(F.pad(x, _sides(pad_type, pad)), weight, bias)
     out = F.conv2d(*inputs, strides.tolist(), 0, dilations.tolist(), int(groups))
     return out.to(x.dtype)
 
@@ -39,7 +38,7 @@ def conv_transpose(
     output_shape: Tensor | None = None,
 ) -> Tensor:
     """x (B,C,H,W), weight (C, C_out / groups, kh, kw); `pad` crops the result."""
-    inputs = _float(x, x, weight, bias)
+    inputs = _float(x, weight, bias)
     out = F.conv_transpose2d(*inputs, strides.tolist(), 0, 0, int(groups), dilations.tolist())
     out = F.pad(out, [-size for size in _sides(pad_type, pad)]).to(x.dtype)
     if output_shape is not None and output_shape.tolist() != list(out.shape):
@@ -49,7 +48,7 @@ def conv_transpose(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., C), weight (C_out, C)."""
-    return F.linear(*_float(x, x, weight, bias)).to(x.dtype)
+    return F.linear(*_float(x, weight, bias)).to(x.dtype)
 
 
 def matmul(x: Tensor, y: Tensor, transpose_x: Tensor, transpose_y: Tensor) -> Tensor:
@@ -69,11 +68,9 @@ def _sides(pad_type: str, pad: Tensor) -> list[int]:
     return [left, right, top, bottom]
 
 
-def _float(
-    x: Tensor, given: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _float(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in fp32, once they are known to be of one type."""
     types = {t.dtype for t in (x, weight, bias) if t is not None}
     if len(types) > 1:
         raise RunError(f"types {sorted(map(str, types))} differ")
-    return given.float(), weight.float(), None if bias is None else bias.float()
+    return x.float(), weight.float(), None if bias is None else bias.float()

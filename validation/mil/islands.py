@@ -58,9 +58,9 @@ def precision_faults(package: Path, graph: str, precision: str) -> list[str]:
     faults = []
     for typed in operations:
         wide = typed.kind in WIDE or typed.name in last
-        wanted = "fp32" if wide else "fp16" if typed.kind in HEAVY else None
-        if wanted is not None and not _is(typed, wanted):
-            faults.append(_line(typed, wanted))
+        expected = "fp32" if wide else "fp16" if typed.kind in HEAVY else None
+        if expected is not None and not _is(typed, expected):
+            faults.append(_line(typed, expected))
     for function in program.values():
         faults += _producer_faults(function, graph)
     return faults
@@ -109,9 +109,9 @@ def _is(typed: Typed, precision: str) -> bool:
     return {t for t in (*typed.inputs, typed.output) if t in _FLOATS.values()} == {precision}
 
 
-def _line(typed: Typed, wanted: str) -> str:
+def _line(typed: Typed, expected: str) -> str:
     types = ", ".join(typed.inputs)
-    return f"{typed.kind} {typed.name} is {types} -> {typed.output}, not {wanted}"
+    return f"{typed.kind} {typed.name} is {types} -> {typed.output}, not {expected}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -14,7 +14,7 @@ from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.schedule import schedule, timestep_embedding
-from validation.parity.metrics import Difference, decibels, difference, psnr_db
+from validation.parity.metrics import Difference, difference, psnr_db
 from validation.parity.recording import Recording
 from validation.parity.tolerances import Limits, loosest
 
@@ -224,6 +224,6 @@ def _graph_check(graph: str, step: int | None, what: str, off: Difference, limit
         relative=off.relative,
         sqnr_db=off.sqnr_db,
         limit=f"relative error <= {limits.graph_error:.1e}",
-        limit_db=decibels(limits.graph_error),
+        limit_db=limits.graph_db,
         passed=off.relative <= limits.graph_error,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.read import Bundle
-from runtimes.console import installed
+from runtimes.console import require
 from runtimes.engines.base import Engine, Execution, no_such_options, no_threads
 from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import UsageError
@@ -41,12 +41,8 @@ class InterpretedGraphs:
 
 
 def _interpreter() -> Callable[[Path, Graph], Engine]:
-    missing = [name for name in ("torch", "coremltools") if not installed(name)]
-    if missing:
-        raise UsageError(
-            f"the interpreter of Core ML programs needs {missing[0]}: "
-            "pip install 'wuerstchen-export[export,coreml]'"
-        )
+    note = ", which the interpreter of Core ML programs needs"
+    require(("torch", "coremltools"), "export,coreml", note=note)
     from validation.mil.engine import MilEngine
 
     return MilEngine

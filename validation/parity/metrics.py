@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.decibels import decibels
+
 Array = NDArray[np.generic]
-EXACT_DB = 200.0  # reported for equal arrays, whose ratio is infinite
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,6 @@ class Difference:
     @property
     def sqnr_db(self) -> float:
         return decibels(self.relative)
-
-
-def decibels(error: float) -> float:
-    """The decibels of an error that is relative to the signal: SQNR and PSNR both.
-
-    `error` is a ratio of amplitudes, 0.01 for 40 dB: of L2 norms for SQNR, of the RMS error to the
-    peak for PSNR. No error is EXACT_DB, which nothing is above; an infinite one is -inf dB.
-    """
-    return EXACT_DB if error == 0 else min(-20 * math.log10(error), EXACT_DB)
 
 
 def difference(actual: Array, expected: Array) -> Difference:

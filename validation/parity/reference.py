@@ -29,9 +29,8 @@ from exporter.checkpoint.shapes import TEXT_PREFIX
 from exporter.checkpoint.weights import weight_names
 from runtimes.bundle.manifest import Manifest
 from runtimes.pipeline import OnStep
-from runtimes.plan import Options, timesteps_for
+from runtimes.plan import Options, Plan, Stage, make_plan
 from runtimes.progress import SILENT, Progress
-from runtimes.sizes import sizes
 from validation.parity.recording import Recording
 
 
@@ -48,9 +47,11 @@ def record_reference(
     Guidance, schedules and sizes not given by `options` are the manifest's defaults. A text-free
     bundle's reference has zero text (rewrite 6 is exact against that).
     """
-    run = _Reference(checkpoint, manifest, options, progress.runs("reference run", 0, 1))
+    plan = make_plan(manifest.sampling, options, 1, None)
+    assert isinstance(options.seed, int)
+    run = _Reference(checkpoint, manifest, plan, progress.runs("reference run", 0, 1))
     with torch.inference_mode():
-        run(prompt, negative_prompt)
+        run(prompt, negative_prompt, options.seed)
     return Recording("diffusers", run.tensors, prompt, negative_prompt, options)
 
 
@@ -58,73 +59,62 @@ def record_reference(
 class _Reference:
     checkpoint: Checkpoint
     manifest: Manifest
-    options: Options
+    plan: Plan
     on_step: OnStep
     tensors: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
-    def __call__(self, prompt: str, negative: str) -> None:
+    def __call__(self, prompt: str, negative: str, seed: int) -> None:
         """The stages in order; one network is in memory at a time."""
-        sampling, options = self.manifest.sampling, self.options
-        assert isinstance(options.seed, int)
         # One generator for everything, in diffusers' order of draws: Stage C's start and steps,
         # then Stage B's. Another order would be another picture.
-        generator = torch.Generator().manual_seed(options.seed)
-        pixels = options.height or sampling.height, options.width or sampling.width
-        latent_sizes = sizes(*pixels, sampling)
+        generator = torch.Generator().manual_seed(seed)
         texts = [prompt, negative]
         encoder, tokens = self.checkpoint.text_encoder, self.checkpoint.tokenizer
         hidden = self._text("text_encoder", encoder, tokens, texts)
-        latents = self._stage_c(hidden, latent_sizes.stage_c, generator)
+        latents = self._stage_c(hidden, generator)
         if self.manifest.text_graphs["stage_b"] == "decoder_text_encoder":
             encoder, tokens = (
                 self.checkpoint.decoder_text_encoder,
                 self.checkpoint.decoder_tokenizer,
             )
             hidden = self._text("decoder_text_encoder", encoder, tokens, texts)
-        latents = self._stage_b(latents, hidden, latent_sizes.stage_b, generator)
+        latents = self._stage_b(latents, hidden, generator)
         vqgan = _load(PaellaVQModel, self.checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
 
-    def _stage_c(self, hidden: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    def _stage_c(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (1,16,h,w) from hidden states (2,T,1280), the negative prompt's last."""
-        guidance = _or(self.options.guidance, self.manifest.sampling.stage_c.guidance)
+        stage = self.plan.stage_c
         prior = _load(WuerstchenPrior, self.checkpoint.stage_c)
-        rows = hidden[: _rows(guidance)]
+        rows = hidden[: self.plan.rows("stage_c", 1)]
         self._keep("stage_c_condition", last_hidden_state=rows, text_kv=_text_kv(prior, rows))
-        start = torch.randn(1, self.manifest.sampling.stage_c.channels, *size, generator=generator)
-        return self._denoise("stage_c", _conditioned(prior, rows), start, guidance, generator)
+        start = torch.randn(stage.latent_shape(1), generator=generator)
+        return self._denoise(stage, _conditioned(prior, rows), start, generator)
 
-    def _stage_b(
-        self,
-        latents: Tensor,
-        hidden: Tensor,
-        size: tuple[int, int],
-        generator: torch.Generator,
-    ) -> Tensor:
+    def _stage_b(self, latents: Tensor, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (1,4,H,W) from Stage C's and hidden states, which a text-free bundle drops."""
-        constants, stage_b = self.checkpoint.constants, self.manifest.sampling.stage_b
-        guidance = _or(self.options.decoder_guidance, stage_b.guidance)
-        guided = _rows(guidance)
+        constants, stage = self.checkpoint.constants, self.plan.stage_b
+        batch = self.plan.rows("stage_b", 1)
         embedding = latents * constants.latent_mean - constants.latent_std
         # The unconditional half has no image either: diffusers' decoder pipeline gives it zeros.
-        embedding = torch.cat([embedding, torch.zeros_like(embedding)][:guided])
+        embedding = torch.cat([embedding, torch.zeros_like(embedding)][:batch])
         with_text = self.manifest.text_graphs["stage_b"] is not None
-        rows = hidden[:guided]
+        rows = hidden[:batch]
         if not with_text:
             width = self.checkpoint.stage_b.config.clip_embd
-            rows = torch.zeros(guided, hidden.shape[1], width)
+            rows = torch.zeros(batch, hidden.shape[1], width)
         decoder = _load(WuerstchenDiffNeXt, self.checkpoint.stage_b)
-        start = torch.randn(1, stage_b.channels, *size, generator=generator)
+        start = torch.randn(stage.latent_shape(1), generator=generator)
         self._keep(
             "stage_b_condition",
             image_embedding=embedding,
-            latents=start.repeat(guided, 1, 1, 1),
+            latents=start.repeat(batch, 1, 1, 1),
             **_stage_b_conditions(decoder, embedding, start, rows, with_text),
             **({"last_hidden_state": rows} if with_text else {}),
         )
         run = _conditioned(decoder, embedding, rows)
-        return self._denoise("stage_b", run, start, guidance, generator)
+        return self._denoise(stage, run, start, generator)
 
     def _text(
         self, graph: str, component: Component[TextConfig], tokenizer: Path, texts: list[str]
@@ -148,33 +138,31 @@ class _Reference:
 
     def _denoise(
         self,
-        graph: str,
+        stage: Stage,
         module: Callable[[Tensor, Tensor], Tensor],
         latents: Tensor,
-        guidance: float,
         generator: torch.Generator,
     ) -> Tensor:
         """diffusers' loop: WuerstchenPriorPipeline.__call__ and the decoder's are the same."""
-        denoiser = getattr(self.manifest.sampling, graph)
-        scheduler = DDPMWuerstchenScheduler(s=denoiser.s, scaler=denoiser.scaler)
-        scheduler.set_timesteps(timesteps=timesteps_for(self.options, graph, denoiser))
-        self._keep(f"{graph}/start", latents=latents)
-        rows = _rows(guidance)
+        scheduler = DDPMWuerstchenScheduler(s=stage.denoiser.s, scaler=stage.denoiser.scaler)
+        scheduler.set_timesteps(timesteps=stage.timesteps)
+        self._keep(f"{stage.name}/start", latents=latents)
+        rows = self.plan.rows(stage.name, 1)
         for index, t in enumerate(scheduler.timesteps[:-1]):
             ratio = t.expand(1)
             output = module(torch.cat([latents] * rows), torch.cat([ratio] * rows))
             epsilon = output
-            if rows == 2:
+            if stage.guided:
                 conditional, unconditional = output.chunk(2)
-                epsilon = torch.lerp(unconditional, conditional, guidance)
+                epsilon = torch.lerp(unconditional, conditional, stage.guidance)
             # The scheduler draws its noise inside: a second generator in the same state draws it
             # again, to be recorded.
             replay = torch.Generator()
             replay.set_state(generator.get_state())
             latents = scheduler.step(epsilon, ratio, latents, generator=generator).prev_sample
             noise = torch.randn(latents.shape, generator=replay)
-            self._keep(f"{graph}/{index}", epsilon=output, noise=noise, latents=latents)
-            self.on_step(graph, index + 1, len(scheduler.timesteps) - 1)
+            self._keep(f"{stage.name}/{index}", epsilon=output, noise=noise, latents=latents)
+            self.on_step(stage.name, index + 1, len(scheduler.timesteps) - 1)
         return latents
 
     def _keep(self, name: str, **tensors: Tensor) -> None:
@@ -227,15 +215,6 @@ def load_text_encoder(component: Component[TextConfig]) -> Any:
 
 def _conditioned(module: Any, *conditions: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, t: module(x, t, *conditions)
-
-
-def _rows(guidance: float) -> int:
-    """Rows a picture: the conditional one and, under guidance, the unconditional one after it."""
-    return 2 if guidance > 1 else 1
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value
 
 
 def _text_kv(prior: WuerstchenPrior, hidden: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from runtimes.decibels import decibels
 from runtimes.errors import UsageError
 
 
@@ -18,6 +19,11 @@ class Limits:
     graph_error: float
     latent_db: float
     picture_db: float
+
+    @property
+    def graph_db(self) -> float:
+        """`graph_error` as SQNR, for what is told in decibels."""
+        return decibels(self.graph_error)
 
 
 LIMITS = {
@@ -50,6 +56,16 @@ LIMITS = {
 
 # The same seed through diffusers' pipeline and ours: rounding to 255 levels may differ by one.
 SAME_SEED_LEVELS = 1
+# Noise against torch.randn, absolute: torch computes Box-Muller in single precision, a few units in
+# the last place of values up to 5.
+NOISE = 2e-6
+# A sampling step against the scheduler's, relative, by the schedule's scaler. It is a few fp32
+# operations; near t = 0 the difference 1 - alpha loses digits. With a scaler, torch's pow is off by
+# one unit in the last place, which near t = 1, where the cosine is 0.01, moves a step by 1.6e-5.
+# All public checkpoints have scaler 1.
+STEP = {1.0: 5e-6, 2.0: 3e-5, 0.5: 3e-5}
+# Timestep embeddings, absolute: sin and cos of equal fp32 angles, whose last bit may differ.
+EMBEDDING = 1e-6
 
 
 def limits_for(precision: str) -> Limits:

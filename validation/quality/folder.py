@@ -1,12 +1,11 @@
 """A folder of finished parts of one run: what is there is used again, another run's is refused."""
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtimes.bundle.write import atomic_file
 from runtimes.errors import RunError, UsageError
 
 RUN_FILE = "run.json"
@@ -24,10 +23,10 @@ def claim(folder: Path, identity: Json, flag: str = "--output") -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{flag} {folder} is no folder; choose another")
     if path.is_file():
-        there = read_json(path)
+        recorded = read_json(path)
         for key, value in identity.items():
-            if there is None or there.get(key) != value:
-                was = "unreadable" if there is None else str(there.get(key))[:60]
+            if recorded is None or recorded.get(key) != value:
+                was = "unreadable" if recorded is None else str(recorded.get(key))[:60]
                 raise UsageError(
                     f"{flag} {folder} holds another run ({key}: {was} there, {str(value)[:60]} "
                     "now); choose another folder"
@@ -40,15 +39,17 @@ def claim(folder: Path, identity: Json, flag: str = "--output") -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, its folder first; RunError names the reason."""
-    part = path.with_name(f".{path.name}.part")
+    make_folder(path.parent)
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def make_folder(folder: Path) -> None:
+    """Have a folder and its parents; RunError names the reason."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

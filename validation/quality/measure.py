@@ -109,9 +109,7 @@ def check_request(bundle: Bundle, request: Request) -> None:
 
 def check_against(bundle: Bundle, against: Bundle) -> None:
     """UsageError unless two bundles are variants of one checkpoint."""
-    first, second = (
-        replace(b.manifest.model, license="", variant="") for b in (bundle, against)
-    )  # fmt: skip
+    first, second = (replace(b.manifest.model, license="", variant="") for b in (bundle, against))
     if first != second:
         raise UsageError(
             f"--against {against.folder} is of {second.id}@{second.revision}, {bundle.folder} of "

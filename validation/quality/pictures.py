@@ -7,7 +7,6 @@ the PNG itself. Latents lie beside it.
 
 import dataclasses
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +19,14 @@ from PIL import Image, UnidentifiedImageError
 
 from runtimes.bundle.manifest import DENOISERS, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.read import Bundle, sha256
+from runtimes.bundle.write import atomic_file
 from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters, save_png
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
 from runtimes.plan import Options, check_static, make_plan
 from validation.parity.graphs import graphs_for
+from validation.quality.folder import make_folder
 
 OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
 
@@ -105,10 +106,7 @@ def pictures_of(
     kept = [_kept(series, index, path) for index, path in enumerate(paths)]
     if None not in kept:
         return [picture for picture in kept if picture is not None]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     pictures = []
     pipeline = Pipeline(
         bundle.manifest,
@@ -153,21 +151,25 @@ def _parameters(series: Series, index: int) -> dict[str, Any]:
 def _kept(series: Series, index: int, path: Path) -> Picture | None:
     """The picture at `path` if it is whole, None where it is to be made."""
     try:
-        there = read_parameters(path)
+        parameters = read_parameters(path)
         with np.load(_latents_path(path)) as latents:
             whole = set(DENOISERS) <= set(latents.files)
     except (OSError, ValueError, RunError, UnidentifiedImageError, zipfile.BadZipFile):
         return None  # not there, or cut off by a full disk or a power cut
     for key, value in _parameters(series, index).items():
-        if there.get(key) != value:
+        if parameters.get(key) != value:
             raise UsageError(
-                f"{path} was made with another {key} ({there.get(key)!r}, now {value!r}); choose "
-                "another folder"
+                f"{path} was made with another {key} ({parameters.get(key)!r}, now {value!r}); "
+                "choose another folder"
             )
     if not whole:
         return None
     return Picture(
-        path, there["prompt"], there["seed"], float(there["seconds"]), dict(there["placements"])
+        path,
+        parameters["prompt"],
+        parameters["seed"],
+        float(parameters["seconds"]),
+        dict(parameters["placements"]),
     )
 
 
@@ -176,11 +178,5 @@ def _latents_path(picture: Path) -> Path:
 
 
 def _save_latents(latents: Tensors, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **latents)  # type: ignore[arg-type]
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+    with atomic_file(path) as file:
+        np.savez(file, **latents)  # type: ignore[arg-type]

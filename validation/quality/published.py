@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from runtimes.bundle.read import sha256
-from runtimes.console import installed
-from runtimes.errors import UsageError
+from runtimes.console import install_hint, installed
+from runtimes.errors import UsageError, one_line
 from validation.quality.bootstrap import interval_of
 from validation.quality.images import image_paths
 from validation.quality.metric import Metric
@@ -26,7 +26,6 @@ CLIP_MODEL = "openai/clip-vit-base-patch16"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"
 SPLITS = 10  # of the Inception score, Salimans et al. 2016
-_EXTRA = "pip install 'wuerstchen-export[quality]'"
 
 
 def clip_score(pictures: Sequence[Picture], model: str) -> Metric:
@@ -39,30 +38,33 @@ def clip_score(pictures: Sequence[Picture], model: str) -> Metric:
     return Metric(CLIP_SCORE, float(scores.mean()), *interval_of(scores, np.mean), "", note)
 
 
-@functools.cache
 def load_clip(model: str) -> tuple[Any, Any] | str:
     """CLIP's model and processor, from a folder or the hub's cache; or what is needed for them.
 
     Nothing is downloaded: a measure that waits for a network, or fetches 600 MB unasked, is none.
     """
-    missing = [name for name in ("torchmetrics", "transformers") if not installed(name)]
-    if missing:
-        return f"needs {missing[0]}: {_EXTRA}"
-    from transformers import CLIPModel, CLIPProcessor
-
-    local = {"local_files_only": True}
+    if hint := install_hint(("torchmetrics", "transformers"), "quality"):
+        return hint
     try:
-        network = CLIPModel.from_pretrained(model, use_safetensors=True, **local)
-        processor = CLIPProcessor.from_pretrained(model, **local)
+        return _clip(model)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of another config
         files = "config.json, model.safetensors, preprocessor_config.json and tokenizer files"
         if Path(model).is_dir():
-            return f"needs {files} in {model}: {' '.join(str(error).split())[:160]}"
+            return f"needs {files} in {model}: {one_line(error)[:160]}"
         return (
             f"needs the CLIP model {model} ({files}), which is not in the hub's cache: run "
             f"'hf download {model}', or give a folder as --clip-model"
         )
-    return network, processor
+
+
+@functools.cache
+def _clip(model: str) -> tuple[Any, Any]:
+    """Loaded once, for every bundle scored; an error is not kept, for files may arrive."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    local = {"local_files_only": True}
+    network = CLIPModel.from_pretrained(model, use_safetensors=True, **local)
+    return network, CLIPProcessor.from_pretrained(model, **local)
 
 
 def _clip_scores(pictures: Sequence[Picture], parts: tuple[Any, Any]) -> list[float]:
@@ -92,8 +94,8 @@ def inception_metrics(
         needs = f"needs {INCEPTION_FILE}: give it as --inception-weights"
         return [Metric(name, None, note=needs) for name in names]
     check_weights(path)
-    if not installed("torch_fidelity"):
-        return [Metric(name, None, note=f"needs torch-fidelity: {_EXTRA}") for name in names]
+    if hint := install_hint(("torch_fidelity",), "quality"):
+        return [Metric(name, None, note=hint) for name in names]
     scores = _fidelity(pictures, images, path)
     return [_fid(scores, pictures, images), _inception_score(scores, pictures)]
 

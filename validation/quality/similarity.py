@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
-from runtimes.console import installed
+from runtimes.console import install_hint, installed
 from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError
 from runtimes.noise import RecordedNoise
@@ -118,8 +118,7 @@ def _metrics(pairs: Sequence[Closeness], note: str) -> list[Metric]:
     if len(ssims) == len(pairs):
         metrics.append(_metric(SSIM, ssims, np.mean, "", f"mean; {note}"))
     else:
-        needs = "needs scikit-image: pip install 'wuerstchen-export[validation]'"
-        metrics.append(Metric(SSIM, None, note=needs))
+        metrics.append(Metric(SSIM, None, note=install_hint(("skimage",), "validation")))
     for name in DENOISERS:
         values = (pair.sqnr[name] for pair in pairs)
         metrics.append(_metric(_sqnr_name(name), values, np.median, "dB", f"median; {note}"))

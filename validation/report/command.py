@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import atomic_folder, check_new
-from runtimes.console import installed
+from runtimes.console import require
 from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
@@ -51,10 +51,8 @@ def check_request(request: Request, bundles: Sequence[Bundle]) -> None:
 
 def _check_folder(output: Path, bundles: Sequence[Bundle]) -> None:
     """UsageError when a report cannot go there or be written at all: before any work."""
-    if not installed("jinja2"):
-        raise UsageError(
-            "--report needs jinja2: pip install 'wuerstchen-export[validation]', or jinja2 alone"
-        )
+    other = ", or jinja2 alone"
+    require(("jinja2",), "validation", note=", which --report needs", other=other)
     check_new(output, "--report")
     for bundle in bundles:
         if output.resolve().is_relative_to(bundle.folder):

@@ -39,9 +39,7 @@ def measure_costs(
             rounds.append([_run(bundle, picture, words, recording) for bundle in bundles])
             progress.step("timing, rounds", number + 1, repeats)
         alone = [_run(b, picture, ["--low-memory", *words], recording) for b in bundles]
-    return [
-        _cost([stages[index] for stages in rounds], held) for index, held in enumerate(alone)
-    ]  # fmt: skip
+    return [_cost([stages[index] for stages in rounds], held) for index, held in enumerate(alone)]
 
 
 def _run(bundle: Bundle, picture: Path, words: list[str], recording: Recording) -> Stages:

@@ -3,7 +3,7 @@
 import math
 
 from runtimes.bundle.manifest import DENOISERS
-from validation.parity.metrics import EXACT_DB
+from runtimes.decibels import EXACT_DB
 from validation.report.data import Spread, Variant
 
 

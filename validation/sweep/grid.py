@@ -34,9 +34,7 @@ class Cell:
 
     @property
     def options(self) -> Options:
-        return Options(
-            guidance=self.guidance, steps=self.steps, decoder_steps=self.decoder_steps
-        )  # fmt: skip
+        return Options(guidance=self.guidance, steps=self.steps, decoder_steps=self.decoder_steps)
 
 
 def grid(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.console import installed
+from runtimes.console import require
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
 
@@ -30,12 +30,8 @@ def sources(
             f"{bundle.folder} is quantised: quantise a bundle exported with --stage-b-text drop "
             "the same way, and give it as --against"
         )
-    missing = [name for name in ("torch", "onnx", "safetensors") if not installed(name)]
-    if missing:
-        raise UsageError(
-            f"--preset text-free exports a bundle, which needs {missing[0]}: "
-            "pip install 'wuerstchen-export[export]'"
-        )
+    note = ", which --preset text-free needs to export a bundle"
+    require(("torch", "onnx", "safetensors"), "export", note=note)
     if (folder / MANIFEST_NAME).is_file():
         return None
     from validation.parity.checkpoints import reference_pair
