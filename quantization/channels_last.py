@@ -318,8 +318,8 @@ class _Rewrite:
         return True
 
     def _conv(self, node: Node) -> bool:
-        weight, sides = _kernel(node)
-        if weight is None or node.name in self.stay or not _is_product(node, sides):
+        weight, sides = self._product_of(node)
+        if weight is None:
             return self._keep(node)
         value = node.inputs[0]
         assert value is not None
@@ -337,8 +337,8 @@ class _Rewrite:
         return True
 
     def _conv_transpose(self, node: Node) -> bool:
-        weight, sides = _kernel(node)
-        if weight is None or sides != (2, 2) or not _is_product(node, sides):
+        weight, sides = self._product_of(node)
+        if weight is None or sides != (2, 2):
             return self._keep(node)
         value = node.inputs[0]
         assert value is not None
@@ -354,6 +354,12 @@ class _Rewrite:
         self._hold(node.outputs[0], last, CHANNELS_LAST)
         self._copies[last, CHANNELS_LAST] = picture
         return True
+
+    def _product_of(self, node: Node) -> tuple[NDArray[np.generic] | None, tuple[int, ...]]:
+        """The weight and sides of a convolution that becomes a product; None where it stays."""
+        weight, sides = _kernel(node)
+        stays = node.name in self.stay or not _is_product(node, sides)
+        return (None if stays else weight), sides
 
     def _product(
         self, node: Node, points: Value, matrix: NDArray[np.generic], repeats: int = 1

@@ -33,9 +33,7 @@ def feeds_for(graph, sizes, seed=0):
 
 
 @pytest.mark.parametrize("name", DENOISERS)
-@pytest.mark.parametrize(
-    ("config", "height", "width"), [("public", 32, 48), ("one_level", 20, 12), ("demo", 32, 16)]
-)
+@pytest.mark.parametrize(("config", "height", "width"), [("public", 32, 48), ("one_level", 24, 12)])
 def test_the_same_function_at_any_size(bundles, tmp_path, config, name, height, width):
     path = bundles(config).path(f"{name}/model.onnx")
     model = load(path)
@@ -58,10 +56,10 @@ def test_only_depthwise_convolutions_and_attention_are_transposed(bundles, name)
     count = Counter(node.op_type for node in model.graph)
     kept = count["Conv"] + count["ConvTranspose"]
     resampled = count["SpaceToDepth"] + count["DepthToSpace"]
-    # Two around a convolution; queries, keys, values and the result of attention; the text's keys
-    # and values; what Stage B concatenates from its input.
-    attentions = count["Softmax"]
-    assert count["Transpose"] <= 2 * kept + 2 * resampled + 4 * attentions + 4
+    # Two around a convolution; queries, keys, values and the result of attention; scale and shift
+    # of a timestep, one number a channel each.
+    most = 2 * (kept + resampled) + 4 * count["Softmax"] + 2 * count["Gemm"]
+    assert 0 < count["Transpose"] <= most
     assert count["Pow"] == count["ReduceSum"]  # GRN's squares: norms are LayerNormalization
     assert {use.kind for use in uses(model) if not use.reason} == {"MatMul"}
 
