@@ -1,5 +1,6 @@
 """Shared fixtures: the tiny checkpoints on disk and their bundles, made once a session."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,16 @@ from exporter.checkpoint.open import Checkpoint, open_checkpoint
 from exporter.export import export
 from exporter.options import ExportOptions
 from runtimes.bundle.read import Bundle, open_bundle
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core, and tensors that are too small to share: threads would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+    torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Each full collection would walk over all that was imported, and tracing makes many."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

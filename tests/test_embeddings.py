@@ -20,7 +20,7 @@ from exporter.job import Job, check_job
 from exporter.options import ExportOptions
 from runtimes.bundle.manifest import Tokenizer
 from runtimes.bundle.read import open_bundle
-from runtimes.errors import UsageError
+from runtimes.errors import RunError, UsageError
 from runtimes.tokenizer import PromptTokenizer
 from validation.parity.checkpoints import check_no_adapters
 from validation.parity.metrics import difference
@@ -209,7 +209,7 @@ def words(folders, output, *more) -> list[str]:
     return [str(word) for word in (output, "-m", decoder, "--prior", prior, *more)]
 
 
-def test_the_bundle_has_it_and_resume_sees_a_change(folders, tmp_path, capsys):
+def test_the_bundle_has_it_and_resume_sees_a_change(folders, tmp_path, capsys, monkeypatch):
     file = tmp_path / "style.safetensors"
     save_file({"emb_params": vectors(2, 32)}, file)
     modules = ["--modules", "text_encoder", "decoder_text_encoder", "--embedding", file]
@@ -230,8 +230,14 @@ def test_the_bundle_has_it_and_resume_sees_a_change(folders, tmp_path, capsys):
     assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
     assert capsys.readouterr().err.count("kept") == 2
     save_file({"emb_params": vectors(2, 32, seed=9)}, file)
-    assert main(words(folders, tmp_path / "b", *modules, *again)) == 0
-    assert "kept" not in capsys.readouterr().err
+
+    def stop(plan, *_rest):
+        raise RunError(f"{plan.name} is written anew")
+
+    monkeypatch.setattr("exporter.export._write_graph", stop)
+    assert main(words(folders, tmp_path / "b", *modules, *again)) == 1
+    err = capsys.readouterr().err
+    assert "kept" not in err and "text_encoder is written anew" in err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """OpenVINO: IR and ONNX bundles, the precision really used, the cache, and refusals."""
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import openvino
 import pytest
+from openvino_cases import as_ir
 
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
@@ -29,8 +31,9 @@ CAN = "OPTIMIZATION_CAPABILITIES"
 
 
 @pytest.fixture(scope="module")
-def ir(bundles):
-    return bundles("public", ExportOptions(backend="openvino"))
+def ir(bundles, tmp_path_factory):
+    """The IR that the exporter would write, without tracing every graph again."""
+    return as_ir(bundles("public"), tmp_path_factory.mktemp("ir") / "bundle")
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -51,6 +54,33 @@ def test_an_ir_bundle_passes_the_gate_against_diffusers(ir, checkpoint):
     assert {str(used) for used in found.placements.values()} == {
         f"OpenVINO {openvino.__version__.split('-')[0]}, CPU, f32"
     }
+
+
+def test_the_exporter_writes_that_ir(bundles, ir):
+    options = ExportOptions(backend="openvino", modules=("stage_a",), golden=False)
+    written = bundles("public", options)
+    assert written.manifest.backend == "openvino"
+    theirs = dataclasses.replace(ir.graph("stage_a"), origin=written.graph("stage_a").origin)
+    assert written.graph("stage_a") == theirs
+    assert not any(name.endswith((".onnx", ".data")) for name in written.manifest.files)
+    weights, operators = zip(*(_ir_of(bundle, "stage_a") for bundle in (written, ir)), strict=True)
+    assert weights[0] == weights[1]
+    assert operators[0] == operators[1]
+
+
+def _ir_of(bundle, name):
+    """The weights' bytes, and the operators with their attributes and shapes; names are counted."""
+    path = bundle.path(bundle.graph(name).file)
+    model = openvino.Core().read_model(path)
+    operators = [
+        (
+            op.get_type_name(),
+            op.get_attributes(),
+            [str(o.get_partial_shape()) for o in op.outputs()],
+        )
+        for op in model.get_ordered_ops()
+    ]
+    return path.with_suffix(".bin").read_bytes(), operators
 
 
 def test_ir_files_are_the_graphs_of_the_manifest(ir):

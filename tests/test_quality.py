@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from runtimes import Options
 from runtimes.bundle.read import Bundle
 from runtimes.decibels import EXACT_DB
 from runtimes.errors import UsageError
@@ -24,8 +25,8 @@ from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
 from validation.parity.tolerances import LIMITS
 from validation.quality import published
-from validation.quality.measure import Request, metrics_of
-from validation.quality.pictures import Picture
+from validation.quality.measure import Request
+from validation.quality.pictures import pictures_of
 from validation.quality.prompts import prompts_for
 
 
@@ -144,12 +145,10 @@ def test_the_demo_is_scored_by_the_judge_and_kept(capsys, bundles, tmp_path, cal
 def test_a_picture_is_that_of_its_seed(bundles, tmp_path):
     bundle = bundles("demo")
     prompts = prompts_for(bundle.manifest.model, None, 2)
-    metrics_of(bundle, Request(tmp_path, prompts, seed=8))
+    kept = pictures_of(Request(tmp_path, prompts, seed=8).series(bundle), tmp_path)[1]
     with Pipeline.open(bundle) as pipeline:
-        from runtimes import Options
-
         expected = pipeline(prompts.texts[1], options=Options(seed=9))
-    kept = Picture(tmp_path / "pictures/00001.png", prompts.texts[1], 9, 0.0, {})
+    assert (kept.path, kept.prompt, kept.seed) == (tmp_path / "00001.png", prompts.texts[1], 9)
     assert np.array_equal(kept.pixels(), expected.pictures[0])
     assert np.array_equal(kept.latents()["stage_c"], expected.latents[0])
     assert read_parameters(kept.path)["seed"] == 9
