@@ -57,12 +57,6 @@ def save(model: onnx_ir.Model, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def save_scratch(model: onnx_ir.Model, path: Path) -> None:
-    """Write a graph for a library to read: weights beside it whatever they come to, unchecked."""
-    data = f"{path.name}.data"
-    onnx_ir.save(model, path, external_data=data, size_threshold_bytes=SMALL_TENSOR_BYTES)
-
-
 def add_initializer(graph: onnx_ir.Graph, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Value:
     """A new constant of the graph, called as the tensor is."""
     shape = onnx_ir.Shape(tensor.shape.numpy())

@@ -118,6 +118,11 @@ PRESETS: dict[str, Plan] = {
 }
 
 # What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:
-# 2 dB above what validation asks of any run, since a search judges by three. A uniform preset that
-# misses it gets exceptions: see `python -m quantization sensitivity`.
-TARGETS = {"int8": 32.0, "int8-dynamic": 32.0, "int8-weights": 37.0, "int4-weights": 22.0}
+# 1 or 2 dB above what validation asks of any run, since a search judges by three. A uniform preset
+# that misses it gets exceptions: see `python -m quantization sensitivity`.
+TARGETS = {
+    "int8": 32.0,
+    "int8-dynamic": 32.0,
+    "int8-weights": 36.0,
+    "int4-weights": 22.0,
+}

@@ -148,7 +148,8 @@ def floor_of(trial: Trial, target_db: float) -> Noise:
     floor = trial.noise(keep=list(trial.values))
     if floor.max() > _noise_at(target_db):
         raise RunError(
-            f"--target-db {target_db:g}: int8 weights alone reach {sqnr_db(floor.max()):.1f} dB"
+            f"--target-db {target_db:g}: every weight as an exception reaches "
+            f"{sqnr_db(floor.max()):.1f} dB"
         )
     return floor
 
@@ -161,7 +162,7 @@ def pick(
     progress: Progress = SILENT,
     what: str = "picking",
 ) -> tuple[tuple[str, ...], Noise]:
-    """The fewest weights to keep in int8 weights so that every step is above `target_db`.
+    """The fewest weights to make exceptions of so that every step is above `target_db`.
 
     Returns them with the measured noise of that plan. `floor` comes from `floor_of`.
     """

@@ -23,6 +23,23 @@ def widened(node):
     return (integers * scale.reshape(rows, -1, 1)).reshape(rows, -1)[:, : options["K"]].T
 
 
+def session(path):
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def feeds_for(path, sizes, seed=0):
+    """Standard normal inputs; names of sizes in the graph stand for what `sizes` says."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for value in session(path).get_inputs():
+        shape = [
+            side if isinstance(side, int) else eval(side.replace("/", "//"), {}, sizes)
+            for side in value.shape
+        ]
+        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return feeds
+
+
 def in_fp32(path):
     """A session of the graph at `path` with every MatMulNBits as MatMul by its widened weight."""
     model = load(path)

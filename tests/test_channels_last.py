@@ -2,10 +2,9 @@
 
 from collections import Counter
 
-import numpy as np
 import onnx_ir
-import onnxruntime
 import pytest
+from quantized_graphs import feeds_for, session
 
 from quantization.channels_last import channels_last
 from quantization.onnx_files import load, save
@@ -13,23 +12,6 @@ from quantization.roles import uses
 from validation.parity.metrics import difference
 
 DENOISERS = ("stage_c", "stage_b")
-
-
-def session(path):
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
-def feeds_for(graph, sizes, seed=0):
-    """Standard normal inputs; names of sizes in the graph stand for what `sizes` says."""
-    rng = np.random.default_rng(seed)
-    feeds = {}
-    for value in session(graph).get_inputs():
-        shape = [
-            side if isinstance(side, int) else eval(side.replace("/", "//"), {}, sizes)  # noqa: S307
-            for side in value.shape
-        ]
-        feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
-    return feeds
 
 
 @pytest.mark.parametrize("name", DENOISERS)

@@ -1,16 +1,14 @@
 """What graphs really compute in: fp32 where it is promised, and a label that is true."""
 
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
+import onnx_ir
 import pytest
 from openvino_cases import as_ir
+from quantized_graphs import attributes, feeds_for, in_fp32, run, session
 
 from quantization.plan_file import RECIPES
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS
-from runtimes.bundle.manifest import CONDITION_GRAPHS, PRECISIONS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, PRECISIONS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines import onnxruntime_device
 from runtimes.engines.base import Execution
@@ -38,14 +36,6 @@ def narrow(bundles, tmp_path_factory):
     return made
 
 
-def unfused(path: Path, feeds):
-    """Every node as the file has it: weights widened to fp32, then a product in fp32."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
-
-
 @pytest.mark.parametrize("name", WIDENED)
 @pytest.mark.parametrize(
     ("backend", "engine"),
@@ -56,7 +46,7 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
     golden = read_golden(bundles("demo")).tensors
     graph = narrow["onnx"].graph(name)
     feeds = {tensor.name: golden[f"{name}.{tensor.name}"] for tensor in graph.inputs}
-    expected = unfused(narrow["onnx"].path(graph.file), feeds)
+    expected = run(in_fp32(narrow["onnx"].path(graph.file)), feeds)
     precision = "f32" if engine == "openvino" else None  # bf16 by default outside the conditions
     opened = BundleGraphs(narrow[backend], Execution(engine=engine, precision=precision)).open(name)
     outputs = opened.run(feeds)
@@ -66,21 +56,25 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
         assert difference(outputs[key], values).relative < LIMITS["fp32"].graph_error
 
 
-def test_onnx_runtime_would_round_them_by_default(narrow, bundles):
-    """The premise: without the setting the same graph is off by far more."""
-    golden = read_golden(bundles("demo")).tensors
-    graph = narrow["onnx"].graph("stage_c_condition")
-    path = narrow["onnx"].path(graph.file)
-    feeds = {"last_hidden_state": golden["stage_c_condition.last_hidden_state"]}
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    outputs = np.asarray(session.run(None, feeds)[0])
-    assert difference(outputs, unfused(path, feeds)["text_kv"]).relative > 1e-3
+def test_every_product_says_how_exact_it_is(narrow):
+    """In the node, so that no host has to know: what runs once in fp32, what runs often in int8."""
+    for name in narrow["onnx"].manifest.graphs:
+        model = onnx_ir.load(narrow["onnx"].path(narrow["onnx"].graph(name).file))
+        levels = {
+            attributes(node)["accuracy_level"]
+            for node in model.graph
+            if node.op_type == "MatMulNBits"
+        }
+        assert levels == ({4} if name in DENOISERS else {1})
 
 
-def test_the_bundles_readme_tells_hosts(narrow, bundles):
-    setting = "session.qdq_matmulnbits_accuracy_level"
-    assert setting in (narrow["onnx"].folder / "README.md").read_text(encoding="utf-8")
-    assert setting not in (bundles("demo").folder / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", DENOISERS)
+def test_the_denoisers_round_activations(narrow, name):
+    """The premise of the one above, and the price of its speed."""
+    path = narrow["onnx"].path(narrow["onnx"].graph(name).file)
+    feeds = feeds_for(path, {"batch": 1, "height": 32, "width": 32})
+    outputs = (run(made, feeds)["epsilon"] for made in (session(path), in_fp32(path)))
+    assert 1e-3 < difference(*outputs).relative < 3e-2
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ time."""
 _INTEGER_WEIGHTS = {
     "onnx": """
 
-Integer weights: set the session's `session.qdq_matmulnbits_accuracy_level` to `1`, or ONNX Runtime
-rounds the activations of matrix products to int8, in the condition graphs too.""",
+Integer weights: every product says in its node how exact it is (`accuracy_level` of `MatMulNBits`:
+1 is fp32, 4 rounds activations to int8); nothing has to be set.""",
     "openvino": """
 
 Integer weights: compile the condition graphs with `DYNAMIC_QUANTIZATION_GROUP_SIZE` 0 and

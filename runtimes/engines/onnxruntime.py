@@ -50,8 +50,9 @@ FOOTPRINT = Footprint(
     positions=1.6,
 )
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
-# MatMulNBits, which ONNX Runtime makes of integer weights in front of a MatMul, rounds activations
-# to int8 unless told otherwise (level 4): 9e-3 off in a condition graph. Level 1 is fp32.
+# Bundles made before products said so in their nodes: MatMulNBits, which ONNX Runtime makes of
+# integer weights in front of a MatMul, rounds activations to int8 unless told otherwise (level 4):
+# 9e-3 off in a condition graph. Level 1 is fp32.
 NBITS_LEVEL = ("session.qdq_matmulnbits_accuracy_level", "1")
 
 
