@@ -7,7 +7,8 @@ OUT    ?= out
 PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
 
 # Workers take whole files: fixtures of a file are made once. --durations shows what became slow.
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations=15
+# They come in the order of tests/conftest.py, not by how many tests a file has.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
 .PHONY: demo test test-slow test-all test-latest lint format clean
 .DEFAULT_GOAL := demo
