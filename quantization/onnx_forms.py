@@ -112,23 +112,26 @@ def as_integer_gather(
 ) -> None:
     """Rows of an embedding (entries, width) and their scales are looked up, then widened.
 
-    DequantizeLinear in front of the Gather would widen all of the table for a prompt's 77 rows.
+    DequantizeLinear in front of the Gather would widen all of the table for a prompt's 77 rows, and
+    behind it OpenVINO reads none of unknown batch: Cast and Mul, groups in an axis of their own.
     """
-    integers, scale = quantized(weight, use, 8, group or weight.shape[1])
-    stored = _constant(graph, integers, f"{value.name}_int8")
-    steps = _constant(graph, scale, f"{value.name}_scale")
+    group = group or weight.shape[1]
+    integers, scale = quantized(weight, use, 8, group)
+    grouped = (len(weight), -1, group)
+    stored = _constant(graph, integers.reshape(grouped), f"{value.name}_int8")
+    steps = _constant(graph, scale.reshape(len(weight), -1, 1), f"{value.name}_scale")
     for node in _users(value):
-        rows, scales = (
-            Node("", "Gather", [table, node.inputs[1]], list(node.attributes.values()))
-            for table in (stored, steps)
-        )
-        options = [AttrInt64("axis", -1), AttrInt64("block_size", group or weight.shape[1])]
-        outputs = [rows.outputs[0], scales.outputs[0]]
-        widened = Node("", "DequantizeLinear", outputs, options, name=node.name)
-        for part, suffix in ((rows, "rows"), (scales, "scales")):
-            part.name = part.outputs[0].name = f"{node.outputs[0].name}_{suffix}"
-            graph.insert_before(node, part)
-        _replace(graph, node, widened)
+        ids, name = node.inputs[1], node.outputs[0].name or ""
+        assert ids is not None and ids.shape is not None
+        options = list(node.attributes.values())
+        rows = _insert(graph, node, "Gather", [stored, ids], options, f"{name}_rows")
+        scales = _insert(graph, node, "Gather", [steps, ids], options, f"{name}_scales")
+        to_float = [AttrInt64("to", DataType.FLOAT)]
+        wide = _insert(graph, node, "Cast", [rows], to_float, f"{name}_wide")
+        grouped_rows = _insert(graph, node, "Mul", [wide, scales], [], f"{name}_grouped")
+        shape = np.array([*[0] * len(ids.shape), weight.shape[1]], np.int64)
+        joined = [grouped_rows, _constant(graph, shape, f"{name}_shape")]
+        _replace(graph, node, Node("", "Reshape", joined, name=node.name))
     del graph.initializers[value.name or ""]
 
 

@@ -3,7 +3,7 @@
 | what a weight is | form | what runs |
 |---|---|---|
 | a matrix, or a convolution over points (`channels_last`) | MatMulNBits | integers by blocks |
-| an embedding | Gather of integers and scales, DequantizeLinear | a few rows are widened |
+| an embedding | Gather of integers and of scales, their product | a few rows are widened |
 | any other convolution | DequantizeLinear in front of it | all of it is, at every run |
 
 OpenVINO reads the same forms. nncf.compress_weights (3.4) leaves convolutions as they are, and its

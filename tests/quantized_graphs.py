@@ -5,7 +5,9 @@ import onnx_ir
 import onnxruntime
 from onnx_ir import Node
 
+from quantization.integers import group_of, quantized
 from quantization.onnx_files import load
+from quantization.roles import uses
 
 
 def attributes(node):
@@ -54,10 +56,29 @@ def in_fp32(path):
         product.outputs[0].name = f"{node.outputs[0].name}_wide"
         model.graph.insert_before(node, product)
         node.outputs[0].replace_all_uses_with(product.outputs[0], replace_graph_outputs=True)
+        model.graph.remove(node)
     serialized = onnx_ir.to_proto(model).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+
+def grouped_in_fp32(path, recipe):
+    """A session of the fp32 graph at `path` with its weights rounded as an IR's are: in groups."""
+    model = load(path)
+    for use in uses(model):
+        if use.reason:
+            continue
+        value = model.graph.initializers[use.weight]
+        weight = np.asarray(value.const_value.numpy(), np.float32)
+        group = group_of(weight.shape[use.input_axis], recipe.group)
+        integers, scale = quantized(weight, use, recipe.bits, group, np.float16)
+        if group:
+            wide = np.repeat(scale.astype(np.float32), group, axis=use.input_axis)
+        else:
+            wide = np.expand_dims(scale.astype(np.float32), use.input_axis)
+        value.const_value = onnx_ir.tensor(integers * wide, name=use.weight)
+    return session(onnx_ir.to_proto(model).SerializeToString())
 
 
 def run(session, feeds):

@@ -3,11 +3,11 @@
 import onnx_ir
 import pytest
 from openvino_cases import as_ir
-from quantized_graphs import attributes, feeds_for, in_fp32, run, session
+from quantized_graphs import attributes, feeds_for, grouped_in_fp32, in_fp32, run, session
 
 from quantization.plan_file import RECIPES
 from quantization.quantize import Request, quantize
-from quantization.recipes import PRESETS
+from quantization.recipes import INT8_WEIGHTS, PRESETS
 from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, PRECISIONS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines import onnxruntime_device
@@ -46,7 +46,13 @@ def test_integer_weights_multiply_fp32_activations(narrow, bundles, backend, eng
     golden = read_golden(bundles("demo")).tensors
     graph = narrow["onnx"].graph(name)
     feeds = {tensor.name: golden[f"{name}.{tensor.name}"] for tensor in graph.inputs}
-    expected = run(in_fp32(narrow["onnx"].path(graph.file)), feeds)
+    source = bundles("demo").path(f"{name}/model.onnx")
+    expected = run(
+        in_fp32(narrow["onnx"].path(graph.file))
+        if backend == "onnx"
+        else grouped_in_fp32(source, INT8_WEIGHTS),
+        feeds,
+    )
     precision = "f32" if engine == "openvino" else None  # bf16 by default outside the conditions
     opened = BundleGraphs(narrow[backend], Execution(engine=engine, precision=precision)).open(name)
     outputs = opened.run(feeds)

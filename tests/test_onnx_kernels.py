@@ -81,7 +81,7 @@ def test_blocks_are_within_half_a_step(bits, block, inputs):
 
 @pytest.mark.parametrize(
     ("inputs", "largest", "bits", "block"),
-    [(192, 64, 8, 64), (144, 64, 8, 16), (1536, 64, 8, 128), (1296, 64, 8, 64), (6144, 32, 4, 64)],
+    [(192, 64, 8, 64), (144, 64, 8, 32), (1536, 64, 8, 128), (1296, 64, 8, 64), (6144, 32, 4, 64)],
 )
 def test_blocks_waste_little(inputs, largest, bits, block):
     """1296 = 1280 + 16 inputs would need a tenth more in blocks that are not full."""
@@ -95,15 +95,16 @@ def test_an_embedding_widens_the_rows_that_are_looked_up(bundles, tmp_path):
     name = next(w.name for w in weights if w.stored.startswith("int8") and not w.kernel)
     assert {f"{name}_int8", f"{name}_scale"} <= tables
     weight = load(path).graph.initializers[name].const_value.numpy()
-    ids = np.array([[3, 7, 3, 600]], np.int64)
+    ids = np.resize(np.array([3, 7, 3, 600], np.int64), (1, 77))
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     widest = np.abs(weight[ids]).max()
     model = load(target)
-    output = next(n for n in model.graph if n.op_type == "DequantizeLinear").outputs[0]
+    table = next(n for n in model.graph if n.inputs[0] and n.inputs[0].name == f"{name}_int8")
+    output = model.graph.node(f"{table.outputs[0].name}".replace("_rows", "_grouped")).outputs[0]
     model.graph.outputs.append(output)
     serialized = onnx_ir.to_proto(model).SerializeToString()
     rows = run(session(serialized), feeds)[output.name]
-    assert rows.shape == (1, 4, weight.shape[1])
+    rows = rows.reshape(1, 77, weight.shape[1])
     assert np.abs(rows - weight[ids]).max() <= widest / 254 * 1.0001
 
 
