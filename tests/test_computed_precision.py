@@ -105,6 +105,13 @@ def test_every_precision_is_fp32_or_a_recipe():
     assert {"fp32", *RECIPES} == set(PRECISIONS)
 
 
+def test_int8_in_front_of_convolutions_is_computed_in_fp32():
+    """As int8 bundles of earlier versions have it."""
+    rounded = ["QuantizeLinear"] * 4
+    assert computed_precision("int8", "cpu", [*rounded, *["Conv"] * 9, "MatMul"]) == "f32"
+    assert computed_precision("int8", "cpu", [*rounded, "Conv", *["MatMul"] * 9]) == "int8"
+
+
 def test_an_unknown_precision_is_an_error():
     """Nobody guesses what a graph of a later version computes in, or takes of memory."""
     with pytest.raises(RunError, match="stored in 'int3-weights', which this version does not"):

@@ -67,6 +67,7 @@ def test_quantising(bundles, tmp_path, extras, backend, precision):
     folder = bundles("one_level", ExportOptions(backend=backend)).folder
     words = [folder, tmp_path / "b", "--precision", precision, "--quiet"]
     words += ["--samples", "29"] if precision == "int8" else []
+    words += ["--target-db", "0"] if backend == "onnx" else []
     assert_runs(extras, "quantization", *words)
 
 

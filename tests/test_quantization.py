@@ -347,7 +347,8 @@ def test_a_bundle_is_not_written_into_its_source(capsys, bundles):
 def test_a_graph_without_weights_to_quantise_stays_as_it_is(capsys, bundles, tmp_path):
     """A text-free bundle's condition graph only resizes."""
     source = bundles("public", ExportOptions(text=False))
-    assert main([str(source.folder), str(tmp_path / "b"), "--precision", "int8-weights"]) == 0
+    words = [str(source.folder), str(tmp_path / "b"), "--precision", "int8-weights"]
+    assert main([*words, "--target-db", "0"]) == 0
     found = open_bundle(tmp_path / "b", verify_hashes=True).manifest
     assert found.graphs["stage_b_condition"] == source.manifest.graphs["stage_b_condition"]
     assert all(weight.reason for weight in found.quantization["stage_b_condition"].weights)

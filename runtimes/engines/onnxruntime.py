@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,10 @@ class OnnxRuntimeEngine:
         self._session = self._open(file, execution)
         self._check_heavy_nodes(file.path, PROVIDERS[self._device])
         name = f"ONNX Runtime {self._ort.__version__}"
-        precision = computed_precision(graph.precision, self._device)
-        self.placement = Placement(name, execution.device.upper(), precision, self._notes(graph))
+        operators = self._operators()
+        precision = computed_precision(graph.precision, self._device, operators)
+        notes = self._notes(graph, operators)
+        self.placement = Placement(name, execution.device.upper(), precision, notes)
         self._outputs = [tensor.name for tensor in graph.outputs]
         self._inputs = {tensor.name for tensor in graph.inputs}
         self._buffers = (
@@ -161,11 +163,14 @@ class OnnxRuntimeEngine:
     def _on_device(self, value: Any) -> Any:
         return self._ort.OrtValue.ortvalue_from_numpy(value, self._device, self._index)
 
-    def _notes(self, graph: Graph) -> tuple[str, ...]:
-        """What a user wants to see to be so: fused attention, a captured CUDA graph."""
+    def _operators(self) -> list[str]:
+        """Each node's operator, as the nodes were when they were given to providers."""
         parts = self._session.get_provider_graph_assignment_info()
-        nodes = [node for part in parts for node in part.get_nodes()]
-        fused = sum(node.op_type in FUSED_ATTENTION for node in nodes)
+        return [node.op_type for part in parts for node in part.get_nodes()]
+
+    def _notes(self, graph: Graph, operators: Collection[str]) -> tuple[str, ...]:
+        """What a user wants to see to be so: fused attention, a captured CUDA graph."""
+        fused = sum(kind in FUSED_ATTENTION for kind in operators)
         captured = "enable_cuda_graph" in provider_options(graph, self._device)
         return (*[f"{fused} fused attention"] * (fused > 0), *["CUDA graph"] * captured)
 

@@ -1,6 +1,7 @@
 """What ONNX Runtime runs a graph on: provider, its options, and the precision it computes in."""
 
 import platform
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 COMPUTED = {
     "fp32": "f32",
     "fp16": "f32",
-    "int8": "f32",
+    "int8": "int8",
     "int8-dynamic": "int8",
     "int8-weights": "f32",
     "int4-weights": "f32",
@@ -80,13 +81,18 @@ def has_fixed_shapes(graph: Graph) -> bool:
     )
 
 
-def computed_precision(stored: str, device: str) -> str:
+def computed_precision(stored: str, device: str, operators: Collection[str] = ()) -> str:
     """What a graph's products compute in, from the precision it is stored in.
 
-    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Integer
-    weights are widened too, and 'int8' has no kernels for products with float results. RunError
-    for a precision that no bundle of this version has.
+    The CPU provider has fp16 kernels on ARM64 only: elsewhere each node is widened. Graphs whose
+    weights alone are integers have sums and results in fp32. `operators` are those of the graph's
+    nodes: bundles made before products were matrices round activations to int8 in front of
+    convolutions, for which there is no int8 kernel. RunError for a precision that no bundle of this
+    version has.
     """
+    rounded, matrices = (list(operators).count(kind) for kind in ("QuantizeLinear", "MatMul"))
+    if stored == "int8" and rounded > matrices:
+        return "f32"
     if stored == "fp16" and (device != "cpu" or has_half_arithmetic()):
         return "f16"
     if stored not in COMPUTED:
