@@ -20,6 +20,7 @@ from onnx_ir import Attr, Node, Value
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.onnx_files import add_initializer
+from quantization.onnx_patterns import channel_norm, is_product, kernel, merges_heads
 from quantization.roles import uses
 
 Order = tuple[int, ...]
@@ -204,7 +205,7 @@ class _Rewrite:
 
     def _norm(self, node: Node) -> bool:
         """The exporter's ChannelNorm, seven nodes over axis 1, as one over the last axis."""
-        source, epsilon = _channel_norm(node)
+        source, epsilon = channel_norm(node)
         if source is None or source not in self._held:
             return False
         held = self._held[source]
@@ -294,7 +295,7 @@ class _Rewrite:
             return self._reshaped(node, [0, -1, result[1]], POSITIONS_FIRST)
         if ranks == (3, 4) and order == POSITIONS_FIRST and isinstance(result[2], int):
             return self._reshaped(node, [0, 0, result[1], result[2]], HEADS_LAST)
-        if ranks == (4, 4) and order != CHANNELS_LAST and _merges_heads(value, result[1]):
+        if ranks == (4, 4) and order != CHANNELS_LAST and merges_heads(value, result[1]):
             return self._merge_heads(node, result[1])
         return False
 
@@ -357,8 +358,8 @@ class _Rewrite:
 
     def _product_of(self, node: Node) -> tuple[NDArray[np.generic] | None, tuple[int, ...]]:
         """The weight and sides of a convolution that becomes a product; None where it stays."""
-        weight, sides = _kernel(node)
-        stays = node.name in self.stay or not _is_product(node, sides)
+        weight, sides = kernel(node)
+        stays = node.name in self.stay or not is_product(node, sides)
         return (None if stays else weight), sides
 
     def _product(
@@ -398,73 +399,6 @@ class _Rewrite:
         self._hold(output, turned.outputs[0], CHANNELS_LAST)
         self._copies[turned.outputs[0], CHANNELS_LAST] = output
         return True
-
-
-def _kernel(node: Node) -> tuple[NDArray[np.generic] | None, tuple[int, ...]]:
-    """A convolution's weight, where it is constant and the only use of it, and its sides."""
-    weight = node.inputs[1]
-    if weight is None or weight.const_value is None or len(list(weight.uses())) != 1:
-        return None, ()
-    shape = tuple(weight.const_value.shape.numpy())
-    return (weight.const_value.numpy(), shape[2:]) if len(shape) == 4 else (None, ())
-
-
-def _is_product(node: Node, sides: tuple[int, ...]) -> bool:
-    """Whether every output comes of its own pixels: a matrix product with nothing around it."""
-    if sides not in ((1, 1), (2, 2)):
-        return False
-
-    def given(name: str, default: list[int]) -> list[int]:
-        return list(node.attributes[name].as_ints()) if name in node.attributes else default
-
-    group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-    return (
-        group == 1
-        and given("strides", [1, 1]) == list(sides)
-        and not any(given("pads", [0] * 4))
-        and not any(given("output_padding", [0, 0]))
-        and given("dilations", [1, 1]) == [1, 1]
-    )
-
-
-def _channel_norm(node: Node) -> tuple[Value | None, float]:
-    """The input of (x - mean) * rsqrt(mean((x - mean)^2) + eps) over axis 1, and eps."""
-    if node.op_type != "Mul":
-        return None, 0.0
-    chain = [*_up(node.inputs[1], "Reciprocal", "Sqrt", "Add", "ReduceMean", "Pow")]
-    centred = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if len(chain) != 5 or centred is None or centred.op_type != "Sub":
-        return None, 0.0
-    addition, mean, power = chain[2:]
-    epsilon, axes = addition.inputs[1], mean.inputs[1]
-    if power.inputs[0] is not node.inputs[0] or epsilon is None or epsilon.const_value is None:
-        return None, 0.0
-    if axes is None or axes.const_value is None or axes.const_value.numpy().tolist() != [1]:
-        return None, 0.0
-    return centred.inputs[0], float(epsilon.const_value.numpy())
-
-
-def _up(value: Value | None, *kinds: str) -> list[Node]:
-    """The nodes of these kinds, one before the other, that make a value; [] where they do not."""
-    nodes = []
-    for kind in kinds:
-        node = None if value is None else value.producer()
-        if node is None or node.op_type != kind:
-            return []
-        nodes.append(node)
-        value = node.inputs[0]
-    return nodes
-
-
-def _merges_heads(value: Value, width: int) -> bool:
-    shape = value.shape
-    return (
-        shape is not None
-        and len(shape) == 4
-        and isinstance(shape[1], int)
-        and isinstance(shape[2], int)
-        and shape[1] * shape[2] == width
-    )
 
 
 def _inverse(order: Order) -> Order:
