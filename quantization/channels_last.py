@@ -69,7 +69,6 @@ class _Rewrite:
         self.products = 0
         self._held: dict[Value, _Held] = {}
         self._copies: dict[tuple[Value, Order], Value] = {}
-        self._ones: dict[int, Value] = {}
         self._rules: dict[str, Callable[[Node], bool]] = {
             "Conv": self._conv,
             "ConvTranspose": self._conv_transpose,
@@ -164,6 +163,14 @@ class _Rewrite:
             return self._constant_in_order(value, order)
         return self._reordered(value, _inverse(order), before)
 
+    def _aligned(self, node: Node) -> tuple[list[Value], Order]:
+        """All inputs of a node in the order of the first that is held; none where one cannot be."""
+        held = [self._held[value] for value in node.inputs if value in self._held]
+        order = held[0].order if held else ()
+        inputs = [self._in_order(v, order, node) for v in node.inputs if held and v is not None]
+        aligned = [value for value in inputs if value is not None]
+        return (aligned if len(aligned) == len(inputs) else []), order
+
     def _constant_in_order(self, value: Value, order: Order) -> Value:
         inverse = _inverse(order)
         if (value, inverse) not in self._copies:
@@ -192,12 +199,8 @@ class _Rewrite:
     def _binary(self, node: Node) -> bool:
         if self._norm(node):
             return True
-        held = [self._held[value] for value in node.inputs if value in self._held]
-        if not held:
-            return False
-        order = held[0].order
-        inputs = [self._in_order(value, order, node) for value in node.inputs if value is not None]
-        if None in inputs:
+        inputs, order = self._aligned(node)
+        if not inputs:
             return False
         copy = self._add(node, node.op_type, inputs, name=_name(node))
         self._hold(node.outputs[0], copy, order)
@@ -243,12 +246,8 @@ class _Rewrite:
         return True
 
     def _concat(self, node: Node) -> bool:
-        held = [self._held[value] for value in node.inputs if value in self._held]
-        if not held:
-            return False
-        order = held[0].order
-        inputs = [self._in_order(value, order, node) for value in node.inputs if value is not None]
-        if None in inputs:
+        inputs, order = self._aligned(node)
+        if not inputs:
             return False
         axis = onnx_ir.AttrInt64("axis", order[node.attributes["axis"].as_int()])
         copy = self._add(node, "Concat", inputs, [axis], name=_name(node))
