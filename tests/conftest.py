@@ -25,8 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def pytest_collection_finish() -> None:
-    """Each full collection would walk over all that was imported, and tracing makes many."""
+    """Each collection would walk over all that was imported, and tracing a graph makes many."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 # The files that first ask for the demo, the public layout and one level, which take a minute each

@@ -42,6 +42,7 @@ def test_every_form_equals_the_exported_one(small, capsys):
         assert timing["relative_error"] < limit, timing
 
 
+@pytest.mark.slow
 def test_the_forms_are_what_they_are_called(small, tmp_path, monkeypatch):
     """Of one block each, and without the forms of attention that the residual blocks show."""
     plain = ("fixed sizes", "channels last")
