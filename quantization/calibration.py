@@ -5,6 +5,7 @@ the conditional and the unconditional half, which run in one batch under guidanc
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,18 @@ def record(
     progress: Progress = SILENT,
     what: str = "recording",
 ) -> Samples:
-    """Run the bundle's own pipeline and keep `samples` steps of each denoiser."""
+    """Run the bundle's own pipeline and keep `samples` steps of each denoiser.
+
+    Of a large bundle, which takes minutes a picture, no more prompts are run than have that many
+    steps; of any other one all are, for variety.
+    """
     check_samples(bundle, samples)
+    weights = sum(file.size for file in bundle.manifest.files.values())
+    if weights > LARGE:
+        longest = max(steps_of(bundle, name) for name in DENOISERS)
+        prompts = prompts[: math.ceil(samples / longest)]
     keep = {name: _spread(samples, steps_of(bundle, name), len(prompts)) for name in DENOISERS}
     graphs = _Recorder(bundle)
-    weights = sum(file.size for file in bundle.manifest.files.values())
     with Pipeline(
         bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
     ) as pipeline:

@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 from onnx_ir import Attr, Node, Value
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from quantization.onnx_files import add_initializer
-from quantization.onnx_patterns import channel_norm, is_product, kernel, merges_heads
+from quantization.onnx_files import CONTRIB, add_initializer
+from quantization.onnx_patterns import (
+    channel_norm,
+    is_product,
+    kernel,
+    merges_heads,
+    wide_attention,
+)
 from quantization.roles import uses
 
 Order = tuple[int, ...]
@@ -28,6 +34,7 @@ Order = tuple[int, ...]
 CHANNELS_LAST: Order = (0, 3, 1, 2)
 POSITIONS_FIRST: Order = (0, 2, 1)  # (B,C,P) of (B,P,C)
 HEADS_LAST: Order = (0, 2, 3, 1)  # (B,heads,d,P) of (B,P,heads,d)
+HEADS_INSIDE: Order = (0, 2, 1, 3)  # (B,heads,P,d) of (B,P,heads,d)
 _UNARY = {"Erf", "Sqrt", "Reciprocal", "Sigmoid", "Abs", "Neg", "Cast", "LeakyRelu", "Relu"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _BINARY = {"Add", "Sub", "Mul", "Div", "Pow"}
@@ -67,6 +74,7 @@ class _Rewrite:
     def __init__(self, graph: onnx_ir.Graph, stay: Collection[str]) -> None:
         self.graph, self.stay = graph, stay
         self.products = 0
+        self._wide = wide_attention(graph)  # while nothing is rewritten
         self._held: dict[Value, _Held] = {}
         self._copies: dict[tuple[Value, Order], Value] = {}
         self._rules: dict[str, Callable[[Node], bool]] = {
@@ -76,6 +84,7 @@ class _Rewrite:
             "Split": self._split,
             "Transpose": self._transpose,
             "Reshape": self._reshape,
+            "MatMul": self._attention,
             **dict.fromkeys(_UNARY, self._unary),
             **dict.fromkeys(_BINARY, self._binary),
             **dict.fromkeys(_REDUCTIONS, self._reduce),
@@ -315,6 +324,44 @@ class _Rewrite:
         moved = self._add(node, "Gather", [shape, places], name=f"{_name(node)}_shape")
         copy = self._add(node, "Reshape", [together, moved], name=_name(node))
         self._hold(node.outputs[0], copy, CHANNELS_LAST)
+        return True
+
+    def _attention(self, node: Node) -> bool:
+        """Attention over many positions as one operator, which never holds all its scores."""
+        found = self._wide.get(node)
+        if found is None:
+            return False
+        together = [
+            self._in_order(value, order, node)
+            for value, order in (
+                (found.query, HEADS_INSIDE),
+                (found.key, HEADS_LAST),
+                (found.value, HEADS_INSIDE),
+            )
+        ]
+        joined = self._constant(np.array([0, 0, found.width], np.int64), f"joined_{found.width}")
+        name = _name(node)
+        inputs = [
+            self._add(node, "Reshape", [value, joined], name=f"{name}_{kind}")
+            for value, kind in zip(together, ("query", "key", "value"), strict=True)
+        ]
+        fused = Node(
+            CONTRIB,
+            "MultiHeadAttention",
+            inputs,
+            [
+                onnx_ir.AttrInt64("num_heads", found.heads),
+                onnx_ir.AttrFloat32("scale", found.scale),
+            ],
+            name=f"{name}_fused",
+        )
+        fused.outputs[0].name = fused.name
+        self.graph.insert_before(node, fused)
+        self.graph.opset_imports[CONTRIB] = 1
+        size = found.width // found.heads
+        apart = self._constant(np.array([0, 0, found.heads, size], np.int64), f"apart_{size}")
+        copy = self._add(node, "Reshape", [fused.outputs[0], apart], name=name)
+        self._hold(node.outputs[0], copy, HEADS_INSIDE)
         return True
 
     def _conv(self, node: Node) -> bool:

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from onnx_ir import Attr, AttrInt64, DataType, Graph, Node, Value
 
 from quantization.integers import blocks_of, quantized
-from quantization.onnx_files import add_initializer
+from quantization.onnx_files import CONTRIB, add_initializer
 from quantization.roles import Use
 
-CONTRIB = "com.microsoft"
 # What MatMulNBits rounds its activations to: ONNX Runtime's accuracy levels.
 ACCURACY_LEVELS = {32: 1, 8: 4}
 

@@ -46,6 +46,16 @@ def test_only_depthwise_convolutions_and_attention_are_transposed(bundles, name)
     assert {use.kind for use in uses(model) if not use.reason} == {"MatMul"}
 
 
+def test_attention_over_the_most_positions_is_one_operator(bundles):
+    """Of Stage B's levels; Stage C has one, whose few positions are faster in five operators."""
+    for name, fused in (("stage_b", 6), ("stage_c", 0)):
+        model = load(bundles("demo").path(f"{name}/model.onnx"))
+        attention = sum(node.op_type == "Softmax" for node in model.graph)
+        channels_last(model)
+        count = Counter(node.op_type for node in model.graph)
+        assert (count["MultiHeadAttention"], count["Softmax"]) == (fused, attention - fused)
+
+
 def test_weights_keep_their_names_and_reasons(bundles):
     """Plans made for one form of a graph serve the other, and OpenVINO's."""
     path = bundles("demo").path("stage_b/model.onnx")

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from exporter.options import ExportOptions
+from quantization import calibration
 from quantization.calibration import _spread, default_prompts, record
 from quantization.channels_last import channels_last
 from quantization.cli import main
@@ -200,6 +201,16 @@ def test_samples_are_spread_over_all_steps_and_prompts():
 
 
 @pytest.mark.slow
+def test_a_large_bundle_runs_no_more_prompts_than_its_samples_need(bundles, monkeypatch):
+    """There a picture takes minutes."""
+    bundle = bundles("public")
+    steps = len(bundle.manifest.sampling.stage_c.schedule)
+    monkeypatch.setattr(calibration, "LARGE", 0)
+    samples = record(bundle, ["a", "b", "c", "d"], steps + 1, 0)
+    assert samples.about.prompts == 2
+    assert len(samples.feeds["stage_c"]) == steps + 1
+
+
 def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
     """Stage B in 4-bit weights: over the target at every step, smaller than int8 weights."""
     bundle = bundles("demo")
