@@ -5,21 +5,20 @@ ONNX Runtime multiplies int8 matrices and has no int8 kernel for convolutions wi
 NCHW, which OpenVINO and Core ML run fastest.
 
 The pass walks the graph once. For a value that it holds in another order of axes it keeps that
-copy and how to get back (`_Held`); a node whose meaning does not hang on the order takes the
+copy and how to get back (`Held`); a node whose meaning does not hang on the order takes the
 copies, any other node gets its inputs transposed back. What is left are transposes around
 depthwise convolutions and attention's own products.
 """
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
-from onnx_ir import Attr, Node, Value
+from onnx_ir import Node, Value
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from quantization.onnx_files import CONTRIB, add_initializer
+from quantization.onnx_files import CONTRIB
 from quantization.onnx_patterns import (
     channel_norm,
     is_product,
@@ -27,26 +26,22 @@ from quantization.onnx_patterns import (
     merges_heads,
     wide_attention,
 )
+from quantization.reordering import (
+    CHANNELS_LAST,
+    HEADS_INSIDE,
+    HEADS_LAST,
+    POSITIONS_FIRST,
+    Held,
+    Order,
+    Reordering,
+    inverse,
+)
 from quantization.roles import uses
 
-Order = tuple[int, ...]
-# Axis i of the value is axis ORDER[i] of the copy: (B,C,H,W) of (B,H,W,C), and so on.
-CHANNELS_LAST: Order = (0, 3, 1, 2)
-POSITIONS_FIRST: Order = (0, 2, 1)  # (B,C,P) of (B,P,C)
-HEADS_LAST: Order = (0, 2, 3, 1)  # (B,heads,d,P) of (B,P,heads,d)
-HEADS_INSIDE: Order = (0, 2, 1, 3)  # (B,heads,P,d) of (B,P,heads,d)
 _UNARY = {"Erf", "Sqrt", "Reciprocal", "Sigmoid", "Abs", "Neg", "Cast", "LeakyRelu", "Relu"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _BINARY = {"Add", "Sub", "Mul", "Div", "Pow"}
 _REDUCTIONS = {"ReduceMean", "ReduceSum"}
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A copy of a value with its axes in another order: value = Transpose(copy, perm=order)."""
-
-    copy: Value
-    order: Order
 
 
 def channels_last(model: onnx_ir.Model) -> int:
@@ -68,15 +63,14 @@ def channels_last(model: onnx_ir.Model) -> int:
     return rewrite.products
 
 
-class _Rewrite:
-    """The walk over one graph: what is held, and the nodes that are added."""
+class _Rewrite(Reordering):
+    """The walk over one graph, with a rule for each operator that may take copies."""
 
     def __init__(self, graph: onnx_ir.Graph, stay: Collection[str]) -> None:
-        self.graph, self.stay = graph, stay
+        super().__init__(graph)
+        self.stay = stay
         self.products = 0
         self._wide = wide_attention(graph)  # while nothing is rewritten
-        self._held: dict[Value, _Held] = {}
-        self._copies: dict[tuple[Value, Order], Value] = {}
         self._rules: dict[str, Callable[[Node], bool]] = {
             "Conv": self._conv,
             "ConvTranspose": self._conv_transpose,
@@ -96,178 +90,93 @@ class _Rewrite:
         if rule is not None and rule(node):
             return
         for index, value in enumerate(node.inputs):
-            if value is not None and value in self._held:
-                node.replace_input_with(index, self._restored(value, node))
+            if value is not None and value in self.held:
+                node.replace_input_with(index, self.restored(value, node))
 
     def finish(self) -> None:
         """Give the graph's own outputs in their order, and by their names."""
         for index, value in enumerate(self.graph.outputs):
-            if value in self._held and value.producer() is not None:
-                restored = self._restored(value, None)
+            if value in self.held and value.producer() is not None:
+                restored = self.restored(value, None)
                 if restored is not value:
                     restored.name, value.name = value.name, f"{value.name}_unused"
                     restored.shape, restored.type = value.shape, value.type
                     self.graph.outputs[index] = restored
 
-    # What follows adds nodes; `before` is the node whose place is meant.
-
-    def _add(
-        self,
-        before: Node | None,
-        kind: str,
-        inputs: Sequence[Value | None],
-        attributes: Sequence[Attr] = (),
-        *,
-        name: str,
-    ) -> Value:
-        node = Node("", kind, inputs, attributes, name=name)
-        node.outputs[0].name = name
-        if before is None:
-            self.graph.append(node)
-        else:
-            self.graph.insert_before(before, node)
-        return node.outputs[0]
-
-    def _hold(self, value: Value, copy: Value, order: Order) -> None:
-        copy.type = value.type
-        if value.shape is not None and copy.shape is None:
-            dimensions = [value.shape[order.index(axis)] for axis in range(len(order))]
-            copy.shape = onnx_ir.Shape(dimensions)
-        self._held[value] = _Held(copy, order)
-
-    def _restored(self, value: Value, before: Node | None) -> Value:
-        """A value in its own order."""
-        held = self._held[value]
-        return self._reordered(held.copy, held.order, before)
-
-    def _reordered(self, value: Value, order: Order, before: Node | None) -> Value:
-        """Transpose(value, perm=order), made once."""
-        if order == tuple(range(len(order))):
-            return value
-        if (value, order) not in self._copies:
-            perm = onnx_ir.AttrInt64s("perm", order)
-            name = f"{value.name}_{''.join(map(str, order))}"
-            copy = self._add(before, "Transpose", [value], [perm], name=name)
-            copy.type = value.type
-            if value.shape is not None:
-                copy.shape = onnx_ir.Shape([value.shape[axis] for axis in order])
-            self._copies[value, order] = copy
-        return self._copies[value, order]
-
-    def _in_order(self, value: Value, order: Order, before: Node) -> Value | None:
-        """The copy of a value with its axes in `order`; None where its rank is another.
-
-        Numbers that are the same everywhere stay as they are.
-        """
-        held = self._held.get(value)
-        if held is not None and len(held.order) == len(order):
-            # copy' = Transpose(value, inverse of order), value = Transpose(copy, held.order)
-            inverse = _inverse(order)
-            return self._reordered(held.copy, tuple(held.order[axis] for axis in inverse), before)
-        if value.const_value is not None and value.const_value.size == 1:
-            return value
-        if value.shape is None or len(value.shape) != len(order):
-            return None
-        if value.is_initializer() and value.const_value is not None:
-            return self._constant_in_order(value, order)
-        return self._reordered(value, _inverse(order), before)
-
-    def _aligned(self, node: Node) -> tuple[list[Value], Order]:
-        """All inputs of a node in the order of the first that is held; none where one cannot be."""
-        held = [self._held[value] for value in node.inputs if value in self._held]
-        order = held[0].order if held else ()
-        inputs = [self._in_order(v, order, node) for v in node.inputs if held and v is not None]
-        aligned = [value for value in inputs if value is not None]
-        return (aligned if len(aligned) == len(inputs) else []), order
-
-    def _constant_in_order(self, value: Value, order: Order) -> Value:
-        inverse = _inverse(order)
-        if (value, inverse) not in self._copies:
-            assert value.const_value is not None
-            turned = np.ascontiguousarray(value.const_value.numpy().transpose(inverse))
-            self._copies[value, inverse] = self._constant(turned, f"{value.name}_last")
-        return self._copies[value, inverse]
-
-    def _constant(self, values: NDArray[np.generic], name: str) -> Value:
-        known = self.graph.initializers.get(name)
-        return known or add_initializer(self.graph, onnx_ir.tensor(values, name=name))
-
     # The rules: each says whether it took the node.
 
     def _unary(self, node: Node) -> bool:
         value = node.inputs[0]
-        if value is None or value not in self._held:
+        if value is None or value not in self.held:
             return False
-        held = self._held[value]
-        copy = self._add(
+        held = self.held[value]
+        copy = self.add(
             node, node.op_type, [held.copy], list(node.attributes.values()), name=_name(node)
         )
-        self._hold(node.outputs[0], copy, held.order)
+        self.hold(node.outputs[0], copy, held.order)
         return True
 
     def _binary(self, node: Node) -> bool:
         if self._norm(node):
             return True
-        inputs, order = self._aligned(node)
+        inputs, order = self.aligned(node)
         if not inputs:
             return False
-        copy = self._add(node, node.op_type, inputs, name=_name(node))
-        self._hold(node.outputs[0], copy, order)
+        copy = self.add(node, node.op_type, inputs, name=_name(node))
+        self.hold(node.outputs[0], copy, order)
         return True
 
     def _norm(self, node: Node) -> bool:
         """The exporter's ChannelNorm, seven nodes over axis 1, as one over the last axis."""
         source, epsilon = channel_norm(node)
-        if source is None or source not in self._held:
+        if source is None or source not in self.held:
             return False
-        held = self._held[source]
+        held = self.held[source]
         if held.order != CHANNELS_LAST or source.shape is None:
             return False
         width = source.shape[1]
         if not isinstance(width, int):
             return False
-        ones = self._constant(np.ones(width, np.float32), f"ones_{width}")
+        ones = self.constant(np.ones(width, np.float32), f"ones_{width}")
         attributes = [onnx_ir.AttrInt64("axis", -1), onnx_ir.AttrFloat32("epsilon", epsilon)]
-        copy = self._add(
-            node, "LayerNormalization", [held.copy, ones], attributes, name=_name(node)
-        )
-        self._hold(node.outputs[0], copy, held.order)
+        copy = self.add(node, "LayerNormalization", [held.copy, ones], attributes, name=_name(node))
+        self.hold(node.outputs[0], copy, held.order)
         return True
 
     def _reduce(self, node: Node) -> bool:
         value, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
-        if value not in self._held or axes is None or axes.const_value is None:
+        if value not in self.held or axes is None or axes.const_value is None:
             return False
         if "keepdims" in node.attributes and node.attributes["keepdims"].as_int() == 0:
             return False
-        held = self._held[value]
+        held = self.held[value]
         turned = sorted(held.order[int(axis)] for axis in axes.const_value.numpy())
         name = "axes_" + "_".join(map(str, turned))
-        moved = self._constant(np.array(turned, np.int64), name)
-        copy = self._add(
+        moved = self.constant(np.array(turned, np.int64), name)
+        copy = self.add(
             node,
             node.op_type,
             [held.copy, moved],
             list(node.attributes.values()),
             name=_name(node),
         )
-        self._hold(node.outputs[0], copy, held.order)
+        self.hold(node.outputs[0], copy, held.order)
         return True
 
     def _concat(self, node: Node) -> bool:
-        inputs, order = self._aligned(node)
+        inputs, order = self.aligned(node)
         if not inputs:
             return False
         axis = onnx_ir.AttrInt64("axis", order[node.attributes["axis"].as_int()])
-        copy = self._add(node, "Concat", inputs, [axis], name=_name(node))
-        self._hold(node.outputs[0], copy, order)
+        copy = self.add(node, "Concat", inputs, [axis], name=_name(node))
+        self.hold(node.outputs[0], copy, order)
         return True
 
     def _split(self, node: Node) -> bool:
         value = node.inputs[0]
-        if value is None or value not in self._held:
+        if value is None or value not in self.held:
             return False
-        held = self._held[value]
+        held = self.held[value]
         axis = held.order[node.attributes["axis"].as_int()]
         attributes = [a for a in node.attributes.values() if a.name != "axis"]
         split = Node(
@@ -281,7 +190,7 @@ class _Rewrite:
         self.graph.insert_before(node, split)
         for output, copy in zip(node.outputs, split.outputs, strict=True):
             copy.name = f"{output.name}_last"
-            self._hold(output, copy, held.order)
+            self.hold(output, copy, held.order)
         return True
 
     def _transpose(self, node: Node) -> bool:
@@ -289,16 +198,16 @@ class _Rewrite:
         value = node.inputs[0]
         assert value is not None
         perm = tuple(node.attributes["perm"].as_ints())
-        held = self._held.get(value, _Held(value, tuple(range(len(perm)))))
-        self._held[node.outputs[0]] = _Held(held.copy, tuple(held.order[axis] for axis in perm))
+        held = self.held.get(value, Held(value, tuple(range(len(perm)))))
+        self.held[node.outputs[0]] = Held(held.copy, tuple(held.order[axis] for axis in perm))
         return True
 
     def _reshape(self, node: Node) -> bool:
         """The three reshapes of attention: positions in one axis, heads apart, and back."""
         value, result = node.inputs[0], node.outputs[0].shape
-        if value not in self._held or result is None or not isinstance(result[1], int):
+        if value not in self.held or result is None or not isinstance(result[1], int):
             return False
-        order, ranks = self._held[value].order, (len(self._held[value].order), len(result))
+        order, ranks = self.held[value].order, (len(self.held[value].order), len(result))
         if ranks == (4, 3) and order == CHANNELS_LAST:
             return self._reshaped(node, [0, -1, result[1]], POSITIONS_FIRST)
         if ranks == (3, 4) and order == POSITIONS_FIRST and isinstance(result[2], int):
@@ -311,19 +220,19 @@ class _Rewrite:
         value = node.inputs[0]
         assert value is not None
         name = "shape_" + "_".join(map(str, shape)).replace("-", "m")
-        target = self._constant(np.array(shape, np.int64), name)
-        copy = self._add(node, "Reshape", [self._held[value].copy, target], name=_name(node))
-        self._hold(node.outputs[0], copy, order)
+        target = self.constant(np.array(shape, np.int64), name)
+        copy = self.add(node, "Reshape", [self.held[value].copy, target], name=_name(node))
+        self.hold(node.outputs[0], copy, order)
         return True
 
     def _merge_heads(self, node: Node, width: int) -> bool:
         value, shape = node.inputs[0], node.inputs[1]
         assert value is not None and shape is not None
-        together = self._in_order(value, HEADS_LAST, node)
-        places = self._constant(np.array([0, 2, 3, 1], np.int64), "places_last")
-        moved = self._add(node, "Gather", [shape, places], name=f"{_name(node)}_shape")
-        copy = self._add(node, "Reshape", [together, moved], name=_name(node))
-        self._hold(node.outputs[0], copy, CHANNELS_LAST)
+        together = self.in_order(value, HEADS_LAST, node)
+        places = self.constant(np.array([0, 2, 3, 1], np.int64), "places_last")
+        moved = self.add(node, "Gather", [shape, places], name=f"{_name(node)}_shape")
+        copy = self.add(node, "Reshape", [together, moved], name=_name(node))
+        self.hold(node.outputs[0], copy, CHANNELS_LAST)
         return True
 
     def _attention(self, node: Node) -> bool:
@@ -332,17 +241,17 @@ class _Rewrite:
         if found is None:
             return False
         together = [
-            self._in_order(value, order, node)
+            self.in_order(value, order, node)
             for value, order in (
                 (found.query, HEADS_INSIDE),
                 (found.key, HEADS_LAST),
                 (found.value, HEADS_INSIDE),
             )
         ]
-        joined = self._constant(np.array([0, 0, found.width], np.int64), f"joined_{found.width}")
+        joined = self.constant(np.array([0, 0, found.width], np.int64), f"joined_{found.width}")
         name = _name(node)
         inputs = [
-            self._add(node, "Reshape", [value, joined], name=f"{name}_{kind}")
+            self.add(node, "Reshape", [value, joined], name=f"{name}_{kind}")
             for value, kind in zip(together, ("query", "key", "value"), strict=True)
         ]
         fused = Node(
@@ -359,9 +268,9 @@ class _Rewrite:
         self.graph.insert_before(node, fused)
         self.graph.opset_imports[CONTRIB] = 1
         size = found.width // found.heads
-        apart = self._constant(np.array([0, 0, found.heads, size], np.int64), f"apart_{size}")
-        copy = self._add(node, "Reshape", [fused.outputs[0], apart], name=name)
-        self._hold(node.outputs[0], copy, HEADS_INSIDE)
+        apart = self.constant(np.array([0, 0, found.heads, size], np.int64), f"apart_{size}")
+        copy = self.add(node, "Reshape", [fused.outputs[0], apart], name=name)
+        self.hold(node.outputs[0], copy, HEADS_INSIDE)
         return True
 
     def _conv(self, node: Node) -> bool:
@@ -371,16 +280,16 @@ class _Rewrite:
         value = node.inputs[0]
         assert value is not None
         if sides == (2, 2):  # the four pixels that one output sees, as channels: (y, x, c)
-            picture = self._restored(value, node) if value in self._held else value
+            picture = self.restored(value, node) if value in self.held else value
             size = onnx_ir.AttrInt64("blocksize", 2)
-            deep = self._add(node, "SpaceToDepth", [picture], [size], name=f"{_name(node)}_deep")
-            points: Value | None = self._reordered(deep, _inverse(CHANNELS_LAST), node)
+            deep = self.add(node, "SpaceToDepth", [picture], [size], name=f"{_name(node)}_deep")
+            points: Value | None = self.reordered(deep, inverse(CHANNELS_LAST), node)
         else:
-            points = self._in_order(value, CHANNELS_LAST, node)
+            points = self.in_order(value, CHANNELS_LAST, node)
         assert points is not None
         matrix = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
         copy = self._product(node, points, matrix)
-        self._hold(node.outputs[0], copy, CHANNELS_LAST)
+        self.hold(node.outputs[0], copy, CHANNELS_LAST)
         return True
 
     def _conv_transpose(self, node: Node) -> bool:
@@ -389,17 +298,17 @@ class _Rewrite:
             return self._keep(node)
         value = node.inputs[0]
         assert value is not None
-        points = self._in_order(value, CHANNELS_LAST, node)
+        points = self.in_order(value, CHANNELS_LAST, node)
         assert points is not None
         matrix = weight.transpose(0, 2, 3, 1).reshape(weight.shape[0], -1)  # (I, (y, x, O))
         deep = self._product(node, points, matrix, repeats=4)
-        order = self._reordered(deep, CHANNELS_LAST, node)
+        order = self.reordered(deep, CHANNELS_LAST, node)
         size = onnx_ir.AttrInt64("blocksize", 2)
-        picture = self._add(node, "DepthToSpace", [order], [size], name=f"{_name(node)}_wide")
+        picture = self.add(node, "DepthToSpace", [order], [size], name=f"{_name(node)}_wide")
         picture.shape, picture.type = node.outputs[0].shape, node.outputs[0].type
-        last = self._reordered(picture, _inverse(CHANNELS_LAST), node)
-        self._hold(node.outputs[0], last, CHANNELS_LAST)
-        self._copies[last, CHANNELS_LAST] = picture
+        last = self.reordered(picture, inverse(CHANNELS_LAST), node)
+        self.hold(node.outputs[0], last, CHANNELS_LAST)
+        self.copies[last, CHANNELS_LAST] = picture
         return True
 
     def _product_of(self, node: Node) -> tuple[NDArray[np.generic] | None, tuple[int, ...]]:
@@ -419,7 +328,7 @@ class _Rewrite:
         self.products += 1
         # The node's own name: plans and calibration know it by that.
         name, node.name = node.name or "", f"{node.name}_convolution"
-        product = self._add(node, "MatMul", [points, weight], name=f"{name}_product")
+        product = self.add(node, "MatMul", [points, weight], name=f"{name}_product")
         producer = product.producer()
         assert producer is not None
         producer.name = name
@@ -427,28 +336,24 @@ class _Rewrite:
             return product
         if repeats > 1:
             assert bias.const_value is not None
-            bias = self._constant(np.tile(bias.const_value.numpy(), repeats), f"{bias.name}_tiled")
-        return self._add(node, "Add", [product, bias], name=f"{name}_last")
+            bias = self.constant(np.tile(bias.const_value.numpy(), repeats), f"{bias.name}_tiled")
+        return self.add(node, "Add", [product, bias], name=f"{name}_last")
 
     def _keep(self, node: Node) -> bool:
         """A convolution that stays: what follows it takes its result with channels last."""
         for index, value in enumerate(node.inputs):
-            if value is not None and value in self._held:
-                node.replace_input_with(index, self._restored(value, node))
+            if value is not None and value in self.held:
+                node.replace_input_with(index, self.restored(value, node))
         output = node.outputs[0]
         if output.shape is None or len(output.shape) != len(CHANNELS_LAST):
             return True
-        perm = onnx_ir.AttrInt64s("perm", _inverse(CHANNELS_LAST))
+        perm = onnx_ir.AttrInt64s("perm", inverse(CHANNELS_LAST))
         turned = Node("", "Transpose", [output], [perm], name=f"{_name(node)}_last")
         turned.outputs[0].name = turned.name
         self.graph.insert_after(node, turned)
-        self._hold(output, turned.outputs[0], CHANNELS_LAST)
-        self._copies[turned.outputs[0], CHANNELS_LAST] = output
+        self.hold(output, turned.outputs[0], CHANNELS_LAST)
+        self.copies[turned.outputs[0], CHANNELS_LAST] = output
         return True
-
-
-def _inverse(order: Order) -> Order:
-    return tuple(order.index(axis) for axis in range(len(order)))
 
 
 def _name(node: Node) -> str:
