@@ -36,7 +36,7 @@ def quantize_int8(
     """
     model = load(source)
     extremes = _extremes(model, source, feeds, cache)
-    channels_last(model)
+    channels_last(model, fuse_attention=True)
     if recipe.smoothing > 0 or recipe.norm_smoothing > 0:
         extremes = _smoothed(model, source, extremes, recipe)
     activations: dict[onnx_ir.Value, onnx_ir.Value] = {}
@@ -53,7 +53,7 @@ def quantize_int8_dynamic(
 ) -> list[Weight]:
     """Write `source` as `target` with DynamicQuantizeLinear in front of what is int8."""
     model = load(source)
-    channels_last(model)
+    channels_last(model, fuse_attention=True)
     activations: dict[onnx_ir.Value, tuple[onnx_ir.Value, ...]] = {}
 
     def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:

@@ -14,13 +14,14 @@ from validation.parity.metrics import difference
 DENOISERS = ("stage_c", "stage_b")
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", DENOISERS)
 @pytest.mark.parametrize(("config", "height", "width"), [("public", 32, 48), ("one_level", 24, 12)])
-def test_the_same_function_at_any_size(bundles, tmp_path, config, name, height, width):
+def test_the_same_function_at_any_size(bundles, tmp_path, config, name, height, width, fused):
     path = bundles(config).path(f"{name}/model.onnx")
     model = load(path)
     wanted = {use.weight for use in uses(model) if not use.reason and use.kind != "MatMul"}
-    assert channels_last(model) == len(wanted) > 0
+    assert channels_last(model, fuse_attention=fused) == len(wanted) > 0
     save(model, tmp_path / "graph" / "model.onnx")
     sizes = {"batch": 2, "height": height, "width": width}
     feeds = feeds_for(path, sizes)
@@ -51,7 +52,7 @@ def test_attention_over_the_most_positions_is_one_operator(bundles):
     for name, fused in (("stage_b", 6), ("stage_c", 0)):
         model = load(bundles("demo").path(f"{name}/model.onnx"))
         attention = sum(node.op_type == "Softmax" for node in model.graph)
-        channels_last(model)
+        channels_last(model, fuse_attention=True)
         count = Counter(node.op_type for node in model.graph)
         assert (count["MultiHeadAttention"], count["Softmax"]) == (fused, attention - fused)
 
