@@ -36,16 +36,16 @@ from runtimes.errors import RunError, UsageError, one_line
 HEAVY_OPS = {"Conv", "ConvTranspose", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "Attention",
              "MultiHeadAttention", "LayerNormalization", "Softmax", "QLinearConv", "ConvInteger",
              "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"}  # fmt: skip
-# fp32 weights are packed anew, fp16 ones widened more than once, int8's mapped as they are stored;
-# the text encoders' int8-weights are widened, and int4 too. int8-dynamic is taken to be as int8.
+# fp32 weights are packed anew, fp16 ones widened more than once. Integers are held once, packed as
+# their kernels read them, with a scale a block; embeddings stay in the mapped file.
 FOOTPRINT = Footprint(
     {
         "fp32": 1.3,
         "fp16": 4.7,
         "int8": 1.2,
         "int8-dynamic": 1.2,
-        "int8-weights": 3.0,
-        "int4-weights": 2.9,
+        "int8-weights": 1.2,
+        "int4-weights": 1.3,
     },
     positions=1.6,
 )
