@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantization.recipes import Float16, Int8, Int8Dynamic, IntegerWeights, Palette, Recipe
+from quantization.recipes import (
+    Float16,
+    Float16Weights,
+    Int8,
+    Int8Dynamic,
+    IntegerWeights,
+    Palette,
+    Recipe,
+)
 from runtimes.bundle.manifest import Weight
 from runtimes.bundle.read import Bundle
 from runtimes.console import distribution, require
@@ -69,6 +77,7 @@ BACKENDS = {
     "onnx": Backend(
         handlers={
             Float16: _late("onnx_fp16:quantize_fp16"),
+            Float16Weights: _late("onnx_fp16:quantize_fp16_weights"),
             IntegerWeights: _late("onnx_weights:quantize_weights"),
             Int8: _late("onnx_int8:quantize_int8"),
             Int8Dynamic: _late("onnx_int8:quantize_int8_dynamic"),

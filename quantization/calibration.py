@@ -6,7 +6,7 @@ the conditional and the unconditional half, which run in one batch under guidanc
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ PROMPTS_FILE, DEMO_PROMPTS_FILE = (
 
 @dataclass(frozen=True)
 class Samples:
-    """Feeds of each denoiser, and what they were drawn from."""
+    """Feeds of each denoiser and of what else was asked for, and what they were drawn from."""
 
     feeds: dict[str, list[Tensors]]
     about: Calibration
@@ -52,11 +52,13 @@ def record(
     seed: int,
     progress: Progress = SILENT,
     what: str = "recording",
+    others: Collection[str] = (),
 ) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser.
 
     Of a large bundle, which takes minutes a picture, no more prompts are run than have that many
-    steps; of any other one all are, for variety.
+    steps; of any other one all are, for variety. Of each graph in `others`, which run once, all
+    feeds are kept.
     """
     check_samples(bundle, samples)
     weights = sum(file.size for file in bundle.manifest.files.values())
@@ -64,7 +66,7 @@ def record(
         longest = max(steps_of(bundle, name) for name in DENOISERS)
         prompts = prompts[: math.ceil(samples / longest)]
     keep = {name: _spread(samples, steps_of(bundle, name), len(prompts)) for name in DENOISERS}
-    graphs = _Recorder(bundle)
+    graphs = _Recorder(bundle, others)
     with Pipeline(
         bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
     ) as pipeline:
@@ -123,26 +125,26 @@ def _about(
         for sample in feeds[name]:
             for tensor in sorted(sample):
                 digest.update(np.ascontiguousarray(sample[tensor]).data)
-    kept = max(len(steps) for steps in feeds.values())  # fewer where the prompts have no more steps
+    kept = max(len(feeds[name]) for name in DENOISERS)  # fewer where the prompts have no more steps
     return Calibration(len(prompts), min(samples, kept), seed, digest.hexdigest())
 
 
 class _Recorder:
-    """A bundle's graphs; the denoisers keep the feeds of the wanted steps."""
+    """A bundle's graphs; the denoisers keep the feeds of the wanted steps, others all of theirs."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, others: Collection[str]) -> None:
         # In fp32 where the engine has a choice: another type's rounding is no part of the model.
         chooses = engine_for(bundle.manifest.backend).chooses_precision
         self._graphs = BundleGraphs(bundle, Execution(precision="f32" if chooses else None))
-        self.feeds: dict[str, list[Tensors]] = {name: [] for name in DENOISERS}
+        self.feeds: dict[str, list[Tensors]] = {name: [] for name in (*DENOISERS, *others)}
         self.wanted: dict[str, set[int]] = {}
 
     def open(self, name: str) -> Engine:
         engine = self._graphs.open(name)
-        return _Recording(engine, self, name) if name in DENOISERS else engine
+        return _Recording(engine, self, name) if name in self.feeds else engine
 
     def keep(self, name: str, step: int, fixed: Tensors, feeds: Feeds) -> None:
-        if step in self.wanted[name]:
+        if name not in self.wanted or step in self.wanted[name]:
             # Copies: an engine may write its next results into the arrays it gave.
             varying = {key: np.array(value) for key, value in feeds.items()}
             self.feeds[name].append({**fixed, **varying})

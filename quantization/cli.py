@@ -13,7 +13,7 @@ from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
 from runtimes.arguments import Parser, a_path, integer, number
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import Island, Manifest
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import guarded, run_cli, subcommand
 from runtimes.engines.onnxruntime_device import cpu_flags
@@ -48,10 +48,11 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         type=str.lower,
         choices=list(PRESETS),
-        help="fp16; int8-weights and int4-weights store weights in 8 or 4 bits; int8 also computes "
-        "the denoisers' products in 8 bits, with ranges from calibration, or with int8-dynamic "
-        "measured as it runs; palette8, palette6 and palette4 (Core ML) store the denoisers' "
-        "weights as indices into tables of 256, 64 or 16 values",
+        help="fp16 (ONNX: full runs say what has to stay fp32); fp16-weights stores weights in "
+        "fp16 and computes in fp32; int8-weights and int4-weights store weights in 8 or 4 bits; "
+        "int8 also computes the denoisers' products in 8 bits, with ranges from calibration, or "
+        "with int8-dynamic measured as it runs; palette8, palette6 and palette4 (Core ML) store "
+        "the denoisers' weights as indices into tables of 256, 64 or 16 values",
     )
     add(
         "--plan",
@@ -65,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
         type=number,
         metavar="DB",
         help="ONNX: keep few weights from the precision, so that every step of each denoiser stays "
-        "above this SQNR (default: "
+        "above this SQNR; fp16: what every graph has to reach (default: "
         + ", ".join(f"{name} {db:g}" for name, db in TARGETS.items())
-        + "; 0: none kept)",
+        + "; 0: none kept, fp16 not measured)",
     )
     add_calibration_options(command_line)
     add(
@@ -186,6 +187,16 @@ def prompts_of(args: argparse.Namespace, bundle: Bundle) -> list[str]:
     return default_prompts(bundle.manifest.model)
 
 
+def _print_islands(islands: Sequence[Island], *, verbose: bool) -> None:
+    """What stays fp32 for its range: the first few, or all of it."""
+    if islands:
+        print(f"  {len(islands)} nodes in fp32 for their range:")
+    for island in islands if verbose else islands[:3]:
+        print(f"    {island.node} ({island.op}): {island.reason}")
+    if len(islands) > 3 and not verbose:
+        print(f"    and {len(islands) - 3} more: --verbose, or the manifest")
+
+
 def _print(manifest: Manifest, *, verbose: bool) -> None:
     print(f"{'graph':<22}{'recipe':<14}{'quantised':>10}{'in float':>10}{'MB':>9}{'of before':>10}")
     for name, record in manifest.quantization.items():
@@ -199,6 +210,7 @@ def _print(manifest: Manifest, *, verbose: bool) -> None:
         if record.kernels:
             ran = ", ".join(f"{count} {name}" for name, count in record.kernels.items())
             print(f"  products on ONNX Runtime: {ran}")
+        _print_islands(record.islands, verbose=verbose)
         reasons = [weight.reason for weight in record.weights if weight.reason]
         for reason in dict.fromkeys(reasons):
             print(f"  {reasons.count(reason)} in float: {reason}")

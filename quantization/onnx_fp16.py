@@ -1,21 +1,20 @@
-"""fp16 in ONNX, by onnxruntime's float16 pass: heavy products in fp16, what loses range in fp32.
+"""fp16 in ONNX: heavy products in fp16, what loses range or digits in fp32.
 
-`half_nodes` decides which node computes in what; the library's pass carries it out, and what it
-gets wrong is put right around it: constants that both kinds of nodes use (`_part_constants`,
-before) and needless steps through fp16 (`_drop_round_trips`, after).
+`half_nodes` decides by structure which node computes in what, `quantization.islands` takes out of
+these what was measured to come near the ends of fp16's range.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx_ir
+from numpy.typing import NDArray
 from onnx_ir import DataType, Graph, Model, Node, Value
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.onnx_files import add_initializer, load, save
-from quantization.recipes import Float16
-from quantization.roles import uses
+from quantization.recipes import Float16, Float16Weights
+from quantization.roles import LAST, MAPPER, UNHELD, uses
 from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
@@ -23,12 +22,13 @@ from runtimes.errors import RunError
 # An Attention's softmax is its kernel's: CUDA's flash attention, fp16 only, keeps it in fp32.
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gather", "Attention")
 # What moves values about and computes nothing.
-_MOVES = (
+MOVES = (
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze"),
     *("Slice", "Split", "Concat", "Pad", "DepthToSpace"),
 )
-# How the pass names its own casts from fp32 to fp16.
-_NARROWING = re.compile("_cast_to_fp16_node$|^graph_input_cast")
+# Rounding to 11 bits costs at most this of a value, and on average 0.6 of it.
+_ROUNDING = 2.0**-11
+_WIDENED = "float16, multiplied in fp32"
 
 
 def quantize_fp16(
@@ -36,54 +36,72 @@ def quantize_fp16(
 ) -> list[Weight]:
     """Write `source` as `target` in fp16; lists every weight, changed or not.
 
-    Inputs, outputs and everything that `half_nodes` leaves out stay fp32. Raises RunError where
-    the graph or the library's pass is not what this was written for.
+    Inputs, outputs, and everything that `half_nodes` leaves out or the recipe names as an island
+    compute in fp32. An island's weight is stored in fp16 all the same, where fp16 holds it. Raises
+    RunError where the graph is not what this was written for.
     """
     model = load(source)
-    weights = {use.weight: use.reason for use in uses(model)}
-    half = half_nodes(model)
-    _part_constants(model.graph, half)
-    model = _converted(model, half)
-    types = {name: value.dtype for name, value in model.graph.initializers.items()}
-    _drop_round_trips(model)
-    if left := next(_round_trips(model.graph), None):
-        raise RunError(f"{source}: '{left.name}' still rounds to fp16 between two fp32 nodes")
-    model.graph.sort()  # the pass appends its casts
-    save(model, target)
-    return [
-        Weight(name, "float16", "")
-        if types.get(name) == DataType.FLOAT16
-        else Weight(name, "float32", reason or "an fp32 node uses it too")
-        for name, reason in weights.items()
-    ]
+    wide = {island.node for island in recipe.islands} | {node.name or "" for node in unheld(model)}
+    return _write(model, target, half_nodes(model, wide))
 
 
-def half_nodes(model: Model) -> set[str]:
+def quantize_fp16_weights(
+    source: Path, target: Path, recipe: Float16Weights, feeds: Sequence[Tensors] = ()
+) -> list[Weight]:
+    """Write `source` as `target` with its weights in fp16, all computed in fp32; lists them."""
+    return _write(load(source), target, set())
+
+
+def half_nodes(model: Model, wide: Collection[str] = ()) -> set[str]:
     """Names of the nodes that compute in fp16.
 
     Products, GELU between two of them, GlobalResponseNorm's last multiplication, and moves among
     these. Reductions, norms, softmax, the residual stream, timestep mappers and epsilon's division
     are none of that: sums of squares pass 65504, and the stream keeps what single steps add to it.
+    Nor are nodes named in `wide`, the GELU that one is part of, and the moves of what they make.
 
     Raises RunError for an Erf that is no part of a GELU.
     """
-    half = set(_products(model.graph))
+    half = {node for node in _products(model.graph) if node.name not in wide}
     for node in model.graph:
-        if node.op_type == "Erf":
+        if node.op_type == "Erf" and not any(part.name in wide for part in _gelu(node)):
             half |= _gelu(node)
     for node in model.graph:
-        if node.op_type == "Mul" and _is_between(node, half):
+        if node.op_type == "Mul" and node.name not in wide and _is_between(node, half):
             half.add(node)
     changed = True
     while changed:  # moves of fp16 values, from product to product
         moves = {
             node
             for node in model.graph
-            if node.op_type in _MOVES and node not in half and _maker(node, 0) in half
+            if node.op_type in MOVES and node not in half and _maker(node, 0) in half
+            if node.name not in wide
         }
         half |= moves
         changed = bool(moves)
     return {node.name or "" for node in half}
+
+
+def unheld(model: Model) -> Iterator[Node]:
+    """The nodes with a constant that fp16 does not hold."""
+    for node in model.graph:
+        for value in node.inputs:
+            if value is None or value.const_value is None or value.dtype != DataType.FLOAT:
+                continue
+            if not _held(value.const_value.numpy()):
+                yield node
+                break
+
+
+def _held(constant: NDArray[np.float32]) -> bool:
+    """Whether fp16 holds a constant: a weight as exactly as it holds numbers of about 1, by the L2
+    error; the rest, such as biases, which may be small beside what they are added to, at all.
+    """
+    with np.errstate(over="ignore"):
+        rounded = constant.astype(np.float16).astype(np.float32)
+    if constant.ndim < 2:
+        return bool(np.isfinite(rounded).all())
+    return bool(np.linalg.norm(constant - rounded) <= _ROUNDING * np.linalg.norm(constant))
 
 
 def _products(graph: Graph) -> Iterator[Node]:
@@ -144,70 +162,106 @@ def _user(node: Node) -> Node | None:
     return None if usage is None else usage.node
 
 
-def _part_constants(graph: Graph, half: set[str]) -> None:
-    """Give fp32 nodes their own copy of what fp16 nodes use too: it would be rounded for both.
+def _write(model: Model, target: Path, half: set[str]) -> list[Weight]:
+    """Carry out what `half` says, save the graph, and list its weights as they are stored."""
+    weights = {use.weight: use.reason for use in uses(model)}
+    _halve(model.graph, half)
+    listed = [_stored(model.graph, name, reason) for name, reason in weights.items()]
+    save(model, target)
+    return listed
 
-    How many there are is the graph's affair: none is no fault.
+
+def _stored(graph: Graph, name: str, reason: str) -> Weight:
+    """Store what is left of the fp32 weights in fp16 too, but for those with a `reason` not to."""
+    weight = graph.initializers[name]
+    if weight.dtype == DataType.FLOAT16:
+        return Weight(name, "float16", "")
+    assert weight.const_value is not None
+    if reason in (LAST, MAPPER):
+        return Weight(name, "float32", reason)
+    if not _held(weight.const_value.numpy()):
+        return Weight(name, "float32", UNHELD)
+    users = list(weight.uses())
+    _round(weight)
+    wide = _cast(graph, weight, DataType.FLOAT, before=graph[0])  # once, when a graph is loaded
+    for user, index in users:
+        user.replace_input_with(index, wide)
+    return Weight(name, _WIDENED, "")
+
+
+def _halve(graph: Graph, half: set[str]) -> None:
+    """Have the nodes in `half` take and give fp16: casts where an fp32 value enters or leaves."""
+    nodes = [node for node in graph if node.name in half]
+    for node in nodes:
+        for output in node.outputs:
+            if output.dtype == DataType.FLOAT:
+                output.dtype = DataType.FLOAT16
+    narrow: dict[Value, Value] = {}
+    for node in nodes:
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype == DataType.FLOAT:
+                if value not in narrow:
+                    narrow[value] = _narrowed(graph, value, node, half)
+                if narrow[value] is not value:
+                    node.replace_input_with(index, narrow[value])
+    for node in nodes:
+        for output in node.outputs:
+            if output.dtype == DataType.FLOAT16:
+                _widen(graph, output, node, half)
+
+
+def _narrowed(graph: Graph, value: Value, user: Node, half: set[str]) -> Value:
+    """An fp32 value in fp16: rounded once where it is a constant, else cast before its first user.
+
+    A constant that fp32 nodes use too has a copy: it would be rounded for both.
     """
-    narrow = {value for node in graph if node.name in half for value in node.inputs if value}
-    copies: dict[Value, Value] = {}
-    for node in graph:
-        for index, value in enumerate(node.inputs if node.name not in half else ()):
-            if value not in narrow or not value.is_initializer() or value.dtype != DataType.FLOAT:
-                continue
-            assert value.const_value is not None
-            if value not in copies:
-                array, name = value.const_value.numpy(), f"{value.name}_fp32"
-                copies[value] = add_initializer(graph, onnx_ir.tensor(array, name=name))
-            node.replace_input_with(index, copies[value])
+    if not value.is_initializer():
+        return _cast(graph, value, DataType.FLOAT16, before=user)
+    assert value.const_value is not None
+    if all(usage.node.name in half for usage in value.uses()):
+        _round(value)
+        return value
+    array = value.const_value.numpy().astype(np.float16)
+    return add_initializer(graph, onnx_ir.tensor(array, name=f"{value.name}_fp16"))
 
 
-def _converted(model: Model, half: set[str]) -> Model:
-    """The graph in fp16 by the library's pass, which takes and gives an onnx.ModelProto."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    # The exporter wrote every value's type; inferring them again fails on graphs over 2 GB.
-    proto = convert_float_to_float16(
-        onnx_ir.to_proto(model),
-        keep_io_types=True,
-        disable_shape_infer=True,
-        op_block_list=[],
-        node_block_list=[node.name for node in model.graph if node.name not in half],
-    )
-    del proto.graph.value_info[:]  # the pass leaves some types as they were
-    return onnx_ir.from_proto(proto)
+def _widen(graph: Graph, value: Value, maker: Node, half: set[str]) -> None:
+    """Give the fp32 users of an fp16 result, and the graph's outputs, one cast to fp32."""
+    users = [usage for usage in value.uses() if usage.node.name not in half]
+    if not users and not value.is_graph_output():
+        return
+    wide = _cast(graph, value, DataType.FLOAT, after=maker)
+    for user, index in users:
+        user.replace_input_with(index, wide)
+    if value.is_graph_output():
+        name, place = value.name, graph.outputs.index(value)
+        graph.outputs[place] = wide
+        value.name, wide.name = f"{name}_fp16", name
 
 
-def _drop_round_trips(model: Model) -> None:
-    """Undo fp32 -> fp16 -> fp32, which the pass writes between any two nodes it leaves in fp32,
-    and its casts of fp32 constants to fp32.
-
-    It would cost exactly what they are in fp32 for: a sum of squares over 65504 became infinite.
-    """
-    for node in list(model.graph):
-        value = node.inputs[0] if _casts_to(node, DataType.FLOAT) else None
-        if value is None:
-            continue
-        maker = value.producer()
-        if maker is not None and _NARROWING.search(maker.name or ""):
-            value = maker.inputs[0]
-        elif value.name not in model.graph.initializers or value.dtype != DataType.FLOAT:
-            continue  # a true step from fp16 to fp32
-        assert value is not None
-        if node.outputs[0].is_graph_output():  # its name must stay
-            node.replace_input_with(0, value)
-        else:
-            node.outputs[0].replace_all_uses_with(value)
-    RemoveUnusedNodesPass()(model)
+def _round(value: Value) -> None:
+    """Turn a constant into fp16."""
+    assert value.const_value is not None
+    array = value.const_value.numpy().astype(np.float16)
+    value.const_value = onnx_ir.tensor(array, name=value.name)
+    value.dtype = DataType.FLOAT16
 
 
-def _round_trips(graph: Graph) -> Iterator[Node]:
-    """Casts to fp32 of what was cast to fp16: none is left unless the pass names its casts anew."""
-    for node in graph:
-        maker = _maker(node, 0) if _casts_to(node, DataType.FLOAT) else None
-        if maker is not None and _casts_to(maker, DataType.FLOAT16):
-            yield node
-
-
-def _casts_to(node: Node, kind: DataType) -> bool:
-    return node.op_type == "Cast" and node.attributes["to"].as_int() == kind
+def _cast(
+    graph: Graph,
+    value: Value,
+    kind: DataType,
+    *,
+    before: Node | None = None,
+    after: Node | None = None,
+) -> Value:
+    """The result of a new cast of `value`, beside a node."""
+    to = "fp16" if kind == DataType.FLOAT16 else "fp32"
+    node = Node("", "Cast", [value], [onnx_ir.AttrInt64("to", kind)], name=f"{value.name}_to_{to}")
+    node.outputs[0].name, node.outputs[0].shape = f"{value.name}_{to}", value.shape
+    node.outputs[0].type = onnx_ir.TensorType(kind)
+    if before is not None:
+        graph.insert_before(before, node)
+    elif after is not None:
+        graph.insert_after(after, node)
+    return node.outputs[0]

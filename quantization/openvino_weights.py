@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantization.integers import KEPT_GROUP, group_of, quantized
 from quantization.recipes import Float16, IntegerWeights
-from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, Use
+from quantization.roles import DEPTHWISE, FIRST, LAST, MAPPER, SMALL, SMALLEST, UNHELD, Use
 from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 
@@ -52,9 +52,8 @@ def quantize_fp16(
     names = [use.weight for use in uses(read(source))]
     openvino.save_model(read(source), str(target), compress_to_fp16=True)
     stored = {use.weight: kind for use, kind in _typed_uses(read(target))}
-    reason = "fp16 cannot hold its values"
     return [
-        Weight(name, "float16", "") if stored[name] == "f16" else Weight(name, "float32", reason)
+        Weight(name, "float16", "") if stored[name] == "f16" else Weight(name, "float32", UNHELD)
         for name in names
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quantization.backends import Backend, backend_of, require_packages
 from quantization.plan_file import exceptions
-from quantization.recipes import PRESETS, Int8, Plan, Recipe, searchable
+from quantization.recipes import PRESETS, Float16, Int8, Plan, Recipe, judged
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
@@ -42,6 +42,13 @@ def check_plan(
         )
     _check_whole(bundle, recipes, target_db)
     return recipes
+
+
+def needs_runs(bundle: Bundle, plan: Plan, target_db: float | None) -> bool:
+    """Whether full runs judge a plan: one with a target, and ONNX graphs in fp16 but at 0."""
+    half = any(isinstance(recipe, Float16) for recipe in plan.values())
+    measured = half and bundle.manifest.backend == "onnx"
+    return bool(target_db) or (measured and target_db is None)
 
 
 def _check_recipe(
@@ -86,15 +93,17 @@ def _check_whole(bundle: Bundle, plan: dict[str, Recipe], target_db: float | Non
     if target_db is not None and not (math.isfinite(target_db) and target_db >= 0):
         raise UsageError(f"--target-db is {target_db}; it must be a number of dB, or 0 for none")
     lacking = [name for name in DENOISERS if name not in manifest.graphs]
-    if lacking and (target_db or any(isinstance(recipe, Int8) for recipe in plan.values())):
+    calibrates = any(isinstance(recipe, Int8) for recipe in plan.values())
+    if lacking and (calibrates or needs_runs(bundle, plan, target_db)):
         raise UsageError(
             f"{bundle.folder} holds no {lacking[0]}: int8 and --target-db measure whole runs"
+            + ("" if calibrates else "; --target-db 0 measures nothing")
         )
     if target_db and manifest.backend != "onnx":
         raise UsageError(
             f"--target-db measures ONNX bundles, this is an {manifest.backend} one: have "
             "'python -m quantization sensitivity' pick a plan on the ONNX bundle, and give --plan"
         )
-    if target_db and not any(searchable(plan.get(name)) for name in DENOISERS):
+    if target_db and not any(judged(plan.get(name)) for name in DENOISERS):
         recipes = ", ".join(dict.fromkeys(recipe.name for recipe in plan.values()))
         raise UsageError(f"--target-db: {recipes} takes no exceptions that could reach a target")

@@ -20,6 +20,7 @@ from quantization.recipes import (
     PALETTE6,
     PALETTE8,
     Float16,
+    Float16Weights,
     Int8,
     Int8Dynamic,
     IntegerWeights,
@@ -32,6 +33,7 @@ from runtimes.errors import UsageError
 
 _RECIPES: tuple[Recipe, ...] = (
     Float16(),
+    Float16Weights(),
     Int8(),
     Int8Dynamic(),
     INT8_WEIGHTS,
@@ -84,7 +86,7 @@ def _recipe(graph: str, table: Any, where: str) -> Recipe:
     recipe = RECIPES[table["recipe"]]
     if graph in DENOISERS and isinstance(recipe, IntegerWeights):
         recipe = in_steps(recipe)
-    allowed = {field.name for field in dataclasses.fields(recipe)} - {"name", "bits"}
+    allowed = {field.name for field in dataclasses.fields(recipe)} - {"name", "bits", "islands"}
     for key, value in table.items():
         if key == "recipe":
             continue

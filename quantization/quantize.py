@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from quantization.backends import backend_of, package_versions
 from quantization.calibration import Samples, check_samples, held_out, record
-from quantization.plan_check import check_plan
-from quantization.recipes import Int8, Plan, Recipe
+from quantization.plan_check import check_plan, needs_runs
+from quantization.recipes import Float16, Int8, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.bundle.read import Bundle, open_bundle
@@ -30,8 +30,9 @@ class Request:
     """What to make of a bundle: `precision` names the result, `prompts` are to calibrate on.
 
     `target_db`: keep few weights from the precision, so that every step of each denoiser is above
-    it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept). `source` is
-    where the plan was read, for messages.
+    it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept). fp16 is measured
+    and judged on such runs, with or without a target; at 0 it is not. `source` is where the plan
+    was read, for messages.
     """
 
     precision: str
@@ -63,20 +64,27 @@ def quantize(
     calibrates = any(isinstance(recipe, Int8) for recipe in plan.values())
     if calibrates:
         check_samples(bundle, request.samples)
-    calibrated, judged = held_out(request.prompts) if request.target_db else (request.prompts, ())
+    judges = needs_runs(bundle, plan, request.target_db)
+    calibrated, judged = held_out(request.prompts) if judges else (request.prompts, ())
     samples = None
     if calibrates:
         samples = record(
             bundle, calibrated, request.samples, request.seed, progress, "runs to calibrate on"
         )
     worst: dict[str, float] = {}
-    if request.target_db:
-        from quantization.search import judged_runs, search  # looks into ONNX graphs
+    if judges:
+        # These look into ONNX graphs.
+        from quantization.islands import fp16_recipes
+        from quantization.search import judged_runs, search
 
-        runs = judged_runs(bundle, judged, progress)
+        half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
+        runs = judged_runs(bundle, judged, progress, others=set(half) - set(DENOISERS))
         outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
-        plan |= {name: outcome.recipe for name, outcome in outcomes.items()}
-        worst = {name: outcome.worst_db for name, outcome in outcomes.items()}
+        for name, outcome in outcomes.items():
+            plan[name], worst[name] = outcome.recipe, outcome.worst_db
+        halves = fp16_recipes(bundle, plan, runs, request.target_db, progress)
+        for name, judged_half in halves.items():
+            plan[name], worst[name] = judged_half.recipe, judged_half.worst_db
     with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, progress)
     open_bundle(output)
@@ -143,7 +151,8 @@ def _graph(
         target.mkdir(parents=True, exist_ok=True)
         for path in written.parent.iterdir():
             os.rename(path, target / path.name)
-    record = Quantization(recipe.name, weights, before, after)
+    islands = recipe.islands if isinstance(recipe, Float16) else ()
+    record = Quantization(recipe.name, weights, before, after, islands=islands)
     return dataclasses.replace(graph, precision=recipe.name), record
 
 

@@ -5,14 +5,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, GRAPHS
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, GRAPHS, Island
 
 
 @dataclass(frozen=True)
 class Float16:
-    """Convolutions and matrix products in fp16; reductions, residuals and epsilon stay fp32."""
+    """Convolutions and matrix products in fp16; reductions, residuals and epsilon stay fp32.
+
+    So do `islands`: further nodes, whose values come near the ends of fp16's range.
+    """
 
     name: str = "fp16"
+    islands: tuple[Island, ...] = ()
+
+
+@dataclass(frozen=True)
+class Float16Weights:
+    """Weights stored in fp16, everything computed in fp32.
+
+    For engines that have no fp16, or add up a product's terms in it: ONNX Runtime on ARM64 CPUs.
+    """
+
+    name: str = "fp16-weights"
 
 
 @dataclass(frozen=True)
@@ -72,8 +86,13 @@ class Palette:
     skip: tuple[str, ...] = ()
 
 
-Recipe = Float16 | IntegerWeights | Int8 | Int8Dynamic | Palette
+Recipe = Float16 | Float16Weights | IntegerWeights | Int8 | Int8Dynamic | Palette
 Plan = Mapping[str, Recipe | None]  # graph -> what is done to it; None leaves it as it is
+
+
+def judged(recipe: Recipe | None) -> bool:
+    """Whether what keeps a graph above a target is found by measuring it."""
+    return searchable(recipe) or isinstance(recipe, Float16)
 
 
 def searchable(recipe: Recipe | None) -> bool:
@@ -102,6 +121,7 @@ def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
 # Text encoders and Stage A run once a picture: they shrink, and computing them faster saves little.
 PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
+    "fp16-weights": _everywhere(Float16Weights(), None),
     "int8-weights": {
         name: in_steps(INT8_WEIGHTS) if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS
     },
@@ -121,6 +141,7 @@ PRESETS: dict[str, Plan] = {
 # 1 or 2 dB above what validation asks of any run, since a search judges by three. A uniform preset
 # that misses it gets exceptions: see `python -m quantization sensitivity`.
 TARGETS = {
+    "fp16": 50.0,
     "int8": 32.0,
     "int8-dynamic": 32.0,
     "int8-weights": 36.0,

@@ -18,6 +18,7 @@ LAST = "last projection: epsilon's own rounding"
 FIRST = "first projection: 20 dB alone, a few thousand weights"
 DEPTHWISE = "depthwise: 21 dB alone, under 1 % of the weights"
 MAPPER = "timestep mapper: scales the whole stream, under 1 % of the time"
+UNHELD = "fp16 cannot hold its values"
 SMALL = f"fewer than {SMALLEST} values"
 # Where a weight's output channels are, and where the inputs that are summed over.
 _AXES = {

@@ -1,7 +1,7 @@
 """From a target to a plan: what a denoiser loses by a recipe, and which weights to keep from it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantization.calibration import Samples, record, steps_of
@@ -39,10 +39,15 @@ class Outcome:
     plane: Sequence[Point]
 
 
-def judged_runs(bundle: Bundle, prompts: Sequence[str], progress: Progress = SILENT) -> Samples:
-    """Every step of a full run of each prompt: what plans are judged by."""
+def judged_runs(
+    bundle: Bundle,
+    prompts: Sequence[str],
+    progress: Progress = SILENT,
+    others: Collection[str] = (),
+) -> Samples:
+    """Every step of a full run of each prompt: what plans are judged by. `others` as `record`."""
     samples = len(prompts) * max(steps_of(bundle, name) for name in DENOISERS)
-    return record(bundle, prompts, samples, EVALUATION_SEED, progress, "runs to judge on")
+    return record(bundle, prompts, samples, EVALUATION_SEED, progress, "runs to judge on", others)
 
 
 def search(

@@ -29,6 +29,7 @@ CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")
 PRECISIONS = (
     "fp32",
     "fp16",
+    "fp16-weights",
     "int8",
     "int8-dynamic",
     "int8-weights",
@@ -193,10 +194,20 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Island:
+    """A node of an fp16 graph that computes in fp32, beside norms and the like, and why."""
+
+    node: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Quantization:
     """What was done to one graph; bytes of its files before and after.
 
-    `worst_db`: a denoiser's SQNR at its worst step against fp32, on recorded runs, where measured.
+    `worst_db`: the SQNR of its outputs at the worst step against fp32, on recorded runs, where
+    measured. `islands`: what stays fp32 in an fp16 graph for the values that were measured there.
     """
 
     recipe: str
@@ -204,6 +215,7 @@ class Quantization:
     bytes_before: int
     bytes_after: int
     worst_db: float | None = None
+    islands: tuple[Island, ...] = ()
 
     @property
     def kernels(self) -> dict[str, int]:

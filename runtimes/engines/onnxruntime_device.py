@@ -16,6 +16,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 COMPUTED = {
     "fp32": "f32",
     "fp16": "f32",
+    "fp16-weights": "f32",
     "int8": "int8",
     "int8-dynamic": "int8",
     "int8-weights": "f32",

@@ -34,6 +34,8 @@ LIMITS = {
     # fp16 keeps 11 bits (66 dB); with fp32 reductions a step stays above 50 dB, and what 41 steps
     # make of that stays above 40 dB, where a picture's differences are below one level.
     "fp16": Limits(graph_error=10 ** (-50 / 20), latent_db=40.0, picture_db=40.0),
+    # Rounding the weights alone is half of that error's power.
+    "fp16-weights": Limits(graph_error=10 ** (-50 / 20), latent_db=40.0, picture_db=40.0),
     # bf16 keeps 8 bits (48 dB); the last steps magnify rounding, and 35 dB is what the design asks
     # of the worst. Steps with more noise are better than that, so that a trajectory is held to
     # 30 dB: an error of 3 %, of no more than a few of 255 levels.
