@@ -118,7 +118,8 @@ def _format_options(parser: argparse.ArgumentParser) -> None:
         type=str.lower,
         choices=["fp32", "fp16"],
         help="type the graphs compute in, OpenVINO: of its stored weights; norms and reductions "
-        "stay fp32 (default: fp32, for coreml fp16)",
+        "stay fp32, and no range is measured: 'python -m quantization' does that (default: fp32, "
+        "for coreml fp16)",
     )
     parser.add_argument(
         "--static",

@@ -139,7 +139,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
         loras=loras,
         embeddings=embeddings,
         vocabularies=vocabularies,
-        notes=(*checkpoint.notes, *_unused_weights(checkpoint)),
+        notes=(*checkpoint.notes, *_unused_weights(checkpoint), *_unmeasured(options)),
     )
 
 
@@ -163,6 +163,23 @@ def _golden_steps(checkpoint: Checkpoint, options: ExportOptions) -> tuple[int, 
     if options.golden_steps is None:
         return None if checkpoint.is_demo else SHORT_STEPS
     return options.golden_steps
+
+
+# How a graph of each format that computes in fp16 is judged.
+_FP16_JUDGED = {
+    "onnx": "'python -m quantization BUNDLE OUTPUT --precision fp16' makes one of the fp32 bundle "
+    "by measuring it",
+    "coreml": "'python -m validation BUNDLE' runs the packages in fp16 and says",
+}
+
+
+def _unmeasured(options: ExportOptions) -> list[str]:
+    """A line where fp16 is a matter of the layers' types: nothing here runs in it."""
+    precision = options.precision or BACKENDS[options.backend].precision
+    if precision != "fp16" or options.backend not in _FP16_JUDGED:
+        return []
+    judged = _FP16_JUDGED[options.backend]
+    return [f"whether this checkpoint's values stay in fp16's range is not measured here; {judged}"]
 
 
 def _unused_weights(checkpoint: Checkpoint) -> list[str]:

@@ -67,6 +67,19 @@ def add_initializer(graph: onnx_ir.Graph, tensor: onnx_ir.TensorProtocol) -> onn
     return value
 
 
+def recast(value: onnx_ir.Value, kind: onnx_ir.DataType) -> None:
+    """Turn a constant into another type; its values are read when they are written."""
+    source = value.const_value
+    assert source is not None
+    value.const_value = onnx_ir.LazyTensor(
+        lambda: onnx_ir.tensor(source.numpy().astype(kind.numpy()), dtype=kind),
+        kind,
+        source.shape,
+        name=value.name,
+    )
+    value.dtype = kind
+
+
 def real_locations(model: onnx.ModelProto, folder: Path) -> Path:
     """Have a graph of `folder` name the real files of its weights; returns the folder they lie in.
 

@@ -12,7 +12,7 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import DataType, Graph, Model, Node, Value
 
-from quantization.onnx_files import add_initializer, load, save
+from quantization.onnx_files import add_initializer, load, recast, save
 from quantization.recipes import Float16, Float16Weights
 from quantization.roles import LAST, MAPPER, UNHELD, uses
 from runtimes.bundle.manifest import Weight
@@ -182,7 +182,7 @@ def _stored(graph: Graph, name: str, reason: str) -> Weight:
     if not _held(weight.const_value.numpy()):
         return Weight(name, "float32", UNHELD)
     users = list(weight.uses())
-    _round(weight)
+    recast(weight, DataType.FLOAT16)
     wide = _cast(graph, weight, DataType.FLOAT, before=graph[0])  # once, when a graph is loaded
     for user, index in users:
         user.replace_input_with(index, wide)
@@ -219,7 +219,7 @@ def _narrowed(graph: Graph, value: Value, user: Node, half: set[str]) -> Value:
         return _cast(graph, value, DataType.FLOAT16, before=user)
     assert value.const_value is not None
     if all(usage.node.name in half for usage in value.uses()):
-        _round(value)
+        recast(value, DataType.FLOAT16)
         return value
     array = value.const_value.numpy().astype(np.float16)
     return add_initializer(graph, onnx_ir.tensor(array, name=f"{value.name}_fp16"))
@@ -237,14 +237,6 @@ def _widen(graph: Graph, value: Value, maker: Node, half: set[str]) -> None:
         name, place = value.name, graph.outputs.index(value)
         graph.outputs[place] = wide
         value.name, wide.name = f"{name}_fp16", name
-
-
-def _round(value: Value) -> None:
-    """Turn a constant into fp16."""
-    assert value.const_value is not None
-    array = value.const_value.numpy().astype(np.float16)
-    value.const_value = onnx_ir.tensor(array, name=value.name)
-    value.dtype = DataType.FLOAT16
 
 
 def _cast(

@@ -9,11 +9,10 @@ runs in ONNX Runtime. A product's terms are added up in fp32, as GPUs do.
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx_ir
 from onnx_ir import DataType, Graph, Model, Node, TensorType, Value
 
-from quantization.onnx_files import load, save
+from quantization.onnx_files import load, recast, save
 from quantization.onnx_fp16 import MOVES
 from runtimes.engines.base import Feeds, Tensors
 from runtimes.errors import RunError
@@ -51,10 +50,7 @@ def _write_in_fp32(model: Model) -> None:
     """Turn fp16 values into fp32 ones that hold no more than fp16."""
     for constant in model.graph.initializers.values():
         if constant.dtype == DataType.FLOAT16:
-            assert constant.const_value is not None
-            array = constant.const_value.numpy().astype(np.float32)
-            constant.const_value = onnx_ir.tensor(array, name=constant.name)
-            constant.dtype = DataType.FLOAT
+            recast(constant, DataType.FLOAT)
     for node in list(model.graph):
         for value in node.outputs:
             if value.dtype is None:

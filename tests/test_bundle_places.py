@@ -110,7 +110,7 @@ def test_every_recipe_quantises_them(copied, bundles, tmp_path, precision):
     """To the same bytes as the bundle that was written there, and nothing strange comes along."""
     littered(copied.folder, ["picture.png", ".git/HEAD", "stage_a/.DS_Store"])
     plan = {GRAPH: PRESETS[precision][GRAPH]}
-    request = Request(precision, plan, ["a circle"], 1, 0)
+    request = Request(precision, plan, [], 1, 0, target_db=0)
     before = {path: path.stat().st_mtime for path in copied.folder.rglob("*")}
     quantize(copied, tmp_path / "made", request)
     assert before == {path: path.stat().st_mtime for path in copied.folder.rglob("*")}

@@ -1,28 +1,38 @@
 """fp16 ONNX bundles: what stays fp32, what that is worth, and the ranges that say so.
 
 ONNX Runtime's CPU widens fp16 and does not round between two nodes, so nothing overflows there:
-onnx's reference evaluator, which computes fp16 in fp16, is the judge here.
+onnx's reference evaluator, which computes fp16 in fp16, is the judge here, also of the quantiser's
+own.
 """
 
 import json
-import re
 
 import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
 import pytest
+import tiny
+from enlarged import enlarged
+from filelock import FileLock
+from half_sums import evaluator_with_half_sums
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from exporter.checkpoint.find import find_pair
+from exporter.export import export
+from exporter.options import ExportOptions
 from quantization.calibration import default_prompts, record
 from quantization.cli import main
-from quantization.onnx_fp16 import half_nodes, quantize_fp16
+from quantization.islands import SPARE, islands
+from quantization.onnx_fp16 import half_nodes, quantize_fp16, quantize_fp16_weights
 from quantization.quantize import Request, quantize
 from quantization.ranges import LARGEST_FP16
-from quantization.recipes import PRESETS, Float16
-from runtimes.bundle.manifest import DENOISERS
+from quantization.recipes import PRESETS, TARGETS, Float16, Float16Weights
+from quantization.roles import UNHELD
+from quantization.rounded import rounded_run
+from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
@@ -35,15 +45,34 @@ from validation.parity.tolerances import LIMITS
 
 @pytest.fixture(scope="module")
 def fp16(bundles, tmp_path_factory):
+    """As measuring makes it too, which takes longer: the demo needs no island."""
     folder = tmp_path_factory.mktemp("fp16") / "bundle"
-    quantize(bundles("demo"), folder, Request("fp16", PRESETS["fp16"], [], 0, 0))
+    quantize(bundles("demo"), folder, Request("fp16", PRESETS["fp16"], [], 0, 0, target_db=0))
     return open_bundle(folder, verify_hashes=True)
+
+
+@pytest.fixture(scope="module")
+def large(shared):
+    """The fp32 bundle of tests/enlarged.py."""
+    with FileLock(shared / "enlarged.lock"):
+        if not (shared / "enlarged").exists():
+            pair = tiny.save(enlarged(), shared / "checkpoints" / "enlarged")
+            options = ExportOptions(golden=False)
+            export(*find_pair(*map(str, pair)), shared / "enlarged", options)
+    return open_bundle(shared / "enlarged")
 
 
 @pytest.fixture(scope="module")
 def feeds(bundles):
     bundle = bundles("demo")
     return record(bundle, default_prompts(bundle.manifest.model)[:1], 29, 3).feeds
+
+
+def outputs_of(path):
+    """All outputs of an fp32 graph, by name."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def half(graph):
@@ -53,8 +82,8 @@ def half(graph):
 
 
 def fp32(path):
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda feeds: session.run(["epsilon"], feeds)[0]
+    run = outputs_of(path)
+    return lambda feeds: run(feeds)["epsilon"]
 
 
 @pytest.mark.slow
@@ -112,13 +141,136 @@ def test_no_value_goes_through_fp16_between_two_fp32_nodes(fp16):
         assert not [node.name for node in casts.values() if node.input[0] in casts]
 
 
-def test_a_round_trip_that_is_not_recognised_is_an_error(bundles, tmp_path, monkeypatch):
-    """The pass knows its casts by name: a release that names them anew must not pass unseen."""
-    monkeypatch.setattr("quantization.onnx_fp16._NARROWING", re.compile("^no such name$"))
-    graph = bundles("demo").path("stage_c/model.onnx")
-    with pytest.raises(RunError, match="still rounds to fp16 between two fp32 nodes"):
-        quantize_fp16(graph, tmp_path / "model.onnx", Float16())
-    assert not list(tmp_path.iterdir())
+@pytest.mark.slow
+def test_the_demo_needs_no_island_and_is_judged_graph_by_graph(bundles, fp16, tmp_path):
+    """Casts at the borders included: half the size."""
+    prompts = default_prompts(bundles("demo").manifest.model)[:4]
+    request = Request("fp16", PRESETS["fp16"], prompts, 0, 0, target_db=TARGETS["fp16"])
+    made = quantize(bundles("demo"), tmp_path / "b", request)
+    for name, done in made.quantization.items():
+        assert done.islands == () and done.worst_db >= TARGETS["fp16"]
+        assert done.bytes_after < 0.55 * done.bytes_before, name
+    assert set(made.quantization) == set(made.graphs) - set(CONDITION_GRAPHS)
+    assert made.graphs == fp16.manifest.graphs
+
+
+def test_the_quantiser_s_judge_rounds_as_numpy_does(tmp_path):
+    """To the last bit, over the end of the range and under 2^-14."""
+    make, half = onnx.helper.make_node, onnx.TensorProto.FLOAT16
+    nodes = [
+        make("Cast", ["x"], ["h"], to=half),
+        make("Mul", ["h", "h"], ["square"]),
+        make("Sub", ["square", "h"], ["less"]),
+        make("Cast", ["less"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N"]) for n in "xy"]
+    types = [onnx.helper.make_tensor_value_info(n, half, ["N"]) for n in ("h", "square", "less")]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], value_info=types)
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), tmp_path / "model.onnx")
+    x = np.array([1.0001, 0.3333, 255.9, 300, 1e6, 1e-4, 3e-8], np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = x.astype(np.float16)
+        expected = (narrow * narrow - narrow).astype(np.float32)
+    actual = rounded_run(tmp_path / "model.onnx", tmp_path)({"x": x})["y"]
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_the_quantiser_s_judge_is_close_to_onnx_s_evaluator(fp16, feeds, bundles, tmp_path, name):
+    """Which rounds a convolution's sums over and over: some 3 dB less."""
+    sample, graph = feeds[name][-1], fp16.path(f"{name}/model.onnx")
+    exact = fp32(bundles("demo").path(f"{name}/model.onnx"))(sample)
+    ours = difference(rounded_run(graph, tmp_path)(sample)["epsilon"], exact).sqnr_db
+    assert abs(ours - difference(half(graph)(sample), exact).sqnr_db) < 4
+
+
+@pytest.mark.slow
+def test_values_out_of_range_anywhere_are_found_and_stay_in_fp32(large, tmp_path):
+    """Queries, values and text that pass 65504 or vanish: plain fp16 is lost, ours above 50 dB."""
+    prompts = default_prompts(large.manifest.model)[:4]
+    manifest = quantize(large, tmp_path / "b", Request("fp16", PRESETS["fp16"], prompts, 0, 0))
+    others = [name for name in manifest.quantization if name not in DENOISERS]
+    samples = record(large, prompts[-1:], 29, 3, others=[*others, "stage_b_condition"]).feeds
+    embedding = samples["stage_b_condition"][0]["image_embedding"]
+    assert np.abs(embedding).max() > 250
+    lost = {name for name, done in manifest.quantization.items() if done.islands}
+    assert lost == {"text_encoder", *DENOISERS, "stage_a"}
+    for name, done in manifest.quantization.items():
+        assert done.worst_db >= LIMITS["fp16"].graph_db, name
+        path, sample = large.path(f"{name}/model.onnx"), samples[name][-1]
+        quantize_fp16(path, tmp_path / name / "model.onnx", Float16())
+        exact = outputs_of(path)(sample)
+        with np.errstate(all="ignore"):
+            plain = rounded_run(tmp_path / name / "model.onnx", tmp_path)(sample)
+        (output,) = exact
+        if name in lost:
+            assert not difference(plain[output], exact[output]).sqnr_db > 10, name
+        ours = ReferenceEvaluator(str(tmp_path / "b" / name / "model.onnx")).run(None, sample)[0]
+        assert difference(ours, exact[output]).sqnr_db >= LIMITS["fp16"].graph_db, name
+
+
+@pytest.mark.slow
+def test_what_stays_fp32_is_told_with_its_reason(large, tmp_path, capsys):
+    words = [str(large.folder), str(tmp_path / "b"), "--precision", "fp16", "--verbose"]
+    assert main(words) == 0
+    printed, records = capsys.readouterr().out, open_bundle(tmp_path / "b").manifest.quantization
+    reasons = {island.reason for done in records.values() for island in done.islands}
+    assert any("reaches" in reason and "65504" in reason for reason in reasons)
+    assert any("too few digits" in reason for reason in reasons) and UNHELD in reasons
+    for done in records.values():
+        for island in done.islands:
+            assert f"{island.node} ({island.op}): {island.reason}" in printed
+    assert "worst step" in printed
+
+
+def test_a_factor_of_eight_is_spared(bundles):
+    """At both ends of the range, for what a node takes and for what it gives."""
+    model = onnx_ir.load(bundles("demo").path("stage_c/model.onnx"))
+    node = next(n for n in model.graph if n.op_type == "Conv" and n.name in half_nodes(model))
+    taken, given = node.inputs[0].name, node.outputs[0].name
+    for value, wide in ((LARGEST_FP16 / SPARE, False), (LARGEST_FP16 / SPARE + 1, True),
+                        (np.nan, True), (2**-11, False), (2**-12, True), (0, False)):  # fmt: skip
+        for tensor in (taken, given):
+            found = [island.node for island in islands(model, {tensor: value})]
+            assert (node.name in found) == wide, (tensor, value)
+
+
+@pytest.mark.slow
+def test_a_graph_below_the_target_is_an_error(bundles, tmp_path):
+    prompts = default_prompts(bundles("demo").manifest.model)[:4]
+    plan = {"stage_c": Float16()}
+    with pytest.raises(RunError, match="below 150; --precision fp16-weights"):
+        quantize(bundles("demo"), tmp_path / "b", Request("fp16", plan, prompts, 0, 0, 150))
+    assert not (tmp_path / "b").exists()
+
+
+def test_fp16_weights_are_half_the_size_and_nothing_computes_in_fp16(bundles, tmp_path):
+    for name in ("text_encoder", *DENOISERS, "stage_a"):
+        source, target = bundles("demo").path(f"{name}/model.onnx"), tmp_path / name / "model.onnx"
+        weights = quantize_fp16_weights(source, target, Float16Weights())
+        assert sum(not weight.reason for weight in weights) > 0.8 * len(weights)
+        graph = onnx_ir.load(target).graph
+        for node in graph:
+            kinds = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None}
+            assert onnx_ir.DataType.FLOAT16 not in kinds or node.op_type == "Cast"
+        before, after = (
+            sum(f.stat().st_size for f in path.parent.iterdir()) for path in (source, target)
+        )
+        assert after < 0.55 * before
+
+
+def test_sums_in_fp16_are_why_arm_misses_the_limit_of_fp16(bundles, fp16, feeds, tmp_path):
+    """ONNX Runtime's kernels there add up a product's terms in fp16, one after the other.
+
+    Under emulation of an ARM64 CPU the same step is 9.4e-3 off.
+    """
+    sample, source = feeds["stage_c"][-1], bundles("demo").path("stage_c/model.onnx")
+    exact = fp32(source)(sample)
+    native = evaluator_with_half_sums(fp16.path("stage_c/model.onnx")).run(None, sample)[0]
+    assert 5e-3 < difference(native, exact).relative < 2e-2
+    quantize_fp16_weights(source, tmp_path / "w" / "model.onnx", Float16Weights())
+    stored = evaluator_with_half_sums(tmp_path / "w" / "model.onnx").run(None, sample)[0]
+    assert difference(stored, exact).relative <= LIMITS["fp16-weights"].graph_error
 
 
 def test_an_erf_outside_of_a_gelu_is_an_error():

@@ -267,7 +267,7 @@ def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
         (["--plan", "none.toml"], "none.toml: it has a recipe for no graph"),
         (["--plan", "name.toml"], "precision is 'fp16', which names the bundle, and no graph gets"),
         (["--precision", "palette6"], "palette6 is not available for onnx bundles (stage_c)"),
-        (["--precision", "fp16", "--target-db", "40"], "fp16 takes no exceptions"),
+        (["--precision", "fp16-weights", "--target-db", "40"], "fp16-weights takes no exceptions"),
         (["--precision", "int8", "--target-db", "nan"], "--target-db is nan"),
         (["--precision", "int8", "--target-db", "-3"], "--target-db is -3.0"),
         (["--precision", "int8", "--samples", "3"], "--samples 3 misses some timesteps"),

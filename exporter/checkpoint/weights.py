@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from exporter.checkpoint.files import FLOATS, open_safetensors, refuse_pointer
 from exporter.checkpoint.shapes import TEXT_PREFIX, Shapes
 from exporter.modules.layout import Pointwise
-from runtimes.errors import UsageError
+from runtimes.errors import RunError, UsageError
 
 # What makes one weight of an export-form module, when it is called.
 Recipe = Callable[[], Tensor]
@@ -99,7 +99,7 @@ class Deferred:
     recipes: Recipes
 
     def value(self, name: str) -> Tensor:
-        """One weight as the module keeps it."""
+        """One weight as the module keeps it; RunError where fp16 would make it infinite."""
         owner, kept = name.rpartition(".")[0], self.module.get_parameter(name)
         weight = self.recipes[name]()
         layer = self.module.get_submodule(owner)
@@ -109,7 +109,13 @@ class Deferred:
             raise ValueError(
                 f"{name} is made with shape {weight.shape}, its module has {kept.shape}"
             )
-        return weight.to(kept.dtype)
+        narrow = weight.to(kept.dtype)
+        if narrow.dtype == torch.float16 and not narrow.isfinite().all():
+            raise RunError(
+                f"weight '{name}' passes fp16's range: give --precision fp32, and let "
+                "'python -m quantization --precision fp16' find what stays fp32"
+            )
+        return narrow
 
     def load(self) -> nn.Module:
         """The module with all of its weights."""

@@ -35,6 +35,7 @@ FOOTPRINTS = {
         {
             "fp32": 1.1,
             "fp16": 4.0,
+            "fp16-weights": 4.0,
             "int8": 1.4,
             "int8-dynamic": 1.4,
             "int8-weights": 1.9,
@@ -47,6 +48,7 @@ FOOTPRINTS = {
         {
             "fp32": 0.7,
             "fp16": 3.2,
+            "fp16-weights": 3.2,
             "int8": 1.4,
             "int8-dynamic": 1.4,
             "int8-weights": 1.6,
