@@ -18,10 +18,10 @@ from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
 from validation.parity.reference import record_reference
-from validation.parity.tolerances import LIMITS
 
 # Two of the four are exported in the short run: what is odd about the others is in the modules,
 # which test_rewrites.py compares there too.

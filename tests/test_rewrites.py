@@ -10,8 +10,8 @@ from exporter.cost import count, graph_parameters
 from exporter.graphs import plan_graphs
 from exporter.modules.resize import resize, resize_matrix
 from exporter.modules.stage_b import StageB
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 # Export-form modules in PyTorch differ by rounding alone: well inside the gate's limit.
 LIMIT = LIMITS["fp32"].graph_error / 10
