@@ -13,7 +13,7 @@ from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.errors import RunError
-from validation.parity.recording import read_golden
+from runtimes.recording import read_golden
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ FORMAT = "wuerstchen-bundle"
 # 2: with what hosts had to guess before. Bundles of 1 open, and whoever seals one makes it 2.
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
+# Of a field whose default stands for its absence in version 1: from 2 on it has another value.
+SINCE_2 = {"since": 2}
 MANIFEST_NAME = "bundle.json"
 GOLDEN_FILE = "golden/run.safetensors"
 TOKENS_FILE = "golden/tokens.json"
@@ -127,7 +129,7 @@ class Graph:
     outputs: tuple[Tensor, ...]
     origin: str = ""
     activations: tuple[float, ...] = ()
-    compute: Literal["f32", "any", ""] = ""
+    compute: Literal["f32", "any", ""] = field(default="", metadata=SINCE_2)
     data: tuple[Data, ...] = ()
     opsets: dict[str, int] = field(default_factory=dict)
     ir_version: int | None = None
@@ -151,7 +153,7 @@ class Tokenizer:
     bos_id: int
     eos_id: int
     pad_id: int
-    rules: TokenizerRules | None = None
+    rules: TokenizerRules | None = field(default=None, metadata=SINCE_2)
 
 
 @dataclass(frozen=True)
@@ -298,4 +300,4 @@ class Manifest:
     calibration: Calibration | None = None
     adapters: tuple[Adapter, ...] = ()
     golden: Golden | None = None
-    host: Host | None = None
+    host: Host | None = field(default=None, metadata=SINCE_2)

@@ -13,10 +13,10 @@ from runtimes.noise import RecordedNoise
 from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
+from runtimes.recording import Recording
 from runtimes.schedule import schedule, timestep_embedding
 from runtimes.tolerances import Limits, loosest
 from validation.parity.metrics import Difference, difference, psnr_db
-from validation.parity.recording import Recording
 
 
 @dataclass(frozen=True)
