@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from runtimes.bundle.host import Call, Feed
 from runtimes.bundle.manifest import DENOISERS, TOKENS_FILE, Manifest
 from runtimes.bundle.read import Bundle
+from runtimes.errors import RunError
 from runtimes.pipeline import load_tokenizers
 from runtimes.plan import Plan, Stage, make_plan
 from runtimes.recording import Recording, read_golden
@@ -134,21 +135,30 @@ def _fed(call: Call, feed: Feed, manifest: Manifest, plan: Plan, recording: Reco
 
 
 def _source(call: Call, feed: Feed, manifest: Manifest, recording: Recording) -> Values:
-    tensors, sampling = recording.tensors, manifest.sampling
+    sampling = manifest.sampling
     if feed.source == "tokenizer":
-        return tensors[f"{call.graph}.{feed.output}"]  # see `_tokens`
+        return _tensor(recording, f"{call.graph}.{feed.output}")  # see `_tokens`
     if feed.source != "sampler":
-        return tensors[f"{feed.source}.{feed.output}"]
+        return _tensor(recording, f"{feed.source}.{feed.output}")
     if feed.output == "image_embedding":
         latents = _last_latents("stage_c", recording)
         return latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
-    last = call.graph == "stage_a"
-    return _last_latents("stage_b", recording) if last else tensors[f"{call.stage}/start.latents"]
+    if call.graph == "stage_a":
+        return _last_latents(call.stage, recording)
+    return _tensor(recording, f"{call.stage}/start.{feed.output}")
 
 
 def _last_latents(stage: str, recording: Recording) -> NDArray[np.float32]:
     latents = recording.tensors[f"{stage}/{recording.steps(stage) - 1}.latents"]
     return latents.astype(np.float32, copy=False)
+
+
+def _tensor(recording: Recording, name: str) -> Values:
+    if name not in recording.tensors:
+        raise RunError(
+            f"{recording.source}: it has no '{name}', which the manifest's host.run names"
+        )
+    return recording.tensors[name]
 
 
 def _error(values: Values, recorded: Values) -> float:
