@@ -23,6 +23,7 @@ from exporter.manifest import new_manifest, package_metadata, write_text_config
 from exporter.options import ExportOptions
 from exporter.partial import PartialExport, Record
 from exporter.resume import Kept, find_kept
+from exporter.tokens import record_tokens
 from runtimes.bundle.manifest import Graph, Manifest, Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.bundle.readme import bundle_readme
@@ -75,7 +76,7 @@ def export(
             tokenizers = _write_tokenizers(job, folder)
             manifest, records = _write_graphs(writing, new_manifest(job, tokenizers))
             manifest = _record_golden(writing, manifest, folder)
-            _seal(writing, manifest, records, folder)
+            manifest = _seal(writing, manifest, records, folder)
         partial.remove()
     open_bundle(output)
     return manifest
@@ -174,24 +175,25 @@ def _write_tokenizers(job: Job, folder: Path) -> dict[str, Tokenizer]:
 
 
 def _record_golden(writing: Writing, manifest: Manifest, folder: Path) -> Manifest:
-    """Record the golden run in the bundle, where this export has one; the manifest with it."""
+    """Record prompts' ids and, where this export has one, the golden run; the manifest with it."""
     job, progress = writing.job, writing.progress
-    if not job.records_golden(writing.plans):
-        return manifest
-    progress.line("recording the golden run with PyTorch")
     tokenizers = {
         name: PromptTokenizer(folder / spec.folder, spec)
         for name, spec in manifest.tokenizers.items()
     }
+    record_tokens(tokenizers, folder)
+    if not job.records_golden(writing.plans):
+        return manifest
+    progress.line("recording the golden run with PyTorch")
     on_step = progress.runs("golden run", 0, 1)
     golden = record_golden(job.plans, manifest, tokenizers, folder, job.golden_steps, on_step)
     return replace(manifest, golden=golden)
 
 
-def _seal(writing: Writing, manifest: Manifest, records: list[Record], folder: Path) -> None:
+def _seal(writing: Writing, manifest: Manifest, records: list[Record], folder: Path) -> Manifest:
     """Put the graphs into their places, write the README, hash everything into the manifest."""
     for record in records:
         writing.partial.place(record, folder)
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    seal(folder, manifest, writing.progress.graph("hashing", size))
+    return seal(folder, manifest, writing.progress.graph("hashing", size))

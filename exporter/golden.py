@@ -35,7 +35,7 @@ def record_golden(
     `steps` are even ones of Stage C and Stage B; None takes the default schedules.
 
     Tensors are named '<graph>.<tensor>' and '<denoiser>/<step>.<tensor>', the starting latents
-    '<denoiser>/start.latents'; the metadata holds prompt, seed and timesteps.
+    '<denoiser>/start.latents'; the metadata holds prompts, seed, steps, guidance and size.
     """
     from safetensors.numpy import save
 
@@ -51,12 +51,14 @@ def record_golden(
     options = Options(seed=SEED, steps=first, decoder_steps=second)
     with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
         result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
-    (folder / GOLDEN_FILE).parent.mkdir(parents=True)
+    plan = result.plan
+    (folder / GOLDEN_FILE).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": str(SEED)}
     metadata |= {"steps": str(first or "default"), "decoder_steps": str(second or "default")}
     metadata |= {"height": str(result.sizes.picture[0]), "width": str(result.sizes.picture[1])}
+    scales = {"guidance": plan.guidance, "decoder_guidance": plan.decoder_guidance}
+    metadata |= {name: repr(scale) for name, scale in scales.items()}
     # Written by hand: safetensors reports a full disk as an error of its own kind.
     (folder / GOLDEN_FILE).write_bytes(save(recorded, metadata))
-    plan = result.plan
     evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
     return Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)

@@ -83,7 +83,7 @@ BACKENDS = {
             Int8Dynamic: _late("onnx_int8:quantize_int8_dynamic"),
         },
         weight_names=_late("onnx_weights:weight_names"),
-        packages=("onnx", "onnxruntime", "onnx_ir", "onnxscript"),
+        packages=("onnx", "onnxruntime", "onnx_ir"),
         extra="cpu",
         with_kernels=_late("onnx_kernels:with_kernels"),
     ),

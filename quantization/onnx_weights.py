@@ -25,9 +25,6 @@ from quantization.recipes import IntegerWeights
 from quantization.roles import Use, uses
 from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
-from runtimes.errors import RunError
-
-OPSET = 21  # blocked DequantizeLinear, and four-bit types
 
 
 def quantize_weights(
@@ -49,17 +46,9 @@ def weight_names(source: Path) -> Collection[str]:
 def compress(model: onnx_ir.Model, recipe: IntegerWeights) -> list[Weight]:
     """Put integer weights into a graph; lists every weight, changed or not.
 
-    Raises RunError where the graph cannot be brought to an opset that has them.
+    The graph stays at its opset: no form needs one above the exporter's.
     """
-    from onnxscript import version_converter
-
-    weights = list(uses(model))  # before the converter, which may rename nodes
-    if (before := model.opset_imports[""]) < OPSET:
-        version_converter.convert_version(model, OPSET)
-        # The converter leaves a graph as it is where it does not know an operator's way.
-        if model.opset_imports[""] < OPSET:
-            raise RunError(f"{model.graph.name}: no way from opset {before} to {OPSET}")
-    return [_quantize(model, use, recipe) for use in weights]
+    return [_quantize(model, use, recipe) for use in list(uses(model))]
 
 
 def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:

@@ -123,8 +123,7 @@ def _write(
         calibration=samples.about if samples else None,
     )
     (folder / README).write_text(bundle_readme(manifest), encoding="utf-8")
-    seal(folder, manifest, progress.graph("hashing", _bytes(folder)))
-    return manifest
+    return seal(folder, manifest, progress.graph("hashing", _bytes(folder)))
 
 
 def _graph(

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtimes.bundle.manifest import FORMAT_VERSION
-from runtimes.engines.base import STORED, Execution
+from runtimes.bundle.manifest import FORMAT_VERSION, STORED
+from runtimes.engines.base import Execution
 from runtimes.engines.table import ENGINES
 from runtimes.errors import UsageError
 

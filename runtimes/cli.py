@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ from runtimes.batches import (
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle, sha256
 from runtimes.console import run_cli
-from runtimes.errors import UsageError
+from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, make_plan
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
+from runtimes.replay import replay
 
 # What people write for the options of other tools.
 MEANT = {
@@ -92,6 +94,12 @@ def _run_options(command_line: argparse.ArgumentParser) -> None:
         "--verify",
         action="store_true",
         help="check the SHA-256 of every file of the bundle first; without a prompt, nothing else",
+    )
+    add(
+        "--replay",
+        action="store_true",
+        help="check tokens, noise, schedules, guidance, wiring and sizes by the bundle's golden "
+        "run; takes no engine and no prompt",
     )
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")
@@ -162,6 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     settle_size(args)
+    if args.replay:
+        _replay(args)
+        return
     if args.verify and not args.prompts and args.prompts_file is None:
         bundle = _open_bundle(args)
         if not args.quiet:
@@ -191,6 +202,24 @@ def _run(args: argparse.Namespace) -> None:
         print_summary(summary, missing, plan, (options.height, options.width))
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+
+
+def _replay(args: argparse.Namespace) -> None:
+    """Print each check of a replay; RunError naming the first that failed."""
+    if args.prompts or args.prompts_file is not None:
+        raise UsageError("--replay makes no picture: leave the prompt out")
+    checks = replay(_open_bundle(args))
+    if args.json:
+        print(json.dumps([asdict(check) | {"passed": check.passed} for check in checks], indent=1))
+    elif not args.quiet:
+        for check in checks:
+            print(f"{check.what}: error {check.error:.3g} (at most {check.limit:g})")
+    for check in checks:
+        if not check.passed:
+            raise RunError(
+                f"{args.bundle}: {check.what}: the replay is {check.error:.3g} off the golden run, "
+                f"{check.limit:g} is allowed"
+            )
 
 
 def _open_bundle(args: argparse.Namespace) -> Bundle:

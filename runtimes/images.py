@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from runtimes.bundle.host import PICTURE
 from runtimes.bundle.write import atomic_file, check_writable
 from runtimes.errors import RunError, UsageError
 
@@ -19,7 +20,7 @@ DIGITS = 3  # at least, so that the names of one run sort as its pictures do
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(B,3,H,W) in 0..1 to (B,H,W,3) in 0..255, rounded as diffusers does."""
-    return np.rint(images.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    return np.rint(images.transpose(0, 2, 3, 1) * PICTURE.scale).astype(np.uint8)
 
 
 def save_png(picture: NDArray[np.uint8], path: Path, parameters: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runtimes.bundle.host import GUIDANCE
 from runtimes.bundle.manifest import (
     DENOISERS,
     TEXT_ENCODERS,
@@ -122,7 +123,7 @@ def pixels_asked(sampling: Sampling, options: Options) -> tuple[int, int]:
 
 def is_guided(guidance: float) -> bool:
     """Whether a scale turns classifier-free guidance on; up to 1 it is off, as in diffusers."""
-    return guidance > 1
+    return guidance > GUIDANCE.off_at
 
 
 def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: float) -> int:

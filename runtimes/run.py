@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.host import PICTURE
 from runtimes.bundle.manifest import Manifest
 from runtimes.engines.base import Engine, Placement, Tensors
 from runtimes.engines.table import Sessions
@@ -128,7 +129,7 @@ class Run:
         parts: list[Tensors] = [{"latents": part} for part in runs]
         image = self._once("stage_a", *parts)["image"]
         # The graph clamps too; what narrow types round may lie a little outside all the same.
-        return np.clip(image.astype(np.float32, copy=False), 0, 1)
+        return np.clip(image.astype(np.float32, copy=False), *PICTURE.clamp)
 
     def _denoise(self, stage: Stage, latents: Array, conditions: Tensors) -> Array:
         self._on_tensors(f"{stage.name}/start", {"latents": latents})

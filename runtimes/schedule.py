@@ -10,11 +10,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.host import SCHEDULE
 from runtimes.bundle.manifest import Denoiser, Row
 from runtimes.errors import UsageError
 
 Array = NDArray[np.float32]
-MAX_POSITIONS = 10000
+MAX_POSITIONS = SCHEDULE.timestep_scale
 
 
 def even_timesteps(steps: int) -> list[float]:
@@ -48,7 +49,7 @@ def alpha_cumprod(t: Array, s: float, scaler: float) -> Array:
         t = t ** np.float32(scaler)
     start = _cos(offset / (one + offset) * half_pi) ** 2
     share: Array = _cos((t + offset) / (one + offset) * half_pi) ** 2 / start
-    return np.clip(share, 1e-4, 0.9999)
+    return np.clip(share, *SCHEDULE.alpha_clamp)
 
 
 def _cos(angle: Array | np.float32) -> Array:

@@ -1,26 +1,12 @@
 """From picture size to latent sizes, and which sizes the stages can make."""
 
 import math
-from dataclasses import dataclass
 
+from runtimes.bundle.host import Sizes
 from runtimes.bundle.manifest import Sampling
 from runtimes.errors import UsageError
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """Heights and widths: Stage C's and Stage B's latents in cells, the picture in pixels."""
-
-    stage_c: tuple[int, int]
-    stage_b: tuple[int, int]
-    picture: tuple[int, int]
-
-    def latent(self, graph: str) -> tuple[int, int]:
-        """Height and width of the `latents` that a graph reads: Stage C's graphs take its own.
-
-        Stage B's, also for its condition graph, which reads them for their size alone, and Stage A.
-        """
-        return self.stage_c if graph.startswith("stage_c") else self.stage_b
+__all__ = ["Sizes", "nearest_valid", "sizes"]
 
 
 def sizes(height: int, width: int, sampling: Sampling) -> Sizes:

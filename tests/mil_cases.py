@@ -145,6 +145,7 @@ FLOAT = [
     Case("softmax", "second", lambda x: mb.softmax(x=x, axis=1), lambda x: x.softmax(1), (X,)),
     Case("split", "unequal", lambda x: mb.split(x=x, split_sizes=[1, 2, 3], axis=1),
          lambda x: x.split([1, 2, 3], dim=1), (X,)),
+    Case("relu", "", lambda x: mb.relu(x=x), F.relu, ONE),
     Case("sqrt", "", lambda x: mb.sqrt(x=mb.abs(x=x)), lambda x: x.abs().sqrt(), ONE),
     Case("squeeze", "", lambda x: mb.squeeze(x=x, axes=[0, -1]), lambda x: x[0, ..., 0],
          ((1, 3, 2, 1),)),

@@ -20,12 +20,12 @@ from exporter.options import ExportOptions
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.engines.base import Execution
 from runtimes.engines.onnxruntime_device import computed_precision
+from runtimes.tolerances import LIMITS
 from validation.bench.devices import DEVICES
 from validation.bench.measure import in_groups
 from validation.bench.public import public_checkpoint
 from validation.bench.table import HEAD
 from validation.cli import main
-from validation.parity.tolerances import LIMITS
 
 EXACT = LIMITS["fp32"].graph_error
 QUICK = ["--repeats", "1", "--without", "compile", "plain"]

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 import validation.bench.peak
 from exporter.graphs import plan_graphs
 from runtimes.engines.base import Placement
+from runtimes.tolerances import LIMITS
 from validation.bench.cases import count_flops
 from validation.bench.end_to_end import Clock, TimedGraphs
 from validation.bench.peak import matrix_peaks
 from validation.bench.reference_modules import reference_module
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 EXACT = LIMITS["fp32"].graph_error
 

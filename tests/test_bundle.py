@@ -13,7 +13,7 @@ from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.errors import RunError
-from validation.parity.recording import read_golden
+from runtimes.recording import read_golden
 
 
 @pytest.fixture
@@ -159,7 +159,18 @@ def test_a_hub_caches_links_stay_valid(folder, tmp_path):
         (lambda m: m.update(text_graphs={}), "'text_graphs' must name"),
         (lambda m: m["text_graphs"].update(stage_b="other"), "'other' has no tokenizer"),
         (lambda m: m["tokenizers"]["text_encoder"].update(folder="/tmp"), r"no tokenizer\.json"),
-        (lambda m: m.update(format_version=2), "format version 2"),
+        (lambda m: m.update(format_version=3), "format version 3, this program reads 1 and 2"),
+        (lambda m: m.update(format_version=True), "format version True"),
+        (lambda m: m.pop("host"), r"host: it is missing, .* format version 2"),
+        (lambda m: m["graphs"]["stage_a"].pop("compute"), r"stage_a\.compute: it is missing"),
+        (lambda m: m["graphs"]["stage_a"].update(compute="f8"), r"compute: expected .* found 'f8'"),
+        (
+            lambda m: m["graphs"]["stage_a"].update(data=[{"file": "a", "location": "a"}]),
+            r"stage_a\.data: 'a' is none of the bundle's files",
+        ),
+        (lambda m: m["tokenizers"]["text_encoder"].pop("rules"), r"rules: it is missing"),
+        (lambda m: m["host"]["run"][0].update(graph="gone"), "there is no graph 'gone'"),
+        (lambda m: m["host"].update(sizes=[]), "expected the default size at least"),
         (lambda m: m.update(format="other"), "is not a wuerstchen-bundle manifest"),
         (lambda m: m["graphs"]["stage_a"].update(file="gone.onnx"), "no file for graph 'stage_a'"),
         (lambda m: m.update(sizes=[[512]]), r"\.sizes\[0\]: expected 2 values, found 1"),

@@ -29,7 +29,7 @@ from runtimes.bundle.write import seal
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs, graph_file
 from runtimes.progress import Progress
-from validation.parity.recording import read_golden
+from runtimes.recording import read_golden
 
 NAME = "one_level"
 GRAPH = "stage_b"

@@ -15,9 +15,9 @@ from runtimes.engines.base import Execution
 from runtimes.engines.onnxruntime_device import computed_precision
 from runtimes.engines.table import ENGINES, BundleGraphs
 from runtimes.errors import RunError
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.recording import read_golden
-from validation.parity.tolerances import LIMITS
 
 WIDENED = ("text_encoder", *CONDITION_GRAPHS)
 

@@ -17,11 +17,11 @@ from exporter.graphs import GraphPlan, plan_graphs
 from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS, Graph
 from runtimes.engines.coreml import import_coremltools, read_specification
 from runtimes.errors import RunError, UsageError
+from runtimes.tolerances import LIMITS
 from validation.mil.engine import MilEngine
 from validation.mil.islands import HEAVY, WIDE, islands, precision_faults
 from validation.mil.operations import OPERATIONS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("coremltools")
 import_coremltools()

@@ -18,12 +18,12 @@ from runtimes.bundle.readme import PROMPT
 from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
 from runtimes.schedule import timestep_embedding
+from runtimes.tolerances import LIMITS, limits_for
 from validation.mil.compressed import COMPRESSED
 from validation.mil.engine import MilEngine
 from validation.mil.islands import precision_faults
 from validation.mil.program import read_program, unpack
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS, limits_for
 
 pytest.importorskip("coremltools")
 

@@ -28,11 +28,11 @@ from runtimes.cli import main as generate
 from runtimes.errors import UsageError
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options
+from runtimes.tolerances import SAME_SEED_LEVELS
 from validation.cli import main as validate
 from validation.demo.drawing import draw
 from validation.demo.judge import Judge, score
 from validation.demo.scenes import caption, held_out_scenes, is_held_out, sample_scene
-from validation.parity.tolerances import SAME_SEED_LEVELS
 from validation.quality.prompts import prompts_for
 
 PROMPTS = [

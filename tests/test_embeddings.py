@@ -22,9 +22,9 @@ from runtimes.bundle.manifest import Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import RunError, UsageError
 from runtimes.tokenizer import PromptTokenizer
+from runtimes.tolerances import LIMITS
 from validation.parity.checkpoints import check_no_adapters
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 NAME = "odd_c_r"  # text encoders 32 and 48 wide
 WIDTHS = {"text_encoder": 32, "decoder_text_encoder": 48}

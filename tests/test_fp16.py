@@ -37,10 +37,10 @@ from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
-from validation.parity.recording import read_golden
-from validation.parity.tolerances import LIMITS
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from exporter.cli import main
 from exporter.options import ExportOptions
 from runtimes.bundle.manifest import Golden
 from runtimes.errors import UsageError
+from runtimes.recording import read_golden
 from validation.cli import main as validate
-from validation.parity.recording import read_golden
 
 
 def recorded(bundle) -> tuple[int, int]:

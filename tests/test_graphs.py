@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import functools
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,15 +15,15 @@ import torch
 
 from exporter.graphs import plan_graphs
 from exporter.options import ExportOptions
-from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
 from validation.parity.metrics import difference
 from validation.parity.reference import record_reference
-from validation.parity.tolerances import LIMITS
 
 # Two of the four are exported in the short run: what is odd about the others is in the modules,
 # which test_rewrites.py compares there too.
@@ -156,13 +158,27 @@ def test_files_are_valid_onnx_with_named_dimensions(bundles, name):
         path = bundle.path(graph.file)
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(path, load_external_data=False)
-        assert next(o.version for o in model.opset_import if o.domain == "") >= 18
-        assert {o.domain for o in model.opset_import} <= {""}
+        assert {o.domain: o.version for o in model.opset_import} == {"": 18}
+        assert model.ir_version == onnx.helper.find_min_ir_version_for(model.opset_import)
         values = [*model.graph.input, *model.graph.output]
         for value, tensor in zip(values, (*graph.inputs, *graph.outputs), strict=True):
             assert value.name == tensor.name
             dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
             assert dims == list(tensor.shape)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_parts_a_graph_for_core_mls_provider(bundles, name):
+    """By the list that ONNX Runtime's own checker goes by; graphs that run once are left out."""
+    helpers = Path(onnxruntime.__file__).parent / "tools/mobile_helpers"
+    listed = (helpers / "coreml_supported_mlprogram_ops.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"ai\.onnx:(\w+)", listed))
+    for graph in (*DENOISERS, "stage_a"):
+        model = onnx.load(bundles(name).path(f"{graph}/model.onnx"), load_external_data=False)
+        assert {node.op_type for node in model.graph.node} <= known
+        assert not model.graph.metadata_props and not any(
+            value.metadata_props for value in (*model.graph.value_info, *model.graph.node)
+        )
 
 
 @pytest.mark.parametrize("graph", ["stage_c", "stage_b", "stage_a", "text_encoder"])

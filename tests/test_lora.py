@@ -16,8 +16,8 @@ from exporter.cli import main
 from exporter.graphs import lora_shapes, plan_graphs
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 NAME = "one_level"  # two blocks, 40 wide
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -24,8 +24,8 @@ from exporter.job import check_job
 from exporter.options import ExportOptions
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import UsageError
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 NAME = "one_level"
 LIMIT = LIMITS["fp32"].graph_error / 10

@@ -13,11 +13,11 @@ import torch
 from runtimes.bundle.manifest import Graph, Tensor
 from runtimes.engines.coreml import import_coremltools
 from runtimes.errors import RunError
+from runtimes.tolerances import LIMITS
 from validation.mil.engine import MilEngine
 from validation.mil.operations import OPERATIONS
 from validation.mil.program import read_program
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("coremltools")
 ct = import_coremltools()

@@ -6,7 +6,7 @@ import torch
 
 from runtimes.errors import RunError
 from runtimes.noise import PerImageNoise, RecordedNoise, TorchNoise
-from validation.parity.tolerances import NOISE
+from runtimes.tolerances import NOISE
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345, 2**32 - 1, 2**40 + 3])

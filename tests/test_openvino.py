@@ -17,10 +17,10 @@ from runtimes.bundle.manifest import CONDITION_GRAPHS
 from runtimes.cli import main
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
-from validation.parity.recording import read_golden
 from validation.parity.reference import record_reference
-from validation.parity.tolerances import LIMITS
 
 SHORT = Options(steps=2, decoder_steps=2)
 # What this CPU computes in, as OpenVINO reports it.

@@ -21,8 +21,8 @@ from exporter.options import ExportOptions
 from runtimes.bundle.read import open_bundle
 from runtimes.errors import RunError
 from runtimes.tokenizer import PromptTokenizer
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 pytest.importorskip("optimum.onnxruntime")
 from optimum.commands.optimum_cli import main as optimum_main

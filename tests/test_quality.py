@@ -21,9 +21,9 @@ from runtimes.decibels import EXACT_DB
 from runtimes.errors import UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline
+from runtimes.tolerances import LIMITS
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
-from validation.parity.tolerances import LIMITS
 from validation.quality import published
 from validation.quality.measure import Request
 from validation.quality.pictures import pictures_of

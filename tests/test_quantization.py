@@ -40,10 +40,10 @@ from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
 from runtimes.errors import RunError
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
 from validation.parity.metrics import psnr_db
-from validation.parity.recording import read_golden
-from validation.parity.tolerances import LIMITS
 
 SAMPLES = 40
 # Everything named: what can be read in two ways may come out as the other picture.

@@ -11,8 +11,8 @@ from quantization.openvino_weights import read
 from quantization.quantize import Request, quantize
 from quantization.recipes import Int8
 from runtimes.bundle.read import open_bundle
-from validation.parity.recording import read_golden
-from validation.parity.tolerances import LIMITS
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 
 STEPS = 29  # of Stage C, the longer run: the fewest samples that miss no timestep
 SKIP = "blocks.0.expand.weight"

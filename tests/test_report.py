@@ -19,8 +19,8 @@ from PIL import Image
 from runtimes.bundle.manifest import GOLDEN_FILE
 from runtimes.bundle.read import Bundle, open_bundle, sha256
 from runtimes.bundle.typed_json import decode
+from runtimes.recording import read_golden
 from validation.cli import main
-from validation.parity.recording import read_golden
 from validation.quality.metric import Metric
 from validation.report.collect import Comparison
 from validation.report.data import STAGES, Report, to_json

@@ -14,10 +14,10 @@ from runtimes.bundle.manifest import Model
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.engines.base import Execution
 from runtimes.errors import RunError, UsageError
+from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.cli import main
 from validation.parity.checkpoints import reference_pair
-from validation.parity.recording import read_golden
-from validation.parity.tolerances import LIMITS
 from validation.report import data
 from validation.report.cost import measure_costs
 

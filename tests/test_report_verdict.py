@@ -10,8 +10,8 @@ import pytest
 import validation.report
 from runtimes.decibels import decibels
 from runtimes.engines.base import Placement
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import Check, Gate
-from validation.parity.tolerances import LIMITS
 from validation.plots.charts import HEIGHT, WIDTH, Point, Series, line_chart, scatter
 from validation.report.data import Cost, Failure, Spread, Variant
 from validation.report.verdict import first_failure, limits_of, recommend

@@ -9,9 +9,10 @@ from exporter.checkpoint.shapes import stage_b_shapes
 from exporter.cost import count, graph_parameters
 from exporter.graphs import plan_graphs
 from exporter.modules.resize import resize, resize_matrix
+from exporter.modules.stage_a import RepeatedEdge
 from exporter.modules.stage_b import StageB
+from runtimes.tolerances import LIMITS
 from validation.parity.metrics import difference
-from validation.parity.tolerances import LIMITS
 
 # Export-form modules in PyTorch differ by rounding alone: well inside the gate's limit.
 LIMIT = LIMITS["fp32"].graph_error / 10
@@ -103,6 +104,12 @@ def test_resize_equals_torch(given, wanted):
     x = drawn(2, 16, *given)
     expected = F.interpolate(x, size=wanted, mode="bicubic", antialias=True, align_corners=True)
     assert error(resize(x, *wanted), expected) < LIMIT
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (2, 5, 4, 7), (1, 1, 2, 3)])
+def test_edges_as_slices_are_torchs_replication_padding(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(RepeatedEdge()(x), F.pad(x, (1, 1, 1, 1), mode="replicate"))
 
 
 def test_resize_rows_are_weighted_means():

@@ -10,7 +10,7 @@ from diffusers.pipelines.deprecated.wuerstchen import pipeline_wuerstchen_prior
 from exporter.sampling import sampling, stage_c_timesteps
 from runtimes.errors import UsageError
 from runtimes.schedule import check_timesteps, even_timesteps, schedule, timestep_embedding
-from validation.parity.tolerances import EMBEDDING, STEP
+from runtimes.tolerances import EMBEDDING, STEP
 
 
 @pytest.mark.parametrize("steps", [*range(1, 70), 100, 250, 999])

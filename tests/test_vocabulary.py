@@ -25,10 +25,10 @@ from exporter.formats.tokenizer import check_tokenizer, write_tokenizer
 from exporter.graphs import plan_graphs
 from runtimes.errors import UsageError
 from runtimes.tokenizer import PromptTokenizer
+from runtimes.tolerances import LIMITS
 from validation.cli import main as validation_main
 from validation.parity.metrics import difference
 from validation.parity.reference import load_text_encoder, load_tokenizer
-from validation.parity.tolerances import LIMITS
 
 STYLE = found.STYLE
 FLAGS = {

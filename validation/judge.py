@@ -17,11 +17,11 @@ from runtimes.errors import UsageError
 from runtimes.plan import Options, check_static, make_plan
 from runtimes.progress import Progress
 from runtimes.prompts import argument_text
+from runtimes.recording import Recording, read_golden
+from runtimes.tolerances import limits_for
 from validation.parity.gate import run_gate
 from validation.parity.graphs import graphs_for
-from validation.parity.recording import Recording, read_golden
 from validation.parity.terminal import print_gate
-from validation.parity.tolerances import limits_for
 from validation.quality.prompts import prompts_for
 from validation.report.collect import naming
 from validation.report.command import Request, check_request, entries_of

@@ -170,16 +170,6 @@ def _typed(operator: Any) -> Callable[..., Tensor]:
     return decomposed
 
 
-def _pad(x: Tensor, padding: list[int], mode: str = "constant", value: Any = None) -> Tensor:
-    """Replication padding as concatenation: `pad` has a number, the value it would fill with."""
-    if mode != "replicate":
-        return NotImplemented
-    for axis, before, after in zip((3, 2), padding[::2], padding[1::2], strict=True):
-        first, last = x.narrow(axis, 0, 1), x.narrow(axis, x.shape[axis] - 1, 1)
-        x = torch.cat([first] * before + [x] + [last] * after, dim=axis)
-    return x
-
-
 # PyTorch operators that coremltools 9 does not take, or would run in another type; given to
 # ExportedProgram.run_decompositions with each program, where NotImplemented leaves one as it is.
 #
@@ -188,7 +178,6 @@ def _pad(x: Tensor, padding: list[int], mode: str = "constant", value: Any = Non
 # such a number takes the tensor's type, so that the program has the types of the PyTorch module.
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _aten.__and__.Tensor: torch.logical_and,
-    _aten.pad.default: _pad,
     **{
         operator: _typed(operator)
         for operator in (

@@ -32,6 +32,9 @@ from runtimes.bundle.graph_files import EXTERNAL_DATA_BYTES, SMALL_TENSOR_BYTES
 
 OPSET = 18
 FUSED_OPSET = 23  # the first with Attention
+# The oldest IR version that onnx pairs each opset with (onnx.helper.VERSION_TABLE): the tracer's is
+# the newest one, which shuts out engines that know every operator of the graph.
+IR_VERSIONS = {OPSET: 8, FUSED_OPSET: 11}
 DATA_NAME = "model.onnx.data"
 
 
@@ -61,8 +64,9 @@ def write_onnx(
     ):
         value.shape = onnx_ir.Shape(tensor.shape)  # the manifest's names for the open dimensions
     model.producer_name = "wuerstchen-export"
-    for node in model.graph:
-        node.metadata_props.clear()  # the tracer's notes: source paths of this machine
+    _give_norms_a_bias(model.graph)
+    _forget_notes(model)
+    model.ir_version = IR_VERSIONS[model.opset_imports[""]]
     total = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     if total < EXTERNAL_DATA_BYTES:
         onnx_ir.save(model, path)
@@ -96,6 +100,40 @@ def _traced(plan: GraphPlan, deferred: Deferred, static: bool, opset: int) -> on
         _fold_transposes(graph)
         program.optimize()
     return program.model
+
+
+def _give_norms_a_bias(graph: onnx_ir.Graph) -> None:
+    """Write the bias of a LayerNormalization that has none as zeros.
+
+    ONNX Runtime up to 1.18 fuses the addition in front of a norm and looks for its bias: without
+    one, loading Stage B's condition graph ended the process.
+    """
+    for node in graph:
+        if node.op_type != "LayerNormalization" or len(node.inputs) > 2:
+            continue
+        scale = node.inputs[1]
+        assert scale is not None and scale.const_value is not None and scale.dtype is not None
+        zeros = np.zeros(scale.const_value.shape.numpy(), scale.dtype.numpy())
+        bias = onnx_ir.Value(
+            name=f"{node.outputs[0].name}_bias",
+            shape=onnx_ir.Shape(zeros.shape),
+            type=onnx_ir.TensorType(scale.dtype),
+            const_value=onnx_ir.tensor(zeros),
+        )
+        graph.register_initializer(bias)
+        node.resize_inputs(3)
+        node.replace_input_with(2, bias)
+
+
+def _forget_notes(model: onnx_ir.Model) -> None:
+    """Drop the tracer's notes: this machine's paths, in fields that no IR below 10 has."""
+    values = {*model.graph.inputs, *model.graph.initializers.values()}
+    for node in model.graph:
+        node.metadata_props.clear()
+        values |= {*node.outputs}
+    for value in values:
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

@@ -27,8 +27,8 @@ def write_tokenizer(
     for file, text in plain_files(vocabulary).items():
         (folder / file).write_text(text, encoding="utf-8")
     ids = vocabulary.tokens
-    frame = (ids[token] for token in (vocabulary.bos, vocabulary.eos, vocabulary.pad))
-    return TokenizerSpec(name, max_length, *frame)
+    bos, eos, pad = (ids[token] for token in (vocabulary.bos, vocabulary.eos, vocabulary.pad))
+    return TokenizerSpec(name, max_length, bos, eos, pad)
 
 
 def plain_files(vocabulary: Vocabulary) -> dict[str, str]:

@@ -121,8 +121,10 @@ class AttnBlock(nn.Module):
         # Keys stay transposed, (B, heads, d, tokens): in NCHW that is how they arrive.
         query, key, value = map(self._positions, self.project(normed))
         query = query.transpose(2, 3)
-        key = torch.cat([key, self._text(text_kv[:, 0])], dim=3)
-        value = torch.cat([value, self._text(text_kv[:, 1])], dim=3)
+        # Slices; by an index it would be a Gather, which splits the graph on Core ML's provider.
+        text_key, text_value = text_kv.unbind(dim=1)
+        key = torch.cat([key, self._text(text_key)], dim=3)
+        value = torch.cat([value, self._text(text_value)], dim=3)
         attend = self._attend_fused if self.fused else self._attend
         return x + self.to_out(self._back(attend(query, key, value), x)).float()
 

@@ -1,5 +1,6 @@
 """Stage A, the decoder half of the VQGAN: latents to pixels."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -7,12 +8,23 @@ from exporter.checkpoint.configs import StageAConfig
 from exporter.modules.layout import ChannelNorm, Convolution, Layout, Pointwise, to_layout, to_nchw
 
 
+class RepeatedEdge(nn.Module):
+    """A padding of 1 by the nearest value, (B,C,H,W) to (B,C,H+2,W+2), as slices side by side.
+
+    ONNX Runtime's Core ML provider has no Pad of this kind.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+        return torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
+
+
 class MixingResidualBlock(nn.Module):
     """Depthwise and channelwise residuals; the reference's six gammas are folded into weights."""
 
     def __init__(self, width: int, layout: Layout) -> None:
         super().__init__()
-        padded = nn.Sequential(nn.ReplicationPad2d(1), nn.Conv2d(width, width, 3, groups=width))
+        padded = nn.Sequential(RepeatedEdge(), nn.Conv2d(width, width, 3, groups=width))
         self.norm = ChannelNorm(layout)
         self.depthwise = Convolution(padded, layout)
         self.expand = Pointwise(width, 4 * width, layout)

@@ -64,9 +64,10 @@ class StageC(nn.Module):
         dtype = self.projection.weight.dtype
         timestep_embedding, text_kv = timestep_embedding.to(dtype), text_kv.to(dtype)
         x = self.projection(to_layout(latents, self.layout)).float()
-        for i in range(0, len(self.blocks), 3):
-            residual, timestep, attention = self.blocks[i : i + 3]
+        for i, block_kv in enumerate(text_kv.unbind(dim=1)):
+            residual, timestep, attention = self.blocks[3 * i : 3 * i + 3]
             x = timestep(residual(x, []), timestep_embedding)
-            x = attention(x, text_kv[:, i // 3])
+            x = attention(x, block_kv)
         a, b = to_nchw(self.out(self.norm(x)), self.layout).chunk(2, dim=1)
-        return (latents - a) / ((1 - b).abs() + 1e-5)
+        # |1 - b|, exactly: one of the two is 0. ONNX Runtime's Core ML provider has no Abs.
+        return (latents - a) / (F.relu(1 - b) + F.relu(b - 1) + 1e-5)

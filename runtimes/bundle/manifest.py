@@ -2,11 +2,19 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
+
+from runtimes.bundle.host import Host, TokenizerRules
 
 FORMAT = "wuerstchen-bundle"
-FORMAT_VERSION = 1
+# 2: with what hosts had to guess before. Bundles of 1 open, and whoever seals one makes it 2.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+# Of a field whose default stands for its absence in version 1: from 2 on it has another value.
+SINCE_2 = {"since": 2}
 MANIFEST_NAME = "bundle.json"
 GOLDEN_FILE = "golden/run.safetensors"
+TOKENS_FILE = "golden/tokens.json"
 # The revision of the demo checkpoint; tests/test_demo.py pins its weights. New weights: a new one.
 DEMO_REVISION = "demo-1"
 
@@ -38,6 +46,9 @@ PRECISIONS = (
     "palette6",
     "palette4",
 )
+
+# What engines compute in, and the stored precision that it is as exact as.
+STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,18 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Data:
+    """A file of a graph's weights in the bundle, and its `location`: how the graph itself calls it.
+
+    The location of an ONNX graph's external data, with '/' between folders, relative to the folder
+    of the graph's file; in other formats the path from that folder.
+    """
+
+    file: str
+    location: str
+
+
+@dataclass(frozen=True)
 class Graph:
     """One exported graph: its file (Core ML: package folder) inside the bundle, precision, tensors.
 
@@ -94,6 +117,11 @@ class Graph:
     made from and how: weights, adapters, options and tools. `activations`, where it is known: bytes
     that one row of a batch keeps alive at once, in any case, per position (height * width) of
     `latents`, and per pair of positions.
+
+    From format version 2 on: `compute` is 'f32' where an engine that has a choice has to compute in
+    fp32, else 'any'. `data` are the graph's further files. `opsets` (by domain, 'ai.onnx' the
+    standard one) and `ir_version` are an ONNX file's own. `engines` has the oldest version of each
+    engine that graphs of this kind were run on: older ones were not tried, or failed.
     """
 
     file: str
@@ -102,6 +130,11 @@ class Graph:
     outputs: tuple[Tensor, ...]
     origin: str = ""
     activations: tuple[float, ...] = ()
+    compute: Literal["f32", "any", ""] = field(default="", metadata=SINCE_2)
+    data: tuple[Data, ...] = ()
+    opsets: dict[str, int] = field(default_factory=dict)
+    ir_version: int | None = None
+    engines: dict[str, str] = field(default_factory=dict)
 
     @property
     def batch_is_open(self) -> bool:
@@ -111,13 +144,17 @@ class Graph:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A text encoder's tokenizer: its folder inside the bundle and its special token ids."""
+    """A text encoder's tokenizer: its folder inside the bundle and its special token ids.
+
+    `rules` say what tokenizer.json means (None: format version 1).
+    """
 
     folder: str
     max_length: int
     bos_id: int
     eos_id: int
     pad_id: int
+    rules: TokenizerRules | None = field(default=None, metadata=SINCE_2)
 
 
 @dataclass(frozen=True)
@@ -255,7 +292,8 @@ class Manifest:
     `text_graphs` names the text encoders of `stage_c` and `stage_b` (None: text-free); `sizes`
     are the only picture sizes (height, width) its graphs take, none if sizes are open;
     `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
-    `golden` what was recorded (None: nothing, or by a version that did not say).
+    `golden` what was recorded (None: nothing, or by a version that did not say), `host` the rules
+    of a run for hosts in any language (None: format version 1).
     """
 
     format: str
@@ -274,3 +312,4 @@ class Manifest:
     calibration: Calibration | None = None
     adapters: tuple[Adapter, ...] = ()
     golden: Golden | None = None
+    host: Host | None = field(default=None, metadata=SINCE_2)

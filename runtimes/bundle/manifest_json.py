@@ -8,8 +8,8 @@ from pathlib import Path
 
 from runtimes.bundle.manifest import (
     FORMAT,
-    FORMAT_VERSION,
     MANIFEST_NAME,
+    READABLE_VERSIONS,
     Denoiser,
     Graph,
     Manifest,
@@ -41,10 +41,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise RunError(f"{path} is not a {FORMAT} manifest")
-    if value.get("format_version") != FORMAT_VERSION:
+    version = value.get("format_version")
+    if type(version) is not int or version not in READABLE_VERSIONS:
         raise RunError(
-            f"{path} has format version {value.get('format_version')}, this program reads "
-            f"{FORMAT_VERSION}; export the bundle again with a matching version"
+            f"{path} has format version {version}, this program reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; export the bundle again with a matching "
+            "version"
         )
     manifest = decode(Manifest, value, str(path))
     check_manifest(manifest, str(path))
@@ -75,6 +77,8 @@ def _faults(manifest: Manifest) -> Iterator[Fault]:
         if min(size) < 1:
             yield f"sizes[{index}]", _least(min(size), 1)
     yield from _sampling(manifest)
+    if manifest.format_version > 1:
+        yield from _host(manifest)
 
 
 def _graph(graph: Graph, where: str) -> Iterator[Fault]:
@@ -124,6 +128,30 @@ def _denoiser(denoiser: Denoiser, where: str) -> Iterator[Fault]:
     values = [v for row in denoiser.schedule for v in (row.t, row.a, row.b, row.c)]
     if not all(map(math.isfinite, [denoiser.s, denoiser.scaler, denoiser.guidance, *values])):
         yield where, "it holds a number that is not finite"
+
+
+def _host(manifest: Manifest) -> Iterator[Fault]:
+    """What format version 2 says in addition must be there, and speak of this bundle."""
+    for name, graph in manifest.graphs.items():
+        if not graph.compute:
+            yield f"graphs.{name}.compute", f"{_MISSING} {manifest.format_version}"
+        for data in graph.data:
+            if data.file not in manifest.files:
+                yield f"graphs.{name}.data", f"'{data.file}' is none of the bundle's files"
+    for name, tokenizer in manifest.tokenizers.items():
+        if tokenizer.rules is None:
+            yield f"tokenizers.{name}.rules", f"{_MISSING} {manifest.format_version}"
+    if manifest.host is None:
+        yield "host", f"{_MISSING} {manifest.format_version}"
+        return
+    for call in manifest.host.run:
+        if call.graph not in manifest.graphs:
+            yield "host.run", f"there is no graph '{call.graph}'"
+    if not manifest.host.sizes:
+        yield "host.sizes", "expected the default size at least"
+
+
+_MISSING = "it is missing, in a manifest of format version"
 
 
 def _least(value: float, least: int) -> str:

@@ -13,21 +13,26 @@ License: {license}.
 
 ## In your own host
 
-Names, shapes and every constant below are in `bundle.json`{golden}
+Names, shapes and every constant below are in `bundle.json`, and so are the rules (`host`: what
+feeds what, noise, rounding, tolerances; `tokenizers`: how text becomes ids){golden}
 
 1. `text_encoder`: token ids (`tokenizer/`) of the prompt and of "" -> `last_hidden_state`.
 2. `stage_c_condition`: `last_hidden_state` -> `text_kv`, once per prompt.
 3. Stage C starts from normal noise (1, {c_channels}, {c_side}); for each row (t, a, b, c) of
    `sampling.stage_c.schedule`: run `stage_c` on the latents twice in one batch (prompt, ""),
-   epsilon = uncond + {guidance:g} * (cond - uncond), latents = a*latents + b*epsilon + c*noise.
+   epsilon = uncond + {guidance:g} * (cond - uncond), latents = a*latents + b*epsilon + c*noise,
+   which is drawn in the last step, too.
    `timestep_embedding` of t is the row of `sampling.stage_c.embeddings`, or sin, then cos, of
    (t * 10000) * `timestep_frequencies` in fp32.
 4. image_embedding = latents * {mean:g} - {std:g}.
 5. `stage_b_condition`{text}: image_embedding -> the other inputs of `stage_b`, once per image.
-6. Stage B starts from noise (1, {b_channels}, {b_side}); the same loop over
+6. Stage B starts from noise (1, {b_channels}, {b_side}) of the same generator; the same loop over
    `sampling.stage_b.schedule`, without guidance.
 7. `stage_a`: latents -> `image` in 0..1, {picture} pixels; where the batch is open, one
    picture at a time takes the least memory.
+
+`python -m runtimes . --replay` checks all but the graphs against the recorded run, as a host should
+first; docs/hosting.md of wuerstchen-export is the guide.
 
 Other sizes: Stage C's side is ceil(pixels / {multiple:g}), Stage B's int(that * {scale:g}), which
 must be a multiple of {closes}.{hint}

@@ -26,6 +26,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _union(args, value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise RunError(f"{where}: expected {' or '.join(map(repr, args))}, found {value!r}")
+        return value
     if origin is tuple:
         return _tuple(args, value, where)
     if origin is dict:
@@ -51,7 +55,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         raise RunError(f"{where}: '{name}' is missing")
     # An error: a host that ignored a field could run a graph in another way than it is meant.
     for name in pairs.keys() - fields.keys():
-        raise RunError(f"{where}: '{name}' is not a known field of format version 1")
+        raise RunError(f"{where}: '{name}' is not a known field")
     return kind(
         **{k: _decode(t, pairs[k], f"{where}.{k}") for k, t in fields.items() if k in pairs}
     )

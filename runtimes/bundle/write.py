@@ -5,6 +5,7 @@ A new folder is written beside its place and renamed. One that exists stays the 
 `.XXXXXXXX.part`, and moved into place when they are whole (runtimes.bundle.replacing).
 """
 
+import dataclasses
 import errno
 import os
 import secrets
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from runtimes.bundle.complete import completed
 from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest
 from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import sha256
@@ -120,19 +122,21 @@ def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 def seal(
     folder: Path, manifest: Manifest, on_bytes: Callable[[int], None] = lambda count: None
-) -> None:
-    """Enter every file of a new bundle into its manifest and write that, last.
+) -> Manifest:
+    """Enter every file of a new bundle, and what hosts need, into its manifest; write that, last.
 
-    `on_bytes` hears of each file that is hashed.
+    Returns the manifest that was written. `on_bytes` hears of each file that is hashed.
     """
-    manifest.files.clear()
+    files = {}
     manifest_file = folder / MANIFEST_NAME
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != manifest_file):
         name = path.relative_to(folder).as_posix()
         size = path.stat().st_size
-        manifest.files[name] = File(size, sha256(path))
+        files[name] = File(size, sha256(path))
         on_bytes(size)
+    manifest = completed(folder, dataclasses.replace(manifest, files=files))
     manifest_file.write_text(to_json(manifest), encoding="utf-8", newline="\n")
+    return manifest
 
 
 def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:

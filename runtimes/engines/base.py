@@ -19,8 +19,6 @@ from runtimes.errors import RunError, UsageError
 Tensors = dict[str, NDArray[np.generic]]
 Feeds = Mapping[str, NDArray[np.generic]]
 
-# What `--execution-precision` takes, and the precisions a bundle's graphs are stored in.
-STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 # Bytes in memory per stored byte where an engine was not measured: CPUs widen fp16.
 UNMEASURED = {name: 2.0 if name.startswith("fp16") else 1.0 for name in PRECISIONS}
 

@@ -20,10 +20,10 @@ from runtimes.bundle.read import Bundle
 from runtimes.engines.base import GraphFile, Tensors
 from runtimes.engines.table import graph_file
 from runtimes.plan import pixels_asked, timesteps_for
+from runtimes.recording import Recording
 from runtimes.schedule import schedule, timestep_embedding
 from validation.bench.conditioning import Conditioning, watched
 from validation.bench.reference_modules import REFERENCE_INPUTS, reference_module
-from validation.parity.recording import Recording
 
 Arrays = Mapping[str, NDArray[np.generic]]
 

@@ -17,8 +17,8 @@ from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import require
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
+from runtimes.recording import read_golden
 from validation.machine import machine
-from validation.parity.recording import read_golden
 
 if TYPE_CHECKING:
     from validation.bench.run import Findings

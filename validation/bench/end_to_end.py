@@ -14,11 +14,11 @@ from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Engine, Execution, Feeds, Placement, Tensors
 from runtimes.engines.table import ENGINES, BundleGraphs, GraphSource
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
+from runtimes.recording import Recording
 from validation.bench.contenders import ENGINE_COPIES
 from validation.bench.measure import Spread, in_groups, interleaved, spread
 from validation.bench.settings import Settings
 from validation.parity.metrics import psnr_db
-from validation.parity.recording import Recording
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import check_space
 from runtimes.errors import RunError, one_line
 from runtimes.memory import peak_bytes
+from runtimes.recording import Recording
 from validation.bench.cases import Case, bundle_cases
 from validation.bench.contenders import Source, available, contenders, graphs_of, own_graphs
 from validation.bench.devices import DEVICES
@@ -24,7 +25,6 @@ from validation.bench.outside import outside_seconds
 from validation.bench.peak import matrix_peaks
 from validation.bench.public_cases import SIDE, public_cases
 from validation.bench.settings import Settings
-from validation.parity.recording import Recording
 
 
 @dataclass

@@ -104,7 +104,8 @@ def softmax(x: Tensor, axis: Tensor) -> Tensor:
     return x.softmax(dim=int(axis))
 
 
-# Exactly the operations of the seven graphs; a program with another one is not interpreted.
+# Exactly the operations of the seven graphs (abs: of earlier exports'); a program with another one
+# is not interpreted.
 OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
@@ -129,6 +130,7 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "real_div": _binary(torch.div),
     "reduce_mean": reduce_mean,
     "reduce_sum": reduce_sum,
+    "relu": _unary(F.relu),
     "reshape": reshape,
     "select": select,
     "sigmoid": _unary(torch.sigmoid),

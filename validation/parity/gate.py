@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtimes.bundle.manifest import DENOISERS
+from runtimes.bundle.manifest import DENOISERS, STORED
 from runtimes.bundle.read import Bundle
-from runtimes.engines.base import STORED, Engine, Placement, Tensors
+from runtimes.engines.base import Engine, Placement, Tensors
 from runtimes.engines.table import GraphSource, Sessions
 from runtimes.noise import RecordedNoise
 from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
+from runtimes.recording import Recording
 from runtimes.schedule import schedule, timestep_embedding
+from runtimes.tolerances import Limits, loosest
 from validation.parity.metrics import Difference, difference, psnr_db
-from validation.parity.recording import Recording
-from validation.parity.tolerances import Limits, loosest
 
 
 @dataclass(frozen=True)

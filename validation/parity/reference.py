@@ -31,7 +31,7 @@ from runtimes.bundle.manifest import Manifest
 from runtimes.pipeline import OnStep
 from runtimes.plan import Options, Plan, Stage, make_plan
 from runtimes.progress import SILENT, Progress
-from validation.parity.recording import Recording
+from runtimes.recording import Recording
 
 
 def record_reference(

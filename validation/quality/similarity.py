@@ -14,9 +14,9 @@ from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError
 from runtimes.noise import RecordedNoise
 from runtimes.pipeline import Pipeline, load_tokenizers
+from runtimes.recording import Recording, read_golden
 from validation.parity.graphs import graphs_for
 from validation.parity.metrics import difference, psnr_db
-from validation.parity.recording import Recording, read_golden
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import Picture

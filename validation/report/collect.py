@@ -16,9 +16,9 @@ from runtimes.engines.base import Execution, Placement, Tensors
 from runtimes.engines.table import BundleGraphs, GraphSource
 from runtimes.errors import RunError, UsageError
 from runtimes.progress import Progress
+from runtimes.recording import Recording
 from validation.machine import machine
 from validation.parity.gate import Gate, run_gate
-from validation.parity.recording import Recording
 from validation.quality.metric import Metric
 from validation.quality.similarity import run_metrics
 from validation.report.cost import measure_costs

@@ -13,8 +13,8 @@ from runtimes.console import require
 from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
+from runtimes.recording import Recording
 from validation.parity.graphs import graphs_for
-from validation.parity.recording import Recording
 from validation.quality.measure import Measures, picture_metrics
 from validation.quality.metric import Metric
 from validation.quality.pictures import Series, pictures_of

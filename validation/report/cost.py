@@ -13,7 +13,7 @@ from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Execution
 from runtimes.errors import RunError
 from runtimes.progress import SILENT, Progress
-from validation.parity.recording import Recording
+from runtimes.recording import Recording
 from validation.report.data import STAGES, Cost, Spread, StageCost
 
 Stages = dict[str, dict[str, Any]]  # graph -> what `python -m runtimes --json` says of it

@@ -65,8 +65,15 @@ def read_golden(bundle: Bundle) -> Recording:
         decoder_steps=_count(meta["decoder_steps"]),
         height=int(meta["height"]),
         width=int(meta["width"]),
+        guidance=_scale(meta, "guidance"),
+        decoder_guidance=_scale(meta, "decoder_guidance"),
     )
     return Recording("golden run", tensors, meta["prompt"], meta["negative_prompt"], options)
+
+
+def _scale(meta: Mapping[str, str], key: str) -> float | None:
+    """A guidance scale; None, the manifest's, in runs recorded before they said it."""
+    return float(meta[key]) if key in meta else None
 
 
 def _count(text: str) -> int | None:

@@ -68,6 +68,12 @@ NOISE = 2e-6
 STEP = {1.0: 5e-6, 2.0: 3e-5, 0.5: 3e-5}
 # Timestep embeddings, absolute: sin and cos of equal fp32 angles, whose last bit may differ.
 EMBEDDING = 1e-6
+# A manifest's tabulated steps against its own constants, absolute: values up to 100, whose last
+# bits are another machine's cosine.
+SCHEDULE = 1e-4
+# Latents of a replayed run, absolute: the first step magnifies noise, and so its last bits, up to
+# 100 times. The machine that recorded the run gets 0, a wrong seed more than 100.
+REPLAYED_LATENTS = 1e-3
 
 
 def limits_for(precision: str) -> Limits:
