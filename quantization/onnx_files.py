@@ -74,7 +74,7 @@ def recast(value: onnx_ir.Value, kind: onnx_ir.DataType) -> None:
     value.const_value = onnx_ir.LazyTensor(
         lambda: onnx_ir.tensor(source.numpy().astype(kind.numpy()), dtype=kind),
         kind,
-        source.shape,
+        onnx_ir.Shape(source.shape.numpy()),
         name=value.name,
     )
     value.dtype = kind

@@ -22,7 +22,7 @@ LARGEST_FP16 = 65504.0
 
 @dataclass(frozen=True)
 class Range:
-    """One node: its largest absolute output, and the type the fp16 recipe computes it in."""
+    """One node: its largest absolute output, and its type in fp16 by the structure alone."""
 
     graph: str
     node: str

@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(
         prog="python -m quantization ranges",
         description="Run every graph on full runs and record the largest absolute value of every "
-        "node. The fp16 recipe keeps in fp32 what comes near 65504; exit code 1 says that a node "
-        "it computes in fp16 does not fit.",
+        "node, beside the type that its place in the graph gives it in fp16. Exit code 1 says that "
+        "an fp16 node passes 65504: 'python -m quantization --precision fp16' keeps it in fp32.",
     )
     add = command_line.add_argument
     add("bundle", type=a_path, help="fp32 ONNX bundle folder, from 'python -m exporter'")
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line; 1 when an fp16 node would overflow."""
+    """Run the command line; 1 when a node that fp16 has by its structure would overflow."""
     return run_cli(parser(), _run, argv, interrupted="nothing was written")
 
 

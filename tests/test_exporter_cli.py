@@ -241,7 +241,7 @@ def test_modules_exports_some_graphs(capsys, tmp_path, pair):
     )
     assert code == 0
     assert {path.name for path in output.iterdir()} == {
-        "bundle.json", "README.md", "stage_a", "tokenizer",
+        "bundle.json", "README.md", "stage_a", "tokenizer", "golden",
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import tiny
+import torch
 from enlarged import enlarged
 from filelock import FileLock
 from half_sums import evaluator_with_half_sums
@@ -21,7 +22,9 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from exporter.checkpoint.find import find_pair
+from exporter.checkpoint.weights import Deferred
 from exporter.export import export
+from exporter.job import check_job
 from exporter.options import ExportOptions
 from quantization.calibration import default_prompts, record
 from quantization.cli import main
@@ -278,6 +281,25 @@ def test_an_erf_outside_of_a_gelu_is_an_error():
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], []))
     with pytest.raises(RunError, match="'alone' is no part of a GELU"):
         half_nodes(onnx_ir.from_proto(model))
+
+
+def test_an_export_in_fp16_says_that_it_measures_nothing(checkpoint):
+    """OpenVINO's fp16 is how weights are stored, not what computes."""
+    for backend, told in (("onnx", "quantization BUNDLE"), ("coreml", "validation BUNDLE")):
+        notes = check_job(checkpoint("one_level"), ExportOptions(backend, "fp16")).notes
+        assert "stay in fp16's range is not measured here" in notes[-1] and told in notes[-1]
+    for options in (ExportOptions(), ExportOptions("openvino", "fp16")):
+        assert not any(
+            "measured" in note for note in check_job(checkpoint("one_level"), options).notes
+        )
+
+
+def test_an_export_refuses_a_weight_that_fp16_makes_infinite():
+    module = torch.nn.Linear(1, 1, device="meta").half()
+    recipes = {"weight": lambda: torch.tensor([[1e5]]), "bias": lambda: torch.tensor([1e4])}
+    assert Deferred(module, recipes).value("bias") == 1e4
+    with pytest.raises(RunError, match="weight 'weight' passes fp16's range"):
+        Deferred(module, recipes).value("weight")
 
 
 @pytest.mark.slow
