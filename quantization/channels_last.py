@@ -144,7 +144,10 @@ class _Rewrite(Reordering):
             return False
         ones = self.constant(np.ones(width, np.float32), f"ones_{width}")
         attributes = [onnx_ir.AttrInt64("axis", -1), onnx_ir.AttrFloat32("epsilon", epsilon)]
-        copy = self.add(node, "LayerNormalization", [held.copy, ones], attributes, name=_name(node))
+        # A bias, of zeros: ONNX Runtime up to 1.18 looks for one and ends the process without.
+        zeros = self.constant(np.zeros(width, np.float32), f"zeros_{width}")
+        inputs = [held.copy, ones, zeros]
+        copy = self.add(node, "LayerNormalization", inputs, attributes, name=_name(node))
         self.hold(node.outputs[0], copy, held.order)
         return True
 

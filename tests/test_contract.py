@@ -89,6 +89,17 @@ def test_graphs_say_what_the_onnx_package_reads_of_their_files(bundles):
         assert (graph.compute == "f32") == (name in CONDITION_GRAPHS)
 
 
+def test_graphs_say_the_oldest_engine_they_were_run_on(bundles, tmp_path):
+    bundle = bundles("one_level")
+    assert {g.engines["onnxruntime"] for g in bundle.manifest.graphs.values()} == {"1.15.1"}
+    request = Request("int8-weights", {"stage_b": INT8_WEIGHTS}, (), 1, 0)
+    graphs = quantize(bundle, tmp_path / "new", request).graphs
+    assert graphs["stage_b"].engines["onnxruntime"] == "1.23.0"
+    assert graphs["stage_c"].engines["onnxruntime"] == "1.15.1"
+    assert graphs["stage_b"].opsets == {"ai.onnx": 18, "com.microsoft": 1}
+    assert graphs["stage_b"].ir_version == 8
+
+
 @pytest.mark.parametrize("content", [b"", b"\x08", b"<xml>", b"\x3a\x05a", bytes(100)])
 def test_a_file_that_is_no_onnx_graph(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)

@@ -61,18 +61,19 @@ def completed(folder: Path, manifest: Manifest) -> Manifest:
 
 def _graph(folder: Path, manifest: Manifest, name: str) -> Graph:
     graph = manifest.graphs[name]
-    graph = replace(
-        graph,
-        compute="f32" if name in CONDITION_GRAPHS else "any",
-        engines=oldest_engines(manifest.backend, graph),
-    )
+    graph = replace(graph, compute="f32" if name in CONDITION_GRAPHS else "any")
+    done = manifest.quantization.get(name)
     if manifest.backend != "onnx":
         files = (file for file in graph_files(manifest, name) if engine_reads(manifest, file))
         data = tuple(_beside(graph.file, file) for file in files if file != graph.file)
-        return replace(graph, data=data, opsets={}, ir_version=None)
+        engines = oldest_engines(manifest.backend, graph, None, done)
+        return replace(graph, data=data, opsets={}, ir_version=None, engines=engines)
     header = read_header(folder / graph.file)
     data = tuple(_located(manifest, name, location) for location in header.locations)
-    return replace(graph, data=data, opsets=header.opsets, ir_version=header.ir_version)
+    engines = oldest_engines(manifest.backend, graph, header.opsets.get("ai.onnx"), done)
+    return replace(
+        graph, data=data, opsets=header.opsets, ir_version=header.ir_version, engines=engines
+    )
 
 
 def _located(manifest: Manifest, name: str, location: str) -> Data:
