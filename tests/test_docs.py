@@ -56,6 +56,7 @@ def test_every_option_has_help(name):
         "README.md",
         "exporter/demo_checkpoint/README.md",
         "docs/architecture.md",
+        "docs/hosting.md",
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",

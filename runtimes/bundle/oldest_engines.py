@@ -7,21 +7,22 @@ is not here was not tried. `runtimes/` itself asks more of ONNX Runtime: 1.24 (p
 
 from runtimes.bundle.manifest import Graph, Quantization
 
-OPSET = 18  # of the graphs that were measured
-# 1.15.1 is the oldest wheel for this Python. The next older one that was tried: for int8 and
-# int8-dynamic 1.15.1, Stage B 30 % off; for int4-weights 1.16.3, which does not load MatMulNBits.
-_ONNX_RUNTIME = {
-    "fp32": "1.15.1",
-    "fp16": "1.15.1",
-    "int8": "1.16.3",
-    "int8-dynamic": "1.16.3",
-    "int8-weights": "1.23.0",
-    "int4-weights": "1.17.0",
+OPSET = 18  # of the ONNX graphs that were measured
+# By the precision a graph is stored in. ONNX Runtime: 1.15.1 is the oldest wheel for this Python;
+# with it, Stage B in int8 was 30 % off; 1.16.3 does not load MatMulNBits. OpenVINO: tried were
+# 2024.6.0, 2025.2.0 and 2026.4.1; only the last has the int8 graphs' MultiHeadAttention.
+_ONNX = {
+    "fp32": {"onnxruntime": "1.15.1", "openvino": "2024.6.0"},
+    "fp16": {"onnxruntime": "1.15.1", "openvino": "2025.2.0"},
+    "int8": {"onnxruntime": "1.16.3", "openvino": "2026.4.1"},
+    "int8-dynamic": {"onnxruntime": "1.16.3", "openvino": "2026.4.1"},
+    "int8-weights": {"onnxruntime": "1.23.0", "openvino": "2025.2.0"},
+    "int4-weights": {"onnxruntime": "1.17.0", "openvino": "2025.2.0"},
 }
 # MatMulNBits of eight bits, which searched plans put into graphs of other recipes, too: 1.22.1 has
 # it for rounded activations alone.
-_EIGHT_BIT_BLOCKS = "1.23.0"
-_OPENVINO = "2026.4.1"  # the only one that was tried
+_EIGHT_BIT_BLOCKS = {"onnxruntime": "1.23.0"}
+_OPENVINO = {"openvino": "2026.4.1"}  # IR: the only one that was tried
 
 
 def oldest_engines(
@@ -29,10 +30,9 @@ def oldest_engines(
 ) -> dict[str, str]:
     """Engine and version, for a graph of an ONNX `opset` that quantisation did this to."""
     if backend == "openvino":
-        return {"openvino": _OPENVINO}
-    if backend != "onnx" or opset != OPSET or graph.precision not in _ONNX_RUNTIME:
+        return _OPENVINO
+    if backend != "onnx" or opset != OPSET or graph.precision not in _ONNX:
         return {}
-    blocks = [w for w in done.weights if w.kernel == "MatMulNBits"] if done else []
-    widest = any(weight.stored.startswith("int8") for weight in blocks)
-    version = _EIGHT_BIT_BLOCKS if widest else _ONNX_RUNTIME[graph.precision]
-    return {"onnxruntime": version, "openvino": _OPENVINO}
+    blocks = [weight for weight in done.weights if weight.kernel == "MatMulNBits"] if done else []
+    eight_bits = any(weight.stored.startswith("int8") for weight in blocks)
+    return _ONNX[graph.precision] | (_EIGHT_BIT_BLOCKS if eight_bits else {})
