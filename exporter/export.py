@@ -67,8 +67,6 @@ def export(
     progress = progress or Progress(quiet=True)
     check_output(output, overwrite=options.overwrite or options.resume)
     job = check_job(open_checkpoint(source, prior, options.variant), options)
-    for note in job.notes:
-        progress.line(f"note: {note}")
     partial = PartialExport(output)
     with partial.locked():
         writing = _plan(job, output, partial, progress)
@@ -89,6 +87,8 @@ def _plan(job: Job, output: Path, partial: PartialExport, progress: Progress) ->
     plans = job.chosen(kept.names)
     budget = estimate(job, plans, kept.done)
     check_budget(budget, output, freed=partial.size(kept.whole))
+    for note in job.notes:
+        progress.line(f"note: {note}")
     needed = f"{in_bytes(budget.memory)} of memory and {in_bytes(budget.disk)} of disk"
     progress.line(f"the export takes about {needed}")
     # Only now, with everything checked, may anything of an earlier export go.

@@ -14,6 +14,7 @@ import onnx_ir
 import pytest
 import torch
 from safetensors.torch import save_file
+from stub_graphs import stub_graph
 
 from exporter import budget
 from exporter.budget import estimate
@@ -266,7 +267,7 @@ def test_every_weight_is_counted(folders, tmp_path, monkeypatch):
         assert "[########################]" not in screen.getvalue()
         deferred.value(last)
         folder.mkdir()
-        (folder / "model.onnx").write_text("a graph")
+        (folder / "model.onnx").write_bytes(stub_graph("a graph"))
         return folder / "model.onnx"
 
     monkeypatch.setitem(BACKENDS, "onnx", replace(BACKENDS["onnx"], write=write))
