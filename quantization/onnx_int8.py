@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.channels_last import channels_last
 from quantization.instrumented import channel_extremes
@@ -79,6 +80,7 @@ def _quantize(
             value = model.graph.initializers[use.weight]
             assert value.const_value is not None
             write(value, np.asarray(value.const_value.numpy(), np.float32))
+    RemoveUnusedNodesPass()(model)  # what smoothing replaced: ONNX Runtime would warn of it
     save(model, target)
     return [kept.get(use.weight) or _entry(use, recipe) for use in weights]
 
