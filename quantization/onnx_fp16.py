@@ -26,6 +26,8 @@ MOVES = (
     *("Reshape", "Transpose", "Squeeze", "Unsqueeze"),
     *("Slice", "Split", "Concat", "Pad", "DepthToSpace"),
 )
+# Those that take one value: rounded before them or behind them, it is the same.
+_SHAPES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 # Rounding to 11 bits costs at most this of a value, and on average 0.6 of it.
 _ROUNDING = 2.0**-11
 _WIDENED = "float16, multiplied in fp32"
@@ -70,11 +72,12 @@ def half_nodes(model: Model, wide: Collection[str] = ()) -> set[str]:
         if node.op_type == "Mul" and node.name not in wide and _is_between(node, half):
             half.add(node)
     changed = True
-    while changed:  # moves of fp16 values, from product to product
+    while changed:  # moves of fp16 values, from product to product, and to products alone
         moves = {
             node
             for node in model.graph
-            if node.op_type in MOVES and node not in half and _maker(node, 0) in half
+            if node.op_type in MOVES and node not in half
+            if _maker(node, 0) in half or (node.op_type in _SHAPES and _is_before(node, half))
             if node.name not in wide
         }
         half |= moves
@@ -144,10 +147,21 @@ def _gelu(erf: Node) -> set[Node]:
 
 
 def _is_between(node: Node, half: set[Node]) -> bool:
-    """Whether a node takes an fp16 result and feeds nothing but fp16 products."""
-    users = [usage.node for output in node.outputs for usage in output.uses()]
+    """Whether a node takes an fp16 result and feeds nothing but fp16 nodes."""
     takes = any(_maker(node, index) in half for index in range(len(node.inputs)))
-    return takes and bool(users) and all(user in half for user in users)
+    return takes and _feeds_only(node, half)
+
+
+def _is_before(node: Node, half: set[Node]) -> bool:
+    """Whether a node takes fp32 numbers and feeds nothing but fp16 nodes."""
+    value = node.inputs[0]
+    return value is not None and value.dtype == DataType.FLOAT and _feeds_only(node, half)
+
+
+def _feeds_only(node: Node, half: set[Node]) -> bool:
+    users = {usage.node for output in node.outputs for usage in output.uses()}
+    outputs = any(output.is_graph_output() for output in node.outputs)
+    return bool(users) and users <= half and not outputs
 
 
 def _maker(node: Node, index: int) -> Node | None:
