@@ -14,6 +14,7 @@ OPSET = 18  # of the ONNX graphs that were measured
 _ONNX = {
     "fp32": {"onnxruntime": "1.15.1", "openvino": "2024.6.0"},
     "fp16": {"onnxruntime": "1.15.1", "openvino": "2025.2.0"},
+    "fp16-weights": {"onnxruntime": "1.15.1", "openvino": "2025.2.0"},
     "int8": {"onnxruntime": "1.16.3", "openvino": "2026.4.1"},
     "int8-dynamic": {"onnxruntime": "1.16.3", "openvino": "2026.4.1"},
     "int8-weights": {"onnxruntime": "1.23.0", "openvino": "2025.2.0"},
