@@ -25,6 +25,8 @@ from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
 
+EXTREMES = "extremes.npz"  # in a folder that is a `cache`
+
 
 def quantize_int8(
     source: Path, target: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
@@ -35,11 +37,7 @@ def quantize_int8(
     float. `cache`, a folder, keeps what calibration measured for another plan of the graph.
     Raises RunError where smoothing passes over what it was to change.
     """
-    model = load(source)
-    extremes = _extremes(model, source, feeds, cache)
-    channels_last(model, fuse_attention=True)
-    if recipe.smoothing > 0 or recipe.norm_smoothing > 0:
-        extremes = _smoothed(model, source, extremes, recipe)
+    model, extremes = prepared_int8(source, recipe, feeds, cache)
     activations: dict[onnx_ir.Value, onnx_ir.Value] = {}
 
     def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:
@@ -47,6 +45,21 @@ def quantize_int8(
         as_int8_products(model.graph, value, weight, (low.min(), high.max()), activations)
 
     return _quantize(model, target, recipe, write)
+
+
+def prepared_int8(
+    source: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
+) -> tuple[onnx_ir.Model, Extremes]:
+    """The graph in fp32 as int8 is made of it, channels last and smoothed, and its extremes.
+
+    Raises RunError where smoothing passes over what it was to change.
+    """
+    model = load(source)
+    extremes = _extremes(model, source, feeds, cache)
+    channels_last(model, fuse_attention=True)
+    if recipe.smoothing > 0 or recipe.norm_smoothing > 0:
+        extremes = _smoothed(model, source, extremes, recipe)
+    return model, extremes
 
 
 def quantize_int8_dynamic(
@@ -109,7 +122,7 @@ def _extremes(
     model: onnx_ir.Model, source: Path, feeds: Sequence[Tensors], cache: Path | None
 ) -> Extremes:
     """The least and largest value per channel of what each weight of the source multiplies."""
-    kept = None if cache is None else cache / "extremes.npz"
+    kept = None if cache is None else cache / EXTREMES
     if kept is not None and kept.exists():
         with np.load(kept) as values:
             return {name: (ends[0], ends[1]) for name, ends in values.items()}
@@ -119,9 +132,14 @@ def _extremes(
     measured = channel_extremes(source, list(dict.fromkeys(taken.values())), feeds)
     extremes = {weight: measured[name] for weight, name in taken.items()}
     if kept is not None:
-        with kept.open("wb") as file:
-            np.savez(file, allow_pickle=False, **extremes)
+        write_extremes(kept, extremes)
     return extremes
+
+
+def write_extremes(path: Path, extremes: Extremes) -> None:
+    """What a later call finds as its `cache`."""
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **dict(extremes))
 
 
 def _input(node: onnx_ir.Node) -> str:

@@ -64,7 +64,7 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     weight = np.asarray(value.const_value.numpy(), np.float32)
     group = recipe.group
     if use.kind == "MatMul":
-        form = _better(recipe) if use.weight in recipe.keep else recipe
+        form = better(recipe) if use.weight in recipe.keep else recipe
         block = block_of(weight.shape[use.input_axis], form.group, form.bits)
         as_matmul_nbits(model.graph, value, weight, form.bits, block, form.activation_bits)
         rounded = ", activations too" if form.activation_bits == 8 else ""
@@ -81,7 +81,7 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     return Weight(use.weight, f"int8 weights, {blocks}", "")
 
 
-def _better(recipe: IntegerWeights) -> IntegerWeights:
+def better(recipe: IntegerWeights) -> IntegerWeights:
     """What the exceptions of a recipe get: a step up in exactness, and a step down in speed."""
     activations = 32 if recipe.bits == 8 else recipe.activation_bits
     return dataclasses.replace(recipe, bits=8, group=KEPT_BLOCK, activation_bits=activations)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantization.search import Outcome
-from quantization.sensitivity import Damage, Point, sqnr_db
+from quantization.sensitivity import Damage, Point
+from quantization.trial import sqnr_db
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantization.backends import backend_of, package_versions
-from quantization.calibration import Samples, check_samples, held_out, record
+from quantization.calibration import Samples, check_samples, held_out, judging_runs, record
 from quantization.plan_check import check_plan, needs_runs
 from quantization.recipes import Float16, Int8, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
@@ -65,7 +65,9 @@ def quantize(
     if calibrates:
         check_samples(bundle, request.samples)
     judges = needs_runs(bundle, plan, request.target_db)
-    calibrated, judged = held_out(request.prompts) if judges else (request.prompts, ())
+    calibrated, judged = request.prompts, request.prompts[:0]
+    if judges:
+        calibrated, judged = held_out(request.prompts, judging_runs(bundle))
     samples = None
     if calibrates:
         samples = record(
