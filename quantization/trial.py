@@ -16,6 +16,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from quantization.channels_last import channels_last
+from quantization.integers import Rounded
 from quantization.onnx_files import load, save
 from quantization.onnx_int8 import (
     EXTREMES,
@@ -29,6 +30,7 @@ from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.roles import uses
 from runtimes.decibels import decibels
 from runtimes.engines.base import Tensors
+from runtimes.memory import give_back
 
 Noise = NDArray[np.float64]  # error power over signal power, per judged step
 AnyRecipe = Int8 | Int8Dynamic | IntegerWeights
@@ -122,6 +124,7 @@ class Trial:
         self._folder = tempfile.TemporaryDirectory()
         self._root = Path(self._folder.name)
         self._fp32: Run | None = None
+        self._rounded: Rounded = {}
 
     @cached_property
     def prepared(self) -> Path:
@@ -135,6 +138,8 @@ class Trial:
             model = load(self._graph)
             channels_last(model, fuse_attention=isinstance(self.recipe, Int8Dynamic))
         save(model, path)
+        del model
+        give_back(4 * sum(self.values.values()))
         return path
 
     @contextmanager
@@ -170,24 +175,23 @@ class Trial:
         self._folder.cleanup()
 
     def _write(self, target: Path, recipe: AnyRecipe) -> None:
+        plain = dataclasses.replace(recipe, keep=self.recipe.keep, skip=self.recipe.skip)
+        rounded = self._rounded if plain == self.recipe else None
         if isinstance(recipe, Int8Dynamic):
-            quantize_int8_dynamic(self.prepared, target, recipe)
+            quantize_int8_dynamic(self.prepared, target, recipe, (), rounded)
         elif isinstance(recipe, IntegerWeights):
-            quantize_weights(self.prepared, target, recipe)
-        elif _smoothing(recipe) == _smoothing(self.recipe):
+            quantize_weights(self.prepared, target, recipe, (), rounded)
+        elif plain == self.recipe:
             done = dataclasses.replace(recipe, smoothing=0.0, norm_smoothing=0.0)
-            quantize_int8(self.prepared, target, done, (), cache=self.prepared.parent)
-        else:
-            quantize_int8(self._graph, target, recipe, self._calibration, cache=self._root)
+            cache = self.prepared.parent
+            quantize_int8(self.prepared, target, done, (), cache, rounded)
+        else:  # smoothed in another way
+            quantize_int8(self._graph, target, recipe, self._calibration, self._root)
 
     def _fp32_run(self) -> Run:
         if self._fp32 is None:
             self._fp32 = open_run(self._graph)
         return self._fp32
-
-
-def _smoothing(recipe: AnyRecipe) -> tuple[float, float] | None:
-    return (recipe.smoothing, recipe.norm_smoothing) if isinstance(recipe, Int8) else None
 
 
 def evaluation_of(graph: Path, feeds: Sequence[Tensors], runs: int = 1) -> Evaluation:

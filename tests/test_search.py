@@ -1,5 +1,6 @@
 """Searches for a plan: what is predicted against what is measured, and which plans are picked."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -10,9 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
+from quantization.backends import BACKENDS
 from quantization.calibration import default_prompts, record
 from quantization.cli import main
 from quantization.local_noise import form_of, local_noise
+from quantization.onnx_files import load
 from quantization.picking import ladder, levelled, pick
 from quantization.plan_file import RECIPES, read_plan
 from quantization.powers import product_powers
@@ -21,7 +24,7 @@ from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, TARGETS, Int8, Int8Dynamic, in_steps
 from quantization.roles import uses
 from quantization.rounded_alone import RoundedAlone
-from quantization.trial import Trial, evaluation_of, noise_at, sqnr_db
+from quantization.trial import Trial, evaluation_of, noise_at, open_run, sqnr_db
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.errors import RunError
 from runtimes.progress import Progress
@@ -32,6 +35,7 @@ WHITE = 0.1
 # Of the ranking by 5 runs of a weight in fp32 and the one by quantised graphs, on the demo.
 RANK_CORRELATION = 0.9
 WIDTH = 96
+NO_NORMS = {"smoothing": 0.0, "norm_smoothing": 0.0}  # of a graph without any
 
 
 @pytest.fixture
@@ -71,14 +75,14 @@ def trial_of(products, recipe):
         INT8_WEIGHTS,
         in_steps(INT8_WEIGHTS),
         in_steps(RECIPES["int4-weights"]),
-        Int8(smoothing=0.0, norm_smoothing=0.0),
+        Int8(**NO_NORMS),
         Int8Dynamic(),
     ],
     ids=lambda recipe: f"{recipe.name}-{getattr(recipe, 'activation_bits', 8)}",
 )
 def test_a_products_own_noise_is_what_onnx_runtime_makes_of_it(products, recipe, kept):
     trial = trial_of(products, recipe)
-    model = onnx_model(trial.prepared)
+    model = load(trial.prepared)
     use = next(use for use in uses(model) if use.weight == "w0")
     form = form_of(recipe, use, WIDTH, kept=kept)
     powers = product_powers(trial.prepared, {"w0": {form.block} - {0}}, trial.evaluation.feeds)
@@ -94,10 +98,25 @@ def test_a_products_own_noise_is_what_onnx_runtime_makes_of_it(products, recipe,
     trial.close()
 
 
-def onnx_model(path):
-    from quantization.onnx_files import load
-
-    return load(path)
+@pytest.mark.parametrize(
+    "recipe", [in_steps(INT8_WEIGHTS), Int8Dynamic(), Int8()], ids=lambda recipe: recipe.name
+)
+def test_plans_after_others_are_written_as_from_the_source(products, tmp_path, recipe):
+    """Integers are kept from plan to plan, and the graph is turned and smoothed but once."""
+    recipe = dataclasses.replace(recipe, **NO_NORMS) if isinstance(recipe, Int8) else recipe
+    trial = trial_of(products, recipe)
+    for keep in ((), ("w0",), ("w0", "w1"), ("w1",)):
+        with trial.quantised(keep=keep) as graph:
+            after_others = [graph.run(feed) for feed in products[1]]
+        path, once = (
+            tmp_path / "once" / f"{len(keep)}{keep}.onnx",
+            dataclasses.replace(recipe, keep=keep),
+        )
+        BACKENDS["onnx"].handlers[type(recipe)](products[0], path, once, products[1])
+        run = open_run(path)
+        for first, feed in zip(after_others, products[1], strict=True):
+            assert np.array_equal(first, run(feed))
+    trial.close()
 
 
 def test_a_weight_is_rounded_for_the_runs_that_ask_for_it(products):
