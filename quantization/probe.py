@@ -8,6 +8,7 @@ measured to do then sets the level at each step (`factor_of`).
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -20,11 +21,13 @@ from quantization.powers import product_powers, products
 from quantization.roles import Use, uses
 from quantization.rounded_alone import RoundedAlone
 from quantization.trial import GROUPS, Noise, Trial, noise_of
+from runtimes.engines.base import Tensors
 
 COLUMNS = 256  # outputs of a weight that stand for all of them
 STEPS = 5  # of the first judged run
 # Of graphs whose every step takes seconds: steps, and blocks of each kind with the same weights.
 LARGE_STEPS, LARGE_BLOCKS = 2, 4
+PICTURE = 4  # axes of latents and of effnet's maps; texts have five
 LEAST = 1e-20  # noise that counts as none
 Floats = NDArray[np.floating]
 
@@ -66,7 +69,13 @@ def predict(trial: Trial, on_run: Callable[[], None] = lambda: None) -> Predicti
 
 def runs(trial: Trial) -> int:
     """How often `predict` runs the denoiser."""
-    return len(probed(trial)) * (1 + len(_units(trial)))
+    return len(probed(trial)) * (2 + len(_units(trial)))
+
+
+def cost(trial: Trial) -> float:
+    """What such a run takes, of a judged step's time."""
+    same = _feeds(trial)[0] is trial.evaluation.feeds[probed(trial)[0]]
+    return 1.0 if same else 1 / 4
 
 
 def probed(trial: Trial) -> list[int]:
@@ -112,7 +121,7 @@ def _weights(trial: Trial, on_run: Callable[[], None]) -> dict[str, _Weight]:
         for name, both in forms.items()
         if name in products(model)
     }
-    feeds = [trial.evaluation.feeds[step] for step in probed(trial)]
+    feeds = _feeds(trial)
     powers = product_powers(trial.prepared, blocks, feeds, on_run)
     ranges = _ranges(trial)
     weights = {}
@@ -148,16 +157,34 @@ def _shares(
         back = rounded(turned.reshape(-1, turned.shape[-1]), form).reshape(turned.shape)
         return np.ascontiguousarray(np.moveaxis(back, -1, use.output_axis))
 
-    units, judged = _units(trial), trial.evaluation
+    units, feeds = _units(trial), _feeds(trial)
     graph = RoundedAlone(trial.prepared, [name for unit in units for name in unit], rounding)
+    expected = graph.run([], feeds, on_run)
     shares: dict[str, Noise] = {}
     for unit in units:
-        epsilons = graph.run(unit, [judged.feeds[step] for step in probed(trial)], on_run)
-        pairs = zip(epsilons, probed(trial), strict=True)
-        noise = np.array([noise_of(epsilon, judged.expected[step]) for epsilon, step in pairs])
+        pairs = zip(graph.run(unit, feeds, on_run), expected, strict=True)
+        noise = np.array([noise_of(epsilon, exact) for epsilon, exact in pairs])
         own = np.sum([weights[name].alone for name in unit], axis=0)
         shares |= dict.fromkeys(unit, noise / np.maximum(own, LEAST))
     return shares
+
+
+def _feeds(trial: Trial) -> list[Tensors]:
+    """The feeds of the probed steps; of a large graph, where any size will do, a quarter of each
+    picture: what a weight does to it is the same, in a quarter of the time.
+    """
+    feeds = [trial.evaluation.feeds[step] for step in probed(trial)]
+    sides = [n for x in feeds[0].values() if x.ndim == PICTURE for n in x.shape[2:]]
+    if not trial.large or not trial.any_size or any(side % 2 for side in sides):
+        return feeds
+    return [{name: _quarter(x) for name, x in feed.items()} for feed in feeds]
+
+
+def _quarter(value: NDArray[Any]) -> NDArray[Any]:
+    if value.ndim != PICTURE:
+        return value
+    height, width = value.shape[2:]
+    return np.ascontiguousarray(value[:, :, : height // 2, : width // 2])
 
 
 def _units(trial: Trial) -> list[list[str]]:

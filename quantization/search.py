@@ -121,7 +121,8 @@ def _search(
     reached = noise.max() <= budget
     if reached and not rank:
         return Outcome(uniform, (), recipe, uniform, ())
-    predicted = probe.predict(trial, lambda: effort.step(name))
+    part = probe.cost(trial)
+    predicted = probe.predict(trial, lambda: effort.step(name, part))
     ranked: Sequence[Damage] = ()
     if rank:
         ranked = damages(trial, progress, f"{name}, groups", verbose=verbose)
@@ -176,13 +177,13 @@ class _Effort:
             writing = 4 * sum(trial.values.values()) / RATE
             self._plan[name] = writing + len(judged.first) * seconds[name]
             rest = (len(judged.all) - len(judged.first)) * seconds[name]
-            probing = probe.runs(trial) * seconds[name]
+            probing = probe.runs(trial) * probe.cost(trial) * seconds[name]
             self._total += PLANS * self._plan[name] + rest + probing
             self._ends[name] = self._total
 
-    def step(self, name: str) -> None:
-        """A step of a denoiser was run."""
-        self._spend(name, self._step[name])
+    def step(self, name: str, part: float = 1.0) -> None:
+        """A step of a denoiser was run, on a part of the picture."""
+        self._spend(name, part * self._step[name])
 
     def plan(self, name: str) -> None:
         """A plan was tried."""

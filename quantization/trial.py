@@ -120,6 +120,8 @@ class Trial:
             group: sum(self.values[name] for name in members)
             for group, members in self.groups.items()
         }
+        shapes = [value.shape for value in model.graph.inputs if value.shape is not None]
+        self.any_size = not any(isinstance(n, int) for s in shapes if len(s) == 4 for n in s[2:])
         self.large = evaluation.few is not None
         self._folder = tempfile.TemporaryDirectory()
         self._root = Path(self._folder.name)

@@ -136,7 +136,7 @@ def test_a_prediction_is_the_noise_of_each_weight_and_of_each_exception(products
     trial = trial_of(products, in_steps(RECIPES["int4-weights"]))
     ran = []
     predicted = predict(trial, lambda: ran.append(1))
-    assert len(ran) == runs(trial) == len(probed(trial)) * 4
+    assert len(ran) == runs(trial) == len(probed(trial)) * 5
     for name in trial.values:
         others = [other for other in trial.values if other != name]
         assert predicted.noise[name] == pytest.approx(trial.noise(skip=others), rel=WHITE)
