@@ -4,6 +4,7 @@ Samples are spread evenly over the timesteps of each denoiser and over the promp
 the conditional and the unconditional half, which run in one batch under guidance.
 """
 
+import dataclasses
 import hashlib
 import math
 import time
@@ -21,12 +22,16 @@ from runtimes.engines.table import BundleGraphs, engine_for
 from runtimes.errors import UsageError
 from runtimes.memory import give_back
 from runtimes.pipeline import Pipeline, load_tokenizers
-from runtimes.plan import Options
+from runtimes.plan import Options, timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
-RUNS = 3  # full runs that a plan is judged by; of a large bundle one
+RUNS = 3  # full runs that a plan is judged by
+# A large bundle's plans are judged by one run with fewer steps: its first and its last, which is
+# the worst, are those of a full run, the rest is spread between them.
+JUDGED = {"stage_c": 10, "stage_b": 6}
+DEFAULTS = Options()
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
 PROMPTS_FILE, DEMO_PROMPTS_FILE = (
     Path(__file__).parent / name for name in ("prompts.txt", "prompts_demo.txt")
@@ -60,27 +65,31 @@ def record(
     progress: Progress = SILENT,
     what: str = "recording",
     others: Collection[str] = (),
+    options: Options = DEFAULTS,
 ) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser.
 
-    Of a large bundle, which takes minutes a picture, no more prompts are run than have that many
-    steps; of any other one all are, for variety. Of each graph in `others`, which run once, all
-    feeds are kept.
+    `options` are those of every run, but for the seed. Of a large bundle, which takes minutes a
+    picture, no more prompts are run than have that many steps; of any other one all are, for
+    variety. Of each graph in `others`, which run once, all feeds are kept.
     """
-    check_samples(bundle, samples)
+    sampling = bundle.manifest.sampling
+    steps = {name: len(timesteps_for(options, name, getattr(sampling, name))) - 1
+             for name in DENOISERS}  # fmt: skip
+    _check(samples, max(steps.values()))
     if large(bundle):
-        longest = max(steps_of(bundle, name) for name in DENOISERS)
-        prompts = prompts[: math.ceil(samples / longest)]
-    keep = {name: _spread(samples, steps_of(bundle, name), len(prompts)) for name in DENOISERS}
+        prompts = prompts[: math.ceil(samples / max(steps.values()))]
+    keep = {name: _spread(samples, steps[name], len(prompts)) for name in DENOISERS}
     graphs = _Recorder(bundle, others)
     with Pipeline(
         bundle.manifest, graphs, load_tokenizers(bundle), low_memory=large(bundle)
     ) as pipeline:
         chosen = [index for index in range(len(prompts)) if any(index in k for k in keep.values())]
         for number, index in enumerate(chosen):
-            graphs.wanted = {name: steps.get(index, set()) for name, steps in keep.items()}
+            graphs.wanted = {name: own.get(index, set()) for name, own in keep.items()}
             on_step = progress.runs(what, number, len(chosen))
-            pipeline([prompts[index]], "", Options(seed=seed + index), on_step=on_step)
+            seeded = dataclasses.replace(options, seed=seed + index)
+            pipeline([prompts[index]], "", seeded, on_step=on_step)
     give_back(sum(file.size for file in bundle.manifest.files.values()))
     seconds = {name: float(np.median(taken)) for name, taken in graphs.seconds.items()}
     about = _about(prompts, samples, seed, graphs.feeds)
@@ -89,7 +98,10 @@ def record(
 
 def check_samples(bundle: Bundle, samples: int) -> None:
     """UsageError for fewer samples than a denoiser has timesteps."""
-    least = max(steps_of(bundle, name) for name in DENOISERS)
+    _check(samples, max(steps_of(bundle, name) for name in DENOISERS))
+
+
+def _check(samples: int, least: int) -> None:
     if samples < least:
         raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
 
@@ -112,9 +124,26 @@ def large(bundle: Bundle) -> bool:
     return sum(file.size for file in bundle.manifest.files.values()) > LARGE
 
 
-def judging_runs(bundle: Bundle) -> int:
-    """How many full runs plans for a bundle are judged by."""
-    return 1 if large(bundle) else RUNS
+def judging_runs(bundle: Bundle, *, full: bool = False) -> int:
+    """How many runs plans for a bundle are judged by; `full` as `judging_options`."""
+    return RUNS if full or not large(bundle) else 1
+
+
+def judging_options(bundle: Bundle, *, full: bool = False) -> Options:
+    """The runs that plans for a bundle are judged by: where `full`, those of a picture."""
+    if full or not large(bundle):
+        return DEFAULTS
+    sampling = bundle.manifest.sampling
+    stage_c, stage_b = (
+        _thinned(getattr(sampling, name).timesteps, JUDGED[name]) for name in DENOISERS
+    )
+    return Options(timesteps=stage_c, decoder_timesteps=stage_b)
+
+
+def _thinned(timesteps: Sequence[float], steps: int) -> tuple[float, ...]:
+    """So many steps of a schedule, its first and its last among them."""
+    places = np.linspace(0, len(timesteps) - 2, min(steps, len(timesteps) - 1)).round()
+    return (*(timesteps[int(place)] for place in places), timesteps[-1])
 
 
 def steps_of(bundle: Bundle, name: str) -> int:

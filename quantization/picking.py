@@ -19,10 +19,12 @@ from runtimes.errors import RunError
 
 ROUNDS = 12
 CLOSER = 0.97  # what is allowed shrinks by, where a plan that missed would be picked again
+TIGHTER = 3  # plans with fewer exceptions than one that stays in the budget are tried
 SURPLUS = 0.93  # of the budget: a plan that stays below is worth another one with fewer exceptions
 
 
 Groups = tuple[str, ...]
+Plan = tuple[Groups, Groups]  # to keep, and to skip
 
 
 @dataclass(frozen=True)
@@ -45,34 +47,96 @@ def pick(
     `on_plan` is called for every plan that was measured. Raises RunError where nothing could stay
     quantised.
     """
-    budget = noise_at(target_db)
-    allowed, best = np.full(len(trial.evaluation.feeds), budget), None
-    tried: set[tuple[Groups, Groups]] = set()
-    floor_known = False
+    search = _Search(trial, predicted, noise_at(target_db), on_plan)
     for _ in range(ROUNDS):
-        if not floor_known and (total(predicted.kept) > allowed).any():
-            predicted, floor_known = _with_floor(trial, predicted, allowed / budget), True
-            on_plan()
-        plan = ladder(predicted, allowed, trial.sizes)
-        while plan in tried and best is None:
-            allowed = allowed * CLOSER
-            plan = ladder(predicted, allowed, trial.sizes)
-        if len(plan[1]) == len(trial.groups):
-            raise _out_of_reach(trial, target_db)
-        if plan in tried:
+        found = search.closest()
+        if found is None:
             break
-        tried.add(plan)
-        steps, noise = _measured(trial, plan, budget)
-        on_plan()
-        if noise.max() <= budget:
+        plan, first = found
+        noise = _at_all(trial, plan, first)
+        if noise.max() <= search.budget:
             keep, skip = (_weights(trial, groups) for groups in plan)
-            best = Picked(keep, skip, noise)
-        if best is not None and (trial.large or noise.max() > SURPLUS * budget):
-            break
-        allowed = budget / factor_of(trial, _of_plan(predicted, plan), noise, steps)
-    if best is None:
-        raise _out_of_reach(trial, target_db)
-    return best
+            return Picked(keep, skip, noise)
+        search.allowed = search.allowed * CLOSER * search.budget / noise.max()
+    floor = sqnr_db(trial.noise(keep=tuple(trial.values)).max())
+    raise RunError(
+        f"--target-db {target_db:g}: every weight as an exception reaches {floor:.1f} dB, and "
+        "exceptions in fp32 reach it only where nothing is quantised"
+    )
+
+
+class _Search:
+    """The plans that were tried, and what they have said of the prediction so far.
+
+    `allowed` is the noise that a plan may be predicted to have, at every judged step.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        predicted: Prediction,
+        budget: float,
+        on_plan: Callable[[], None],
+    ) -> None:
+        self._trial, self._predicted, self._on_plan = trial, predicted, on_plan
+        self.budget = budget
+        self.allowed = np.full(len(trial.evaluation.feeds), budget)
+        self._tried: set[Plan] = set()
+        self._floor_known = False
+
+    def closest(self) -> tuple[Plan, Noise] | None:
+        """The plan with the fewest exceptions whose first steps stay in the budget, and their
+        noise; None where nothing could stay quantised.
+        """
+        best: tuple[Plan, Noise] | None = None
+        passed, missed, tighter = self.allowed, None, 0
+        for _ in range(ROUNDS):
+            plan = self._next(again=best is None)
+            if plan is None or len(plan[1]) == len(self._trial.groups):
+                break
+            allowed = self.allowed
+            noise = self._measured(plan)
+            tighter += best is not None
+            if noise.max() <= self.budget:
+                best, passed = (plan, noise), allowed
+            else:
+                missed = allowed
+            if best is not None and (best[1].max() > SURPLUS * self.budget or tighter == TIGHTER):
+                break
+            if best is not None and missed is not None:
+                self.allowed = np.sqrt(passed * missed)
+        return best
+
+    def _next(self, *, again: bool) -> Plan | None:
+        """A plan that was not tried; None where that would take a smaller allowance (`again`)."""
+        if not self._floor_known and (total(self._predicted.kept) > self.allowed).any():
+            self._measure_floor()
+        plan = ladder(self._predicted, self.allowed, self._trial.sizes)
+        while plan in self._tried and again:
+            self.allowed = self.allowed * CLOSER
+            plan = ladder(self._predicted, self.allowed, self._trial.sizes)
+        return None if plan in self._tried else plan
+
+    def _measured(self, plan: Plan) -> Noise:
+        trial = self._trial
+        self._tried.add(plan)
+        keep, skip = (_weights(trial, groups) for groups in plan)
+        with trial.quantised(keep=keep, skip=skip) as graph:
+            noise = graph.noise(trial.evaluation.first)
+        self._on_plan()
+        predicted = _of_plan(self._predicted, plan)
+        self.allowed = self.budget / factor_of(trial, predicted, noise, trial.evaluation.first)
+        return noise
+
+    def _measure_floor(self) -> None:
+        """Have `kept` say what all weights kept were measured to have."""
+        trial, kept = self._trial, self._predicted.kept
+        with trial.quantised(keep=tuple(trial.values)) as graph:
+            measured = graph.noise(trial.evaluation.first)
+        self._on_plan()
+        factor = factor_of(trial, total(kept), measured, trial.evaluation.first)
+        kept = scaled(kept, factor * self.allowed / self.budget)
+        self._predicted, self._floor_known = replace(self._predicted, kept=kept), True
 
 
 def checked(
@@ -111,9 +175,7 @@ def order(trial: Trial, predicted: Prediction) -> Groups:
     return _climb(predicted.noise, free, nothing, trial.sizes)
 
 
-def ladder(
-    predicted: Prediction, allowed: Noise, sizes: Mapping[str, int]
-) -> tuple[Groups, Groups]:
+def ladder(predicted: Prediction, allowed: Noise, sizes: Mapping[str, int]) -> Plan:
     """The groups to keep and those to skip so that the predicted noise is allowed at every step.
 
     At the step that is furthest over, whichever group does most harm for its `sizes` climbs. None
@@ -143,40 +205,26 @@ def _climb(
     return tuple(climbed)
 
 
-def _with_floor(trial: Trial, predicted: Prediction, scale: Noise) -> Prediction:
-    """A prediction whose `kept` is what all weights kept were measured to have.
-
-    `scale` is predicted over measured noise, at every step.
-    """
-    steps = trial.evaluation.first
-    with trial.quantised(keep=tuple(trial.values)) as graph:
-        measured = graph.noise(steps)
-    factor = factor_of(trial, total(predicted.kept), measured, steps)
-    return replace(predicted, kept=scaled(predicted.kept, factor * scale))
-
-
-def _measured(
-    trial: Trial, plan: tuple[Groups, Groups], budget: float
-) -> tuple[Sequence[int], Noise]:
-    """The steps that a plan was judged at, and its noise there: all where the first few pass."""
+def _at_all(trial: Trial, plan: Plan, first: Noise) -> Noise:
+    """A plan's noise at every judged step, of which that of the first ones is known."""
+    if len(first) == len(trial.evaluation.feeds):
+        return first
     keep, skip = (_weights(trial, groups) for groups in plan)
     with trial.quantised(keep=keep, skip=skip) as graph:
-        return judged_noise(trial, graph, budget)
+        return with_rest(trial, graph, first)
 
 
-def judged_noise(trial: Trial, graph: Quantised, budget: float) -> tuple[Sequence[int], Noise]:
-    """A graph's noise at the first few steps, and where those stay in the budget, at all."""
-    first = trial.evaluation.first
-    noise = graph.noise(first)
-    rest = [step for step in trial.evaluation.all if step not in first]
-    if noise.max() > budget or not rest:
-        return first, noise
+def with_rest(trial: Trial, graph: Quantised, first: Noise) -> Noise:
+    """A graph's noise at every judged step, of which that of the first ones is known."""
+    rest = [step for step in trial.evaluation.all if step not in trial.evaluation.first]
     whole = np.zeros(len(trial.evaluation.feeds))
-    whole[list(first)], whole[rest] = noise, graph.noise(rest)
-    return trial.evaluation.all, whole
+    whole[list(trial.evaluation.first)] = first
+    if rest:
+        whole[rest] = graph.noise(rest)
+    return whole
 
 
-def _of_plan(predicted: Prediction, plan: tuple[Groups, Groups]) -> Noise:
+def _of_plan(predicted: Prediction, plan: Plan) -> Noise:
     keep, skip = plan
     rest = [group for group in predicted.noise if group not in (*keep, *skip)]
     return total(predicted.noise, rest) + total(predicted.kept, keep)
@@ -184,11 +232,3 @@ def _of_plan(predicted: Prediction, plan: tuple[Groups, Groups]) -> Noise:
 
 def _weights(trial: Trial, groups: Groups) -> tuple[str, ...]:
     return tuple(weight for group in groups for weight in trial.groups[group])
-
-
-def _out_of_reach(trial: Trial, target_db: float) -> RunError:
-    floor = sqnr_db(trial.noise(keep=tuple(trial.values)).max())
-    return RunError(
-        f"--target-db {target_db:g}: every weight as an exception reaches {floor:.1f} dB, and "
-        "exceptions in fp32 reach it only where nothing is quantised"
-    )

@@ -25,8 +25,7 @@ from runtimes.engines.base import Tensors
 
 COLUMNS = 256  # outputs of a weight that stand for all of them
 STEPS = 5  # of the first judged run
-# Of graphs whose every step takes seconds: steps, and blocks of each kind with the same weights.
-LARGE_STEPS, LARGE_BLOCKS = 2, 4
+LARGE_WEIGHTS = 4  # of each role that are rounded, where every step takes seconds
 PICTURE = 4  # axes of latents and of effnet's maps; texts have five
 LEAST = 1e-20  # noise that counts as none
 Floats = NDArray[np.floating]
@@ -59,7 +58,7 @@ class _Weight:
 def predict(trial: Trial, on_run: Callable[[], None] = lambda: None) -> Prediction:
     """Both noises of every group of a trial; `on_run` is called after each of its `runs`."""
     weights = _weights(trial, on_run)
-    shares = _between(_shares(trial, weights, on_run), _kinds(trial))
+    shares = _between(_shares(trial, weights, on_run), _roles(trial))
     noise, kept = {}, {}
     for name, weight in weights.items():
         noise[name] = everywhere(trial, weight.whole * shares[name])
@@ -69,7 +68,7 @@ def predict(trial: Trial, on_run: Callable[[], None] = lambda: None) -> Predicti
 
 def runs(trial: Trial) -> int:
     """How often `predict` runs the denoiser."""
-    return len(probed(trial)) * (2 + len(_units(trial)))
+    return len(probed(trial)) * (2 + len(_chosen(trial)))
 
 
 def cost(trial: Trial) -> float:
@@ -79,10 +78,14 @@ def cost(trial: Trial) -> float:
 
 
 def probed(trial: Trial) -> list[int]:
-    """The judged steps that are run: a few of the first run, its first and its last among them."""
+    """The judged steps that are run: a few of the first run, its first and its last among them.
+
+    Of a large graph the last, which is the worst: there epsilon is divided by the least noise.
+    """
     last = len(trial.evaluation.feeds) // trial.evaluation.runs - 1
-    count = LARGE_STEPS if trial.large else STEPS
-    return sorted({round(step) for step in np.linspace(0, last, count)})
+    if trial.large:
+        return [last]
+    return sorted({round(step) for step in np.linspace(0, last, STEPS)})
 
 
 def scaled(noise: Mapping[str, Noise], factor: Noise) -> dict[str, Noise]:
@@ -157,15 +160,14 @@ def _shares(
         back = rounded(turned.reshape(-1, turned.shape[-1]), form).reshape(turned.shape)
         return np.ascontiguousarray(np.moveaxis(back, -1, use.output_axis))
 
-    units, feeds = _units(trial), _feeds(trial)
-    graph = RoundedAlone(trial.prepared, [name for unit in units for name in unit], rounding)
+    chosen, feeds = _chosen(trial), _feeds(trial)
+    graph = RoundedAlone(trial.prepared, chosen, rounding)
     expected = graph.run([], feeds, on_run)
     shares: dict[str, Noise] = {}
-    for unit in units:
-        pairs = zip(graph.run(unit, feeds, on_run), expected, strict=True)
+    for name in chosen:
+        pairs = zip(graph.run([name], feeds, on_run), expected, strict=True)
         noise = np.array([noise_of(epsilon, exact) for epsilon, exact in pairs])
-        own = np.sum([weights[name].alone for name in unit], axis=0)
-        shares |= dict.fromkeys(unit, noise / np.maximum(own, LEAST))
+        shares[name] = noise / np.maximum(weights[name].alone, LEAST)
     return shares
 
 
@@ -187,40 +189,35 @@ def _quarter(value: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(value[:, :, : height // 2, : width // 2])
 
 
-def _units(trial: Trial) -> list[list[str]]:
-    """What is rounded at a time: each weight, or of a large graph some blocks of every kind."""
+def _chosen(trial: Trial) -> list[str]:
+    """The weights that are rounded for a run each: all, or of a large graph a few of each role."""
     if not trial.large:
-        return [[name] for name in trial.values]
+        return list(trial.values)
     chosen = []
-    for blocks in _kinds(trial):
-        places = np.linspace(0, len(blocks) - 1, min(LARGE_BLOCKS, len(blocks)))
-        chosen += [blocks[place] for place in np.unique(places.round().astype(int))]
+    for names in _roles(trial):
+        places = np.linspace(0, len(names) - 1, min(LARGE_WEIGHTS, len(names)))
+        chosen += [names[place] for place in np.unique(places.round().astype(int))]
     return chosen
 
 
-def _kinds(trial: Trial) -> list[list[list[str]]]:
-    """The blocks with the same weights, kind by kind, each block a list of its weights."""
-    blocks: dict[str, list[str]] = {}
+def _roles(trial: Trial) -> list[list[str]]:
+    """The weights that are called alike in their blocks, role by role, in running order."""
+    roles: dict[str, list[str]] = {}
     for name in trial.values:
-        blocks.setdefault(GROUPS["block"](name), []).append(name)
-    kinds: dict[tuple[str, ...], list[list[str]]] = {}
-    for block, names in blocks.items():
-        kinds.setdefault(tuple(name.removeprefix(block) for name in names), []).append(names)
-    return list(kinds.values())
+        roles.setdefault(name.removeprefix(GROUPS["block"](name)), []).append(name)
+    return list(roles.values())
 
 
-def _between(
-    shares: Mapping[str, Noise], kinds: Sequence[Sequence[Sequence[str]]]
-) -> dict[str, Noise]:
-    """The shares of all weights: blocks between two that were run have what is between theirs."""
+def _between(shares: Mapping[str, Noise], roles: Sequence[Sequence[str]]) -> dict[str, Noise]:
+    """The shares of all weights: one between two that were run has what is between theirs."""
     whole = dict(shares)
-    for blocks in kinds:
-        known = [place for place, block in enumerate(blocks) if block[0] in shares]
-        logs = np.log([np.maximum(shares[blocks[place][0]], LEAST) for place in known])
-        for place, block in enumerate(blocks):
-            if block[0] not in shares:
+    for names in roles:
+        known = [place for place, name in enumerate(names) if name in shares]
+        logs = np.log([np.maximum(shares[names[place]], LEAST) for place in known])
+        for place, name in enumerate(names):
+            if name not in shares:
                 between = [np.interp(place, known, column) for column in logs.T]
-                whole |= dict.fromkeys(block, np.exp(between))
+                whole[name] = np.exp(between)
     return whole
 
 

@@ -66,8 +66,10 @@ def quantize(
         check_samples(bundle, request.samples)
     judges = needs_runs(bundle, plan, request.target_db)
     calibrated, judged = request.prompts, request.prompts[:0]
+    half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
     if judges:
-        calibrated, judged = held_out(request.prompts, judging_runs(bundle))
+        wanted = judging_runs(bundle, full=bool(half))
+        calibrated, judged = held_out(request.prompts, wanted)
     samples = None
     if calibrates:
         samples = record(
@@ -79,8 +81,8 @@ def quantize(
         from quantization.islands import fp16_recipes
         from quantization.search import judged_runs, search
 
-        half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
-        runs = judged_runs(bundle, judged, progress, others=set(half) - set(DENOISERS))
+        others = set(half) - set(DENOISERS)
+        runs = judged_runs(bundle, judged, progress, others, full=bool(half))
         outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
         for name, outcome in outcomes.items():
             plan[name], worst[name] = outcome.recipe, outcome.worst_db

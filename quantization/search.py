@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantization import probe
-from quantization.calibration import Samples, large, record, steps_of
-from quantization.picking import Picked, checked, judged_noise, levelled, pick
+from quantization.calibration import Samples, judging_options, large, record
+from quantization.picking import Picked, checked, levelled, pick, with_rest
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights, Recipe
 from quantization.sensitivity import Damage, Point, damages, plane, point
 from quantization.trial import AnyRecipe, Evaluation, Trial, noise_at, sqnr_db
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
+from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
 
 EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
-FEW = 3  # steps that plans of a large graph are judged by before all others
 # What a search is expected to take beside its steps, to tell the time left: plans that are tried
 # for a denoiser, and bytes of fp32 that are quantised in a second.
 PLANS, RATE = 3, 60e6
@@ -44,10 +44,17 @@ def judged_runs(
     prompts: Sequence[str],
     progress: Progress = SILENT,
     others: Collection[str] = (),
+    *,
+    full: bool = False,
 ) -> Samples:
-    """Every step of a full run of each prompt: what plans are judged by. `others` as `record`."""
-    samples = len(prompts) * max(steps_of(bundle, name) for name in DENOISERS)
-    return record(bundle, prompts, samples, EVALUATION_SEED, progress, "runs to judge on", others)
+    """Every step of a run of each prompt: what plans are judged by.
+
+    `others` as `record`, `full` as `judging_options`.
+    """
+    options, sampling = judging_options(bundle, full=full), bundle.manifest.sampling
+    steps = [len(timesteps_for(options, name, getattr(sampling, name))) - 1 for name in DENOISERS]
+    what, samples = "runs to judge on", len(prompts) * max(steps)
+    return record(bundle, prompts, samples, EVALUATION_SEED, progress, what, others, options)
 
 
 def search(
@@ -93,11 +100,9 @@ def _trial(
     judged: Samples,
     group: str,
 ) -> Trial:
-    feeds, steps = judged.feeds[name], steps_of(bundle, name)
-    few = None
-    if large(bundle):
-        few = tuple(int(step) for step in np.unique(np.linspace(0, steps - 1, FEW).round()))
-    evaluation = Evaluation(feeds, judged.epsilons[name], len(feeds) // steps, few)
+    feeds, runs = judged.feeds[name], judged.about.prompts
+    few = (0, len(feeds) // runs - 1) if large(bundle) else None
+    evaluation = Evaluation(feeds, judged.epsilons[name], runs, few)
     calibrated = calibration.feeds[name] if calibration else []
     return Trial(bundle.path(bundle.graph(name).file), recipe, calibrated, evaluation, group)
 
@@ -114,11 +119,13 @@ def _search(
     progress, recipe = effort.progress, trial.recipe
     budget = np.inf if target_db is None else noise_at(target_db)
     with trial.quantised(keep=recipe.keep, skip=recipe.skip) as graph:
-        steps, noise = judged_noise(trial, graph, budget)
+        steps, noise = trial.evaluation.first, graph.noise(trial.evaluation.first)
+        if noise.max() <= budget:
+            steps, noise = trial.evaluation.all, with_rest(trial, graph, noise)
     effort.plan(name)
     uniform = sqnr_db(noise.max())
     progress.line(f"{name}, uniform {recipe.name}: worst step {uniform:.1f} dB")
-    reached = noise.max() <= budget
+    reached = bool(noise.max() <= budget)
     if reached and not rank:
         return Outcome(uniform, (), recipe, uniform, ())
     part = probe.cost(trial)
