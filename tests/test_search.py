@@ -12,7 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
 from quantization.backends import BACKENDS
-from quantization.calibration import default_prompts, record
+from quantization.calibration import (
+    JUDGED,
+    default_prompts,
+    judging_options,
+    judging_runs,
+    record,
+)
 from quantization.cli import main
 from quantization.local_noise import form_of, local_noise
 from quantization.onnx_files import load
@@ -27,6 +33,7 @@ from quantization.rounded_alone import RoundedAlone
 from quantization.trial import Trial, evaluation_of, noise_at, open_run, sqnr_db
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.errors import RunError
+from runtimes.plan import Options
 from runtimes.progress import Progress
 
 # Of a mean square error over some hundred thousand numbers: what rounding's errors being white and
@@ -195,6 +202,19 @@ def test_a_target_takes_better_forms_then_fp32_and_then_is_an_error(products):
     assert plan.skip and "w2" not in plan.skip
     with pytest.raises(RunError, match="every weight as an exception reaches"):
         picked(products, recipe, 120)
+
+
+def test_a_large_bundle_is_judged_by_a_short_run_with_the_ends_of_a_full_one(bundles, monkeypatch):
+    bundle = bundles("demo")
+    assert judging_options(bundle) == Options() and judging_runs(bundle) == 3
+    monkeypatch.setattr("quantization.calibration.LARGE", 0)
+    assert judging_options(bundle, full=True) == Options()
+    assert (judging_runs(bundle), judging_runs(bundle, full=True)) == (1, 3)
+    options, sampling = judging_options(bundle), bundle.manifest.sampling
+    for name, short in (("stage_c", options.timesteps), ("stage_b", options.decoder_timesteps)):
+        whole = getattr(sampling, name).timesteps
+        assert len(short) == JUDGED[name] + 1 < len(whole)
+        assert short[0] == whole[0] and short[-2:] == whole[-2:] and set(short) <= set(whole)
 
 
 @pytest.mark.slow
