@@ -20,7 +20,7 @@ from runtimes.progress import SILENT, Progress
 EVALUATION_SEED = 1 << 20  # far from any seed one calibrates with
 # What a search is expected to take beside its steps, to tell the time left: plans that are tried
 # for a denoiser, and bytes of fp32 that are quantised in a second.
-PLANS, RATE = 3, 60e6
+PLANS, RATE = 3, 200e6
 
 
 @dataclass(frozen=True)

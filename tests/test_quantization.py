@@ -289,10 +289,11 @@ def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_pat
 
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_an_error_and_writes_nothing(bundles, tmp_path):
+    """One that fp32 itself would miss with its channels last: there is always one below."""
     bundle = bundles("demo")
     prompts = default_prompts(bundle.manifest.model)[:4]
     plan = {"stage_b": Int8Dynamic(skip=())}
-    request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=90)
+    request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=150)
     with pytest.raises(RunError, match="every weight as an exception reaches"):
         quantize(bundle, tmp_path / "b", request)
     assert list(tmp_path.iterdir()) == []
