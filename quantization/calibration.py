@@ -4,13 +4,16 @@ Samples are spread evenly over the timesteps of each denoiser and over the promp
 the conditional and the unconditional half, which run in one batch under guidance.
 """
 
+import dataclasses
 import hashlib
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import DENOISERS, Calibration, Model
 from runtimes.bundle.read import Bundle
@@ -19,12 +22,16 @@ from runtimes.engines.table import BundleGraphs, engine_for
 from runtimes.errors import UsageError
 from runtimes.memory import give_back
 from runtimes.pipeline import Pipeline, load_tokenizers
-from runtimes.plan import Options
+from runtimes.plan import Options, timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.prompts import read_prompts
 
 LARGE = 2_000_000_000  # bytes of a bundle whose graphs are held one at a time
 RUNS = 3  # full runs that a plan is judged by
+# A large bundle's plans are judged by one run with fewer steps: its first and its last, which is
+# the worst, are those of a full run, the rest is spread between them.
+JUDGED = {"stage_c": 10, "stage_b": 6}
+DEFAULTS = Options()
 # Shipped lists: the demo knows coloured shapes only, other checkpoints are made for everything.
 PROMPTS_FILE, DEMO_PROMPTS_FILE = (
     Path(__file__).parent / name for name in ("prompts.txt", "prompts_demo.txt")
@@ -33,9 +40,14 @@ PROMPTS_FILE, DEMO_PROMPTS_FILE = (
 
 @dataclass(frozen=True)
 class Samples:
-    """Feeds of each denoiser and of what else was asked for, and what they were drawn from."""
+    """Feeds of each denoiser and of what else was asked for, and what they were drawn from.
+
+    `epsilons` is what the denoisers made of theirs, `seconds` the median time of a step.
+    """
 
     feeds: dict[str, list[Tensors]]
+    epsilons: dict[str, list[NDArray[np.float32]]]
+    seconds: dict[str, float]
     about: Calibration
 
 
@@ -53,35 +65,43 @@ def record(
     progress: Progress = SILENT,
     what: str = "recording",
     others: Collection[str] = (),
+    options: Options = DEFAULTS,
 ) -> Samples:
     """Run the bundle's own pipeline and keep `samples` steps of each denoiser.
 
-    Of a large bundle, which takes minutes a picture, no more prompts are run than have that many
-    steps; of any other one all are, for variety. Of each graph in `others`, which run once, all
-    feeds are kept.
+    `options` are those of every run, but for the seed. Of a large bundle, which takes minutes a
+    picture, no more prompts are run than have that many steps; of any other one all are, for
+    variety. Of each graph in `others`, which run once, all feeds are kept.
     """
-    check_samples(bundle, samples)
-    weights = sum(file.size for file in bundle.manifest.files.values())
-    if weights > LARGE:
-        longest = max(steps_of(bundle, name) for name in DENOISERS)
-        prompts = prompts[: math.ceil(samples / longest)]
-    keep = {name: _spread(samples, steps_of(bundle, name), len(prompts)) for name in DENOISERS}
+    sampling = bundle.manifest.sampling
+    steps = {name: len(timesteps_for(options, name, getattr(sampling, name))) - 1
+             for name in DENOISERS}  # fmt: skip
+    _check(samples, max(steps.values()))
+    if large(bundle):
+        prompts = prompts[: math.ceil(samples / max(steps.values()))]
+    keep = {name: _spread(samples, steps[name], len(prompts)) for name in DENOISERS}
     graphs = _Recorder(bundle, others)
     with Pipeline(
-        bundle.manifest, graphs, load_tokenizers(bundle), low_memory=weights > LARGE
+        bundle.manifest, graphs, load_tokenizers(bundle), low_memory=large(bundle)
     ) as pipeline:
         chosen = [index for index in range(len(prompts)) if any(index in k for k in keep.values())]
         for number, index in enumerate(chosen):
-            graphs.wanted = {name: steps.get(index, set()) for name, steps in keep.items()}
+            graphs.wanted = {name: own.get(index, set()) for name, own in keep.items()}
             on_step = progress.runs(what, number, len(chosen))
-            pipeline([prompts[index]], "", Options(seed=seed + index), on_step=on_step)
-    give_back(weights)
-    return Samples(graphs.feeds, _about(prompts, samples, seed, graphs.feeds))
+            seeded = dataclasses.replace(options, seed=seed + index)
+            pipeline([prompts[index]], "", seeded, on_step=on_step)
+    give_back(sum(file.size for file in bundle.manifest.files.values()))
+    seconds = {name: float(np.median(taken)) for name, taken in graphs.seconds.items()}
+    about = _about(prompts, samples, seed, graphs.feeds)
+    return Samples(graphs.feeds, graphs.epsilons, seconds, about)
 
 
 def check_samples(bundle: Bundle, samples: int) -> None:
     """UsageError for fewer samples than a denoiser has timesteps."""
-    least = max(steps_of(bundle, name) for name in DENOISERS)
+    _check(samples, max(steps_of(bundle, name) for name in DENOISERS))
+
+
+def _check(samples: int, least: int) -> None:
     if samples < least:
         raise UsageError(f"--samples {samples} misses some timesteps; give at least {least}")
 
@@ -97,6 +117,33 @@ def held_out(prompts: Sequence[str], runs: int = RUNS) -> tuple[Sequence[str], S
             f"prompts (--calibration) has {len(prompts)}; give {runs + 1} or more, or --target-db 0"
         )
     return prompts[:-runs], prompts[-runs:]
+
+
+def large(bundle: Bundle) -> bool:
+    """Whether a bundle's graphs are held one at a time, and as few steps are run as will do."""
+    return sum(file.size for file in bundle.manifest.files.values()) > LARGE
+
+
+def judging_runs(bundle: Bundle, *, full: bool = False) -> int:
+    """How many runs plans for a bundle are judged by; `full` as `judging_options`."""
+    return RUNS if full or not large(bundle) else 1
+
+
+def judging_options(bundle: Bundle, *, full: bool = False) -> Options:
+    """The runs that plans for a bundle are judged by: where `full`, those of a picture."""
+    if full or not large(bundle):
+        return DEFAULTS
+    sampling = bundle.manifest.sampling
+    stage_c, stage_b = (
+        _thinned(getattr(sampling, name).timesteps, JUDGED[name]) for name in DENOISERS
+    )
+    return Options(timesteps=stage_c, decoder_timesteps=stage_b)
+
+
+def _thinned(timesteps: Sequence[float], steps: int) -> tuple[float, ...]:
+    """So many steps of a schedule, its first and its last among them."""
+    places = np.linspace(0, len(timesteps) - 2, min(steps, len(timesteps) - 1)).round()
+    return (*(timesteps[int(place)] for place in places), timesteps[-1])
 
 
 def steps_of(bundle: Bundle, name: str) -> int:
@@ -130,24 +177,40 @@ def _about(
 
 
 class _Recorder:
-    """A bundle's graphs; the denoisers keep the feeds of the wanted steps, others all of theirs."""
+    """A bundle's graphs; the denoisers keep the feeds and results of the wanted steps, others the
+    feeds of all of theirs.
+    """
 
     def __init__(self, bundle: Bundle, others: Collection[str]) -> None:
         # In fp32 where the engine has a choice: another type's rounding is no part of the model.
         chooses = engine_for(bundle.manifest.backend).chooses_precision
         self._graphs = BundleGraphs(bundle, Execution(precision="f32" if chooses else None))
         self.feeds: dict[str, list[Tensors]] = {name: [] for name in (*DENOISERS, *others)}
+        self.epsilons: dict[str, list[NDArray[np.float32]]] = {name: [] for name in DENOISERS}
+        self.seconds: dict[str, list[float]] = {}
         self.wanted: dict[str, set[int]] = {}
 
     def open(self, name: str) -> Engine:
         engine = self._graphs.open(name)
         return _Recording(engine, self, name) if name in self.feeds else engine
 
-    def keep(self, name: str, step: int, fixed: Tensors, feeds: Feeds) -> None:
-        if name not in self.wanted or step in self.wanted[name]:
-            # Copies: an engine may write its next results into the arrays it gave.
-            varying = {key: np.array(value) for key, value in feeds.items()}
-            self.feeds[name].append({**fixed, **varying})
+    def keep(
+        self,
+        name: str,
+        step: int,
+        fixed: Tensors,
+        feeds: Feeds,
+        results: Tensors,
+        seconds: float,
+    ) -> None:
+        self.seconds.setdefault(name, []).append(seconds)
+        if name in self.wanted and step not in self.wanted[name]:
+            return
+        # Copies: an engine may write its next results into the arrays it gave.
+        varying = {key: np.array(value) for key, value in feeds.items()}
+        self.feeds[name].append({**fixed, **varying})
+        if name in self.epsilons:
+            self.epsilons[name].append(np.array(results["epsilon"]))
 
 
 class _Recording:
@@ -161,12 +224,16 @@ class _Recording:
         return self.bind({})(feeds)
 
     def bind(self, constants: Feeds) -> Callable[[Feeds], Tensors]:
+        recorder, name = self._recorder, self._name
         bound, steps = self._engine.bind(constants), iter(range(1 << 30))
-        fixed = {name: np.array(value) for name, value in constants.items()}  # one for all steps
+        fixed = {key: np.array(value) for key, value in constants.items()}  # one for all steps
 
         def run(feeds: Feeds) -> Tensors:
-            self._recorder.keep(self._name, next(steps), fixed, feeds)
-            return bound(feeds)
+            start = time.perf_counter()
+            results = bound(feeds)
+            seconds = time.perf_counter() - start
+            recorder.keep(name, next(steps), fixed, feeds, results, seconds)
+            return results
 
         return run
 

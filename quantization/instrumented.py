@@ -27,9 +27,9 @@ def instrumented(path: Path, axes: Mapping[str, list[int]]) -> Run:
     outputs = [value.name or "" for value in model.graph.outputs]
     values = create_value_mapping(model.graph)
     for name, over in axes.items():
-        absolute = _append(model.graph, "Abs", [values[name]], f"{name}_abs", {})
+        absolute = append(model.graph, "Abs", [values[name]], f"{name}_abs", {})
         _reduce(model.graph, "ReduceMax", absolute, f"{name}_range", over)
-    session = _session(model, path.parent)
+    session = open_session(model, path.parent)
 
     def run(feeds: Feeds) -> tuple[Tensors, dict[str, Floats]]:
         names = [*outputs, *(f"{name}_range" for name in axes)]
@@ -56,7 +56,7 @@ def channel_extremes(
         over = [axis for axis in range(len(shape)) if axis != channels]
         _reduce(model.graph, "ReduceMin", values[name], f"{name}_least", over)
         _reduce(model.graph, "ReduceMax", values[name], f"{name}_largest", over)
-    session = _session(model, path.parent)
+    session = open_session(model, path.parent)
     ends: dict[str, tuple[Floats, Floats]] = {}
     wanted = [f"{name}_{which}" for which in ("least", "largest") for name in names]
     for sample in feeds:
@@ -73,10 +73,10 @@ def _reduce(graph: Graph, kind: str, value: Value, name: str, over: list[int]) -
     if over:
         axes = onnx_ir.tensor(np.array(over, np.int64), name=f"{name}_axes")
         inputs.append(add_initializer(graph, axes))
-    graph.outputs.append(_append(graph, kind, inputs, name, {"keepdims": 0}))
+    graph.outputs.append(append(graph, kind, inputs, name, {"keepdims": 0}))
 
 
-def _append(
+def append(
     graph: Graph, kind: str, inputs: list[Value], name: str, attributes: Mapping[str, int]
 ) -> Value:
     """The fp32 result, called `name`, of a new node at the end of a graph."""
@@ -87,7 +87,7 @@ def _append(
     return node.outputs[0]
 
 
-def _session(model: Model, folder: Path) -> Any:
+def open_session(model: Model, folder: Path) -> Any:
     """A session of a graph whose external data lies in `folder`."""
     import onnxruntime
 

@@ -1,5 +1,7 @@
 """The arithmetic of integer weights, the same for every format that stores them."""
 
+from collections.abc import MutableMapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,9 @@ SMALLEST_BLOCK = 16  # of MatMulNBits
 # kernel is a quarter faster, and 0.7 dB are lost (docs/quantization.md).
 WIDE = 1024
 Floats = NDArray[np.floating]
+# Integers and scales by weight, bits and block (0: a column), for a graph that is quantised in many
+# ways: at the public size rounding is most of what that takes.
+Rounded = MutableMapping[tuple[str, int, int], tuple[NDArray[np.generic], NDArray[np.float32]]]
 
 
 def quantized(

@@ -7,7 +7,7 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import Attr, AttrInt64, DataType, Graph, Node, Value
 
-from quantization.integers import blocks_of, quantized
+from quantization.integers import Rounded, blocks_of, quantized
 from quantization.onnx_files import CONTRIB, add_initializer
 from quantization.roles import Use
 
@@ -22,14 +22,18 @@ def as_matmul_nbits(
     bits: int,
     block: int,
     activation_bits: int,
+    rounded: Rounded | None = None,
 ) -> None:
     """MatMulNBits in place of MatMul by a weight (K,N): a scale for `block` inputs of a column.
 
     Activations of `activation_bits` 8 are rounded by blocks, too, as they come; 32 stay fp32.
     The bias stays a node: OpenVINO (2024 to 2026) adds the operator's own to the weights.
     """
-    integers, scale = blocks_of(weight, bits, block)
-    stored = _packed(integers, bits)  # (N, blocks, bytes of a block)
+    key, rounded = (value.name or "", bits, block), {} if rounded is None else rounded
+    if key not in rounded:
+        integers, scale = blocks_of(weight, bits, block)
+        rounded[key] = _packed(integers, bits), scale
+    stored, scale = rounded[key]  # (N, blocks, bytes of a block)
     inputs = [_constant(graph, stored, f"{value.name}_int{bits}")]
     inputs.append(_constant(graph, scale, f"{value.name}_scale"))
     attributes = {
@@ -58,13 +62,14 @@ def as_int8_products(
     weight: NDArray[np.float32],
     extremes: tuple[float, float],
     activations: dict[Value, Value],
+    rounded: Rounded | None = None,
 ) -> None:
     """MatMul of an activation and a weight (K,N) in 8 bits each: MatMulIntegerToFloat's pattern.
 
     The activation has one scale, from the least and the largest value it has; products that share
     it, as queries, keys and values do, share its rounding: `activations` says what was rounded.
     """
-    stored, step = _columns(graph, value, weight)
+    stored, step = _columns(graph, value, weight, rounded)
     for node in _users(value):
         source = node.inputs[0]
         assert source is not None
@@ -82,9 +87,10 @@ def as_dynamic_products(
     value: Value,
     weight: NDArray[np.float32],
     activations: dict[Value, tuple[Value, ...]],
+    rounded: Rounded | None = None,
 ) -> None:
     """The same with the activation's range taken as it comes: DynamicQuantizeMatMul's pattern."""
-    stored, step = _columns(graph, value, weight)
+    stored, step = _columns(graph, value, weight, rounded)
     for node in _users(value):
         source = node.inputs[0]
         assert source is not None
@@ -148,12 +154,18 @@ def as_dequantized(graph: Graph, value: Value, weight: NDArray[np.float32], use:
     del graph.initializers[value.name or ""]
 
 
-def _columns(graph: Graph, value: Value, weight: NDArray[np.float32]) -> tuple[Value, Value]:
+def _columns(
+    graph: Graph, value: Value, weight: NDArray[np.float32], rounded: Rounded | None
+) -> tuple[Value, Value]:
     """A weight (K,N) as int8 with a scale a column."""
-    scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
-    integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    key, rounded = (value.name or "", 8, 0), {} if rounded is None else rounded
+    if key not in rounded:
+        scale = np.maximum(np.abs(weight).max(axis=0), 1e-12) / 127
+        integers = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+        rounded[key] = integers, scale.astype(np.float32)
+    integers, scale = rounded[key]
     stored = _constant(graph, integers, f"{value.name}_int8")
-    return stored, _constant(graph, scale.astype(np.float32), f"{value.name}_scale")
+    return stored, _constant(graph, scale, f"{value.name}_scale")
 
 
 def _rounded(graph: Graph, node: Node, source: Value, least: float, largest: float) -> Value:

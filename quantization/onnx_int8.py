@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from quantization.channels_last import channels_last
 from quantization.instrumented import channel_extremes
-from quantization.integers import KEPT_BLOCK
+from quantization.integers import KEPT_BLOCK, Rounded
 from quantization.onnx_files import load, save
 from quantization.onnx_forms import as_dynamic_products, as_int8_products
 from quantization.onnx_weights import compress
@@ -25,14 +25,40 @@ from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
 
+EXTREMES = "extremes.npz"  # in a folder that is a `cache`
+
 
 def quantize_int8(
-    source: Path, target: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
+    source: Path,
+    target: Path,
+    recipe: Int8,
+    feeds: Sequence[Tensors],
+    cache: Path | None = None,
+    rounded: Rounded | None = None,
 ) -> list[Weight]:
     """Write `source` as `target` with QuantizeLinear and DequantizeLinear around what is int8.
 
     Every product between activations and every weight that `roles.uses` has a reason for stays in
-    float. `cache`, a folder, keeps what calibration measured for another plan of the graph.
+    float. For another plan of the graph `cache`, a folder, keeps what calibration measured, and
+    `rounded` the integers.
+    Raises RunError where smoothing passes over what it was to change.
+    """
+    model, extremes = prepared_int8(source, recipe, feeds, cache)
+    activations: dict[onnx_ir.Value, onnx_ir.Value] = {}
+
+    def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:
+        low, high = extremes[value.name or ""]
+        ends = low.min(), high.max()
+        as_int8_products(model.graph, value, weight, ends, activations, rounded)
+
+    return _quantize(model, target, recipe, write, rounded)
+
+
+def prepared_int8(
+    source: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
+) -> tuple[onnx_ir.Model, Extremes]:
+    """The graph in fp32 as int8 is made of it, channels last and smoothed, and its extremes.
+
     Raises RunError where smoothing passes over what it was to change.
     """
     model = load(source)
@@ -40,17 +66,15 @@ def quantize_int8(
     channels_last(model, fuse_attention=True)
     if recipe.smoothing > 0 or recipe.norm_smoothing > 0:
         extremes = _smoothed(model, source, extremes, recipe)
-    activations: dict[onnx_ir.Value, onnx_ir.Value] = {}
-
-    def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:
-        low, high = extremes[value.name or ""]
-        as_int8_products(model.graph, value, weight, (low.min(), high.max()), activations)
-
-    return _quantize(model, target, recipe, write)
+    return model, extremes
 
 
 def quantize_int8_dynamic(
-    source: Path, target: Path, recipe: Int8Dynamic, feeds: Sequence[Tensors] = ()
+    source: Path,
+    target: Path,
+    recipe: Int8Dynamic,
+    feeds: Sequence[Tensors] = (),
+    rounded: Rounded | None = None,
 ) -> list[Weight]:
     """Write `source` as `target` with DynamicQuantizeLinear in front of what is int8."""
     model = load(source)
@@ -58,9 +82,9 @@ def quantize_int8_dynamic(
     activations: dict[onnx_ir.Value, tuple[onnx_ir.Value, ...]] = {}
 
     def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:
-        as_dynamic_products(model.graph, value, weight, activations)
+        as_dynamic_products(model.graph, value, weight, activations, rounded)
 
-    return _quantize(model, target, recipe, write)
+    return _quantize(model, target, recipe, write, rounded)
 
 
 def _quantize(
@@ -68,13 +92,16 @@ def _quantize(
     target: Path,
     recipe: Int8 | Int8Dynamic,
     write: Callable[[onnx_ir.Value, NDArray[np.float32]], None],
+    rounded: Rounded | None,
 ) -> list[Weight]:
     """Each weight in int8, in blocks or as it is; writes the graph and lists all weights."""
     weights = list(uses(model))
     narrow = {use.weight for use in weights if _in_blocks(use, recipe)}
     others = {use.weight for use in weights} - narrow
     rest = IntegerWeights("int8-weights", 8, KEPT_BLOCK, skip=tuple(others), activation_bits=8)
-    kept = {weight.name: weight for weight in compress(model, rest) if weight.name in narrow}
+    kept = {
+        weight.name: weight for weight in compress(model, rest, rounded) if weight.name in narrow
+    }
     for use in weights:
         if not use.reason and use.weight not in narrow and use.weight not in recipe.skip:
             value = model.graph.initializers[use.weight]
@@ -109,7 +136,7 @@ def _extremes(
     model: onnx_ir.Model, source: Path, feeds: Sequence[Tensors], cache: Path | None
 ) -> Extremes:
     """The least and largest value per channel of what each weight of the source multiplies."""
-    kept = None if cache is None else cache / "extremes.npz"
+    kept = None if cache is None else cache / EXTREMES
     if kept is not None and kept.exists():
         with np.load(kept) as values:
             return {name: (ends[0], ends[1]) for name, ends in values.items()}
@@ -119,9 +146,14 @@ def _extremes(
     measured = channel_extremes(source, list(dict.fromkeys(taken.values())), feeds)
     extremes = {weight: measured[name] for weight, name in taken.items()}
     if kept is not None:
-        with kept.open("wb") as file:
-            np.savez(file, allow_pickle=False, **extremes)
+        write_extremes(kept, extremes)
     return extremes
+
+
+def write_extremes(path: Path, extremes: Extremes) -> None:
+    """What a later call finds as its `cache`."""
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **dict(extremes))
 
 
 def _input(node: onnx_ir.Node) -> str:

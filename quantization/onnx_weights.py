@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir
 
 from quantization.channels_last import channels_last
-from quantization.integers import KEPT_BLOCK, block_of, group_of
+from quantization.integers import KEPT_BLOCK, Rounded, block_of, group_of
 from quantization.onnx_files import load, save
 from quantization.onnx_forms import as_dequantized, as_integer_gather, as_matmul_nbits
 from quantization.recipes import IntegerWeights
@@ -28,12 +28,19 @@ from runtimes.engines.base import Tensors
 
 
 def quantize_weights(
-    source: Path, target: Path, recipe: IntegerWeights, feeds: Sequence[Tensors] = ()
+    source: Path,
+    target: Path,
+    recipe: IntegerWeights,
+    feeds: Sequence[Tensors] = (),
+    rounded: Rounded | None = None,
 ) -> list[Weight]:
-    """Write `source` as `target` with integer weights; lists every weight, changed or not."""
+    """Write `source` as `target` with integer weights; lists every weight, changed or not.
+
+    `rounded` keeps the integers for another plan of the graph.
+    """
     model = load(source)
     channels_last(model)
-    weights = compress(model, recipe)
+    weights = compress(model, recipe, rounded)
     save(model, target)
     return weights
 
@@ -43,15 +50,19 @@ def weight_names(source: Path) -> Collection[str]:
     return {use.weight for use in uses(onnx_ir.load(source)) if not use.reason}
 
 
-def compress(model: onnx_ir.Model, recipe: IntegerWeights) -> list[Weight]:
+def compress(
+    model: onnx_ir.Model, recipe: IntegerWeights, rounded: Rounded | None = None
+) -> list[Weight]:
     """Put integer weights into a graph; lists every weight, changed or not.
 
     The graph stays at its opset: no form needs one above the exporter's.
     """
-    return [_quantize(model, use, recipe) for use in list(uses(model))]
+    return [_quantize(model, use, recipe, rounded) for use in list(uses(model))]
 
 
-def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
+def _quantize(
+    model: onnx_ir.Model, use: Use, recipe: IntegerWeights, rounded: Rounded | None
+) -> Weight:
     if use.reason:
         return Weight(use.weight, "float32", use.reason)
     if use.weight in recipe.skip:
@@ -64,11 +75,12 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     weight = np.asarray(value.const_value.numpy(), np.float32)
     group = recipe.group
     if use.kind == "MatMul":
-        form = _better(recipe) if use.weight in recipe.keep else recipe
+        form = better(recipe) if use.weight in recipe.keep else recipe
         block = block_of(weight.shape[use.input_axis], form.group, form.bits)
-        as_matmul_nbits(model.graph, value, weight, form.bits, block, form.activation_bits)
-        rounded = ", activations too" if form.activation_bits == 8 else ""
-        stored = f"int{form.bits} weights{rounded}, blocks of {block}"
+        activations = form.activation_bits
+        as_matmul_nbits(model.graph, value, weight, form.bits, block, activations, rounded)
+        both = ", activations too" if activations == 8 else ""
+        stored = f"int{form.bits} weights{both}, blocks of {block}"
         return Weight(use.weight, stored, "", "MatMulNBits")
     if use.kind == "Gather":
         group = group_of(weight.shape[use.input_axis], group)
@@ -81,7 +93,7 @@ def _quantize(model: onnx_ir.Model, use: Use, recipe: IntegerWeights) -> Weight:
     return Weight(use.weight, f"int8 weights, {blocks}", "")
 
 
-def _better(recipe: IntegerWeights) -> IntegerWeights:
+def better(recipe: IntegerWeights) -> IntegerWeights:
     """What the exceptions of a recipe get: a step up in exactness, and a step down in speed."""
     activations = 32 if recipe.bits == 8 else recipe.activation_bits
     return dataclasses.replace(recipe, bits=8, group=KEPT_BLOCK, activation_bits=activations)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantization.search import Outcome
-from quantization.sensitivity import Damage, Point, sqnr_db
+from quantization.sensitivity import Damage, Point
+from quantization.trial import sqnr_db
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
 _SHOWN = 24  # groups in the ranking
-_PLANS, _OTHERS, _TARGET = "tab:blue", "tab:orange", "0.5"
+_PLANS, _OTHERS, _PICKED, _TARGET = "tab:blue", "tab:orange", "tab:green", "0.5"
 
 
 def plot(path: Path, outcomes: Mapping[str, Outcome], title: str, target_db: float | None) -> None:
@@ -54,23 +55,26 @@ def _timesteps(axis: "Axes", name: str, ranked: Sequence[Damage]) -> "AxesImage"
 
 
 def _plane(axis: "Axes", name: str, points: Sequence[Point], target_db: float | None) -> None:
-    """Plans as a line, other recipes as marks; x is bytes, where keeping weights changes those.
+    """Plans as a line, other recipes as marks, each with its speed beside fp32's; x is bytes, where
+    keeping weights changes those.
 
     int8 with and without a weight's activations takes the same room: there x is the share of
     values that are computed in the precision.
     """
     plans = [point for point in points if point.label.startswith(("plan", "uniform"))]
-    others = [point for point in points if point not in plans]
+    picked = [point for point in points if point.label.startswith("picked")]
+    others = [point for point in points if point not in (*plans, *picked)]
     by_size = len({point.bytes for point in plans}) > len(plans) // 2
 
     def x(shown: Sequence[Point]) -> list[float]:
-        return [p.bytes / 1e6 if by_size else 100 * (1 - p.kept) for p in shown]
+        return [p.bytes / 1e6 if by_size else 100 * (1 - p.kept - p.skipped) for p in shown]
 
     axis.plot(x(plans), [p.worst_db for p in plans], "o-", color=_PLANS, label="plans")
     axis.plot(x(others), [p.worst_db for p in others], "s", color=_OTHERS, label="uniform")
+    axis.plot(x(picked), [p.worst_db for p in picked], "*", color=_PICKED, ms=12, label="picked")
     for point, at in zip(points, x(points), strict=True):
         axis.annotate(
-            point.label,
+            f"{point.label}, {point.speed:.2f} x",
             (at, point.worst_db),
             textcoords="offset points",
             xytext=(6, -9),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from quantization.backends import backend_of, package_versions
-from quantization.calibration import Samples, check_samples, held_out, record
+from quantization.calibration import Samples, check_samples, held_out, judging_runs, record
 from quantization.plan_check import check_plan, needs_runs
 from quantization.recipes import Float16, Int8, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
@@ -65,7 +65,11 @@ def quantize(
     if calibrates:
         check_samples(bundle, request.samples)
     judges = needs_runs(bundle, plan, request.target_db)
-    calibrated, judged = held_out(request.prompts) if judges else (request.prompts, ())
+    calibrated, judged = request.prompts, request.prompts[:0]
+    half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
+    if judges:
+        wanted = judging_runs(bundle, full=bool(half))
+        calibrated, judged = held_out(request.prompts, wanted)
     samples = None
     if calibrates:
         samples = record(
@@ -77,8 +81,8 @@ def quantize(
         from quantization.islands import fp16_recipes
         from quantization.search import judged_runs, search
 
-        half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
-        runs = judged_runs(bundle, judged, progress, others=set(half) - set(DENOISERS))
+        others = set(half) - set(DENOISERS)
+        runs = judged_runs(bundle, judged, progress, others, full=bool(half))
         outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
         for name, outcome in outcomes.items():
             plan[name], worst[name] = outcome.recipe, outcome.worst_db

@@ -16,7 +16,7 @@ from quantization.cli import (
 from quantization.plan_file import write_plan
 from quantization.recipes import PRESETS, Plan, searchable
 from quantization.search import Outcome, judged_runs, search
-from quantization.sensitivity import GROUPS
+from quantization.trial import GROUPS
 from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.read import Bundle
 from runtimes.bundle.write import atomic_folder, check_new
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         "--target-db",
         type=number,
         help="pick a plan that keeps every timestep above this SQNR and keeps few weights from the "
-        "precision: those get int8 weights and float activations",
+        "precision: those are stored in blocks of int8, and in fp32 where that is not enough",
     )
     add(
         "--group",
@@ -127,7 +127,8 @@ def _print(name: str, outcome: Outcome) -> None:
     for point in outcome.plane:
         print(
             f"  {point.label:<32}{point.bytes / 1e6:>8.2f} MB{100 * point.kept:>7.1f} % kept"
-            f"{point.worst_db:>10.1f} dB"
+            f"{100 * point.skipped:>7.1f} % fp32{point.worst_db:>10.1f} dB"
+            f"{point.speed:>7.2f} x fp32's speed"
         )
 
 

@@ -20,20 +20,12 @@ from quantization.cli import main
 from quantization.integers import quantized
 from quantization.onnx_files import load, save
 from quantization.onnx_int8 import _extremes, quantize_int8
-from quantization.plan_file import RECIPES, read_plan, write_plan
+from quantization.plan_file import read_plan, write_plan
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS, PRESETS, Int8, Int8Dynamic
 from quantization.roles import Use, uses
-from quantization.sensitivity import (
-    Evaluation,
-    Trial,
-    damages,
-    evaluation_of,
-    floor_of,
-    pick,
-    sqnr_db,
-)
 from quantization.smoothing import normed, norms, smooth
+from quantization.trial import Evaluation, Trial
 from runtimes import Options, Pipeline
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
 from runtimes.bundle.read import open_bundle
@@ -211,22 +203,6 @@ def test_a_large_bundle_runs_no_more_prompts_than_its_samples_need(bundles, monk
     assert len(samples.feeds["stage_c"]) == steps + 1
 
 
-def test_a_picked_plan_reaches_its_target_and_beats_the_uniform_one(bundles):
-    """Stage B in 4-bit weights: over the target at every step, smaller than int8 weights."""
-    bundle = bundles("demo")
-    prompts = default_prompts(bundle.manifest.model)
-    judged = record(bundle, prompts[:1], 29, 77)
-    graph = bundle.path(bundle.graph("stage_b").file)
-    evaluation = evaluation_of(graph, judged.feeds["stage_b"][::4])
-    trial = Trial(graph, RECIPES["int4-weights"], [], evaluation)
-    uniform = sqnr_db(trial.noise().max())
-    found = damages(trial)
-    keep, noise = pick(trial, found, floor_of(trial, uniform + 4), uniform + 4)
-    assert sqnr_db(noise.max()) >= uniform + 4
-    assert 0 < len(keep) < len(trial.values) / 2
-    trial.close()
-
-
 def test_a_plan_file_says_what_it_was_written_from(tmp_path):
     plan = dict(PRESETS["int8"]) | {"stage_b": Int8(keep=("a.weight", "b.weight"), smoothing=0.25)}
     write_plan(tmp_path / "plan.toml", "int8", plan)
@@ -313,10 +289,11 @@ def test_a_target_that_the_uniform_recipe_reaches_keeps_nothing(bundles, tmp_pat
 
 @pytest.mark.slow
 def test_a_target_out_of_reach_is_an_error_and_writes_nothing(bundles, tmp_path):
+    """One that fp32 itself would miss with its channels last: there is always one below."""
     bundle = bundles("demo")
     prompts = default_prompts(bundle.manifest.model)[:4]
     plan = {"stage_b": Int8Dynamic(skip=())}
-    request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=90)
+    request = Request("int8-dynamic", plan, prompts, SAMPLES, 0, target_db=150)
     with pytest.raises(RunError, match="every weight as an exception reaches"):
         quantize(bundle, tmp_path / "b", request)
     assert list(tmp_path.iterdir()) == []
