@@ -1,0 +1,29 @@
+"""What hosts outside Python are built and run with: there, or a skip that names it (in CI a failure)."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def required(found: object, what: str, install: str) -> None:
+    """Skip the test without `found`, naming `what` is missing and the command that installs it.
+
+    With HOSTS=required in the environment, as in CI, a missing tool fails the test instead.
+    """
+    if found:
+        return
+    message = f"{what} is missing; {install} installs it"
+    if os.environ.get("HOSTS") == "required":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def command(name: str, install: str) -> str:
+    """Return the path of a command on PATH, or skip as `required` does."""
+    path = shutil.which(name)
+    required(path, name, install)
+    return str(path)
