@@ -5,7 +5,9 @@ read from the values here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from runtimes.bundle import values as v
 
 When = Literal["prompt", "step", "picture"]
 Rows = Literal["prompts_and_negatives", "guided", "pictures"]
@@ -23,9 +25,9 @@ class Feed:
     where there is one half only.
     """
 
-    input: str
-    source: str
-    output: str
+    input: v.Name
+    source: v.Name
+    output: v.Name
     unconditional: Unconditional
 
 
@@ -38,11 +40,11 @@ class Call:
     on, else B, 'pictures' B rows.
     """
 
-    graph: str
-    stage: str
+    graph: v.Name
+    stage: v.Words
     when: When
     rows: Rows
-    feeds: tuple[Feed, ...]
+    feeds: Annotated[tuple[Feed, ...], v.Some]
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,15 @@ class Noise:
     `in_last_step`: the last step draws too, though its noise is multiplied by 0.
     """
 
-    algorithm: str
-    generator: str
-    seed_bits: int
-    uniform_bits: int
-    transform: str
-    block: int
-    tail: str
-    minimum: int
-    draws: tuple[str, ...]
+    algorithm: v.Name
+    generator: v.Name
+    seed_bits: v.Bits
+    uniform_bits: v.Bits
+    transform: v.Name
+    block: v.Multiple
+    tail: v.Name
+    minimum: v.Multiple
+    draws: Annotated[tuple[v.Name, ...], v.Few]
     one_generator: bool
     in_last_step: bool
 
@@ -76,9 +78,9 @@ class Noise:
 class Guidance:
     """Classifier-free guidance: off at or below `off_at`; which half of the rows is which."""
 
-    off_at: float
-    halves: tuple[str, str]
-    epsilon: str
+    off_at: v.Guidance
+    halves: tuple[v.Name, v.Name]
+    epsilon: v.Words
 
 
 @dataclass(frozen=True)
@@ -89,28 +91,28 @@ class Schedule:
     `alpha_clamp`; the timestep embedding is of t * `timestep_scale`.
     """
 
-    kind: str
-    alpha_clamp: tuple[float, float]
-    timestep_scale: int
+    kind: v.Name
+    alpha_clamp: tuple[v.Time, v.Time]
+    timestep_scale: v.Whole
 
 
 @dataclass(frozen=True)
 class Picture:
     """From `image` to bytes: clamped to `clamp`, times `scale`, rounded; rows of `channels`."""
 
-    clamp: tuple[float, float]
-    scale: int
-    rounding: str
-    channels: tuple[str, ...]
+    clamp: tuple[v.Number, v.Number]
+    scale: v.Whole
+    rounding: v.Name
+    channels: Annotated[tuple[v.Name, ...], v.Few]
 
 
 @dataclass(frozen=True)
 class Sizes:
     """Heights and widths: Stage C's and Stage B's latents in cells, the picture in pixels."""
 
-    stage_c: tuple[int, int]
-    stage_b: tuple[int, int]
-    picture: tuple[int, int]
+    stage_c: tuple[v.Side, v.Side]
+    stage_b: tuple[v.Side, v.Side]
+    picture: tuple[v.Side, v.Side]
 
     def latent(self, graph: str) -> tuple[int, int]:
         """Height and width of the `latents` that a graph reads: Stage C's graphs take its own.
@@ -129,10 +131,10 @@ class Tolerance:
     of its own on the recorded noise, where no graph of the run is less exact than this one.
     """
 
-    compute: str
-    graph_error: float
-    latent_db: float
-    picture_db: float
+    compute: v.Name
+    graph_error: v.Error
+    latent_db: v.Decibels
+    picture_db: v.Decibels
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ class Session:
     """
 
     memory_pattern: bool | None
-    config: dict[str, str]
-    config_f32: dict[str, str]
+    config: Annotated[dict[v.Name, v.Words], v.FewNamed]
+    config_f32: Annotated[dict[v.Name, v.Words], v.FewNamed]
 
 
 @dataclass(frozen=True)
@@ -158,23 +160,23 @@ class Host:
     the file of prompts and their ids ('': none).
     """
 
-    run: tuple[Call, ...]
-    tokens: str
+    run: Annotated[tuple[Call, ...], v.Some]
+    tokens: v.Words
     noise: Noise
     schedule: Schedule
     guidance: Guidance
     picture: Picture
-    sizes: tuple[Sizes, ...]
-    tolerances: dict[str, tuple[Tolerance, ...]]
-    sessions: dict[str, Session]
+    sizes: Annotated[tuple[Sizes, ...], v.Some]
+    tolerances: Annotated[dict[v.Name, Annotated[tuple[Tolerance, ...], v.Some]], v.FewNamed]
+    sessions: Annotated[dict[v.Name, Session], v.FewNamed]
 
 
 @dataclass(frozen=True)
 class AddedToken:
     """A token that is looked for before words are: in the normalised text where `normalized`."""
 
-    content: str
-    id: int
+    content: v.RawText
+    id: v.TokenId
     single_word: bool
     lstrip: bool
     rstrip: bool
@@ -189,9 +191,9 @@ class Normalization:
     'lowercase' is Unicode's full mapping, each character by itself: a final sigma is an inner one.
     """
 
-    kind: str
-    pattern: str
-    content: str
+    kind: v.Name
+    pattern: v.RawText
+    content: v.RawText
 
 
 @dataclass(frozen=True)
@@ -205,18 +207,18 @@ class TokenizerRules:
     mask has 1 for.
     """
 
-    algorithm: str
-    bos: str
-    eos: str
-    padding: str
-    unknown: str
-    unknown_id: int
-    normalization: tuple[Normalization, ...]
-    words: str
-    end_of_word: str
-    added: tuple[AddedToken, ...]
-    frame: tuple[str, ...]
-    mask: tuple[str, ...]
+    algorithm: v.Name
+    bos: v.RawText
+    eos: v.RawText
+    padding: v.RawText
+    unknown: v.RawText
+    unknown_id: v.TokenId
+    normalization: Annotated[tuple[Normalization, ...], v.Few]
+    words: v.RawText
+    end_of_word: v.RawText
+    added: Annotated[tuple[AddedToken, ...], v.Many]
+    frame: Annotated[tuple[v.Name, ...], v.Few]
+    mask: Annotated[tuple[v.Name, ...], v.Few]
 
 
 NOISE = Noise(

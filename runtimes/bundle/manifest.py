@@ -2,9 +2,11 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from runtimes.bundle import values as v
 from runtimes.bundle.host import Host, TokenizerRules
+from runtimes.bundle.ranges import Entries, OneOf
 
 FORMAT = "wuerstchen-bundle"
 # 2: with what hosts had to guess before. Bundles of 1 open, and whoever seals one makes it 2.
@@ -50,6 +52,10 @@ PRECISIONS = (
 # What engines compute in, and the stored precision that it is as exact as.
 STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
+GraphName = Annotated[str, OneOf(GRAPHS)]
+Precision = Annotated[str, OneOf(PRECISIONS)]
+Backend = Annotated[str, OneOf(("onnx", "openvino", "coreml"))]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -58,12 +64,12 @@ class Model:
     `variant` names the weight files ('fp16'), '' for the plain ones.
     """
 
-    id: str
-    revision: str
-    prior_id: str
-    prior_revision: str
-    license: str
-    variant: str
+    id: v.Words
+    revision: v.Words
+    prior_id: v.Words
+    prior_revision: v.Words
+    license: v.Words
+    variant: v.Words
 
     @property
     def is_demo(self) -> bool:
@@ -82,18 +88,18 @@ class Adapter:
     Its name, its file's SHA-256 and the weight it got.
     """
 
-    id: str
-    sha256: str
-    scale: float
+    id: v.Words
+    sha256: v.Sha256
+    scale: v.Strength
 
 
 @dataclass(frozen=True)
 class Tensor:
     """A graph input or output. A dimension is a number, or a name where it is dynamic."""
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: v.Name
+    dtype: v.DType
+    shape: v.Dimensions
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ class Data:
     of the graph's file; in other formats the path from that folder.
     """
 
-    file: str
-    location: str
+    file: v.FilePath
+    location: v.FilePath
 
 
 @dataclass(frozen=True)
@@ -124,17 +130,17 @@ class Graph:
     engine that graphs of this kind were run on: older ones were not tried, or failed.
     """
 
-    file: str
-    precision: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    origin: str = ""
-    activations: tuple[float, ...] = ()
+    file: v.FilePath
+    precision: Precision
+    inputs: Annotated[tuple[Tensor, ...], v.Some]
+    outputs: Annotated[tuple[Tensor, ...], v.Some]
+    origin: v.Origin = ""
+    activations: v.Activations = ()
     compute: Literal["f32", "any", ""] = field(default="", metadata=SINCE_2)
-    data: tuple[Data, ...] = ()
-    opsets: dict[str, int] = field(default_factory=dict)
-    ir_version: int | None = None
-    engines: dict[str, str] = field(default_factory=dict)
+    data: Annotated[tuple[Data, ...], v.Few] = ()
+    opsets: Annotated[dict[v.Name, v.Version], v.FewNamed] = field(default_factory=dict)
+    ir_version: v.Version | None = None
+    engines: Annotated[dict[v.Name, v.Name], v.FewNamed] = field(default_factory=dict)
 
     @property
     def batch_is_open(self) -> bool:
@@ -149,11 +155,11 @@ class Tokenizer:
     `rules` say what tokenizer.json means (None: format version 1).
     """
 
-    folder: str
-    max_length: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
+    folder: v.FilePath
+    max_length: v.TextLength
+    bos_id: v.TokenId
+    eos_id: v.TokenId
+    pad_id: v.TokenId
     rules: TokenizerRules | None = field(default=None, metadata=SINCE_2)
 
 
@@ -161,10 +167,10 @@ class Tokenizer:
 class Row:
     """One sampling step, x' = a*x + b*epsilon + c*noise, from timestep t to the next row's t."""
 
-    t: float
-    a: float
-    b: float
-    c: float
+    t: v.Time
+    a: v.Coefficient
+    b: v.Coefficient
+    c: v.Coefficient
 
 
 @dataclass(frozen=True)
@@ -176,15 +182,15 @@ class Denoiser:
     `guidance` above 1 doubles the batch: conditional half first.
     """
 
-    channels: int
-    s: float
-    scaler: float
-    guidance: float
-    timestep_frequencies: tuple[float, ...]
-    timestep_padding: int
-    timesteps: tuple[float, ...]
-    schedule: tuple[Row, ...]
-    embeddings: tuple[tuple[float, ...], ...]
+    channels: v.Channels
+    s: v.Offset
+    scaler: v.Exponent
+    guidance: v.Guidance
+    timestep_frequencies: v.Frequencies
+    timestep_padding: v.Padding
+    timesteps: v.Times
+    schedule: Annotated[tuple[Row, ...], v.OneAStep]
+    embeddings: Annotated[tuple[v.SineCosine, ...], v.OneAStep]
 
 
 @dataclass(frozen=True)
@@ -196,14 +202,14 @@ class Sampling:
     times `stage_a_scale`. image_embedding = stage C latents * latent_mean - latent_std.
     """
 
-    resolution_multiple: float
-    latent_dim_scale: float
-    latent_mean: float
-    latent_std: float
-    stage_b_multiple: int
-    stage_a_scale: int
-    height: int
-    width: int
+    resolution_multiple: v.Ratio
+    latent_dim_scale: v.Ratio
+    latent_mean: v.Latent
+    latent_std: v.Latent
+    stage_b_multiple: v.Multiple
+    stage_a_scale: v.Scale
+    height: v.Side
+    width: v.Side
     stage_c: Denoiser
     stage_b: Denoiser
 
@@ -212,8 +218,8 @@ class Sampling:
 class File:
     """Size in bytes and SHA-256 of one file of the bundle."""
 
-    size: int
-    sha256: str
+    size: v.Bytes
+    sha256: v.Sha256
 
 
 @dataclass(frozen=True)
@@ -224,19 +230,19 @@ class Weight:
     is no product of integers.
     """
 
-    name: str
-    stored: str
-    reason: str
-    kernel: str = ""
+    name: v.Name
+    stored: v.Words
+    reason: v.Words
+    kernel: v.Words = ""
 
 
 @dataclass(frozen=True)
 class Island:
     """A node of an fp16 graph that computes in fp32, beside norms and the like, and why."""
 
-    node: str
-    op: str
-    reason: str
+    node: v.Words
+    op: v.Name
+    reason: v.Words
 
 
 @dataclass(frozen=True)
@@ -247,12 +253,12 @@ class Quantization:
     measured. `islands`: what stays fp32 in an fp16 graph for the values that were measured there.
     """
 
-    recipe: str
-    weights: tuple[Weight, ...]
-    bytes_before: int
-    bytes_after: int
-    worst_db: float | None = None
-    islands: tuple[Island, ...] = ()
+    recipe: Precision
+    weights: Annotated[tuple[Weight, ...], v.Many]
+    bytes_before: v.Bytes
+    bytes_after: v.Bytes
+    worst_db: v.Decibels | None = None
+    islands: Annotated[tuple[Island, ...], v.Many] = ()
 
     @property
     def kernels(self) -> dict[str, int]:
@@ -264,10 +270,10 @@ class Quantization:
 class Calibration:
     """What activations were measured on: `samples` steps of runs of `prompts`, their SHA-256."""
 
-    prompts: int
-    samples: int
-    seed: int
-    sha256: str
+    prompts: v.Count
+    samples: v.Count
+    seed: v.Seed
+    sha256: v.Sha256
 
 
 @dataclass(frozen=True)
@@ -277,12 +283,12 @@ class Golden:
     `default_schedule`: the schedules are the manifest's own; else both have even steps.
     """
 
-    steps: int
-    decoder_steps: int
+    steps: v.Steps
+    decoder_steps: v.Steps
     default_schedule: bool
-    seed: int
-    guidance: float
-    decoder_guidance: float
+    seed: v.Seed
+    guidance: v.Guidance
+    decoder_guidance: v.Guidance
 
 
 @dataclass(frozen=True)
@@ -296,20 +302,20 @@ class Manifest:
     of a run for hosts in any language (None: format version 1).
     """
 
-    format: str
-    format_version: int
+    format: v.Name
+    format_version: v.Version
     model: Model
-    backend: str
-    precision: str
-    graphs: dict[str, Graph]
-    tokenizers: dict[str, Tokenizer]
-    text_graphs: dict[str, str | None]
+    backend: Backend
+    precision: Precision
+    graphs: Annotated[dict[GraphName, Graph], Entries(1, len(GRAPHS))]
+    tokenizers: Annotated[dict[v.Name, Tokenizer], v.FewNamed]
+    text_graphs: Annotated[dict[v.Name, v.Name | None], v.FewNamed]
     sampling: Sampling
-    sizes: tuple[tuple[int, int], ...]
-    files: dict[str, File]
-    tools: dict[str, str]
-    quantization: dict[str, Quantization] = field(default_factory=dict)
+    sizes: Annotated[tuple[tuple[v.Side, v.Side], ...], v.Few]
+    files: Annotated[dict[v.FilePath, File], v.ManyNamed]
+    tools: Annotated[dict[v.Name, v.Words], v.FewNamed]
+    quantization: Annotated[dict[GraphName, Quantization], v.FewNamed] = field(default_factory=dict)
     calibration: Calibration | None = None
-    adapters: tuple[Adapter, ...] = ()
+    adapters: Annotated[tuple[Adapter, ...], v.Few] = ()
     golden: Golden | None = None
     host: Host | None = field(default=None, metadata=SINCE_2)

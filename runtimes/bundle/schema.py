@@ -37,7 +37,7 @@ def schema_text() -> str:
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _kind(kind: Any, definitions: dict[str, Schema]) -> Schema:
+def _kind(kind: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: PLR0911 — one a kind
     """The schema of a type; dataclasses go into `definitions`, and are referred to."""
     if dataclasses.is_dataclass(kind):
         name = typing.cast(type, kind).__name__
@@ -46,19 +46,31 @@ def _kind(kind: Any, definitions: dict[str, Schema]) -> Schema:
             definitions[name] = _object(kind, definitions)
         return {"$ref": f"#/$defs/{name}"}
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _ranged(args, definitions)
     if origin in (types.UnionType, typing.Union):
         return {"anyOf": [_kind(each, definitions) for each in args]}
     if origin is typing.Literal:
         return {"enum": list(args)}
     if origin is dict:
-        return {"type": "object", "additionalProperties": _kind(args[1], definitions)}
+        names = {key: word for key, word in _kind(args[0], definitions).items() if key != "type"}
+        known = {"propertyNames": names} if names else {}
+        return {"type": "object", "additionalProperties": _kind(args[1], definitions), **known}
     if origin is tuple:
         return _array(args, definitions)
     return {"type": _SCALARS[kind]}
 
 
+def _ranged(parts: tuple[Any, ...], definitions: dict[str, Schema]) -> Schema:
+    """The schema of a type with its ranges behind it (runtimes.bundle.ranges)."""
+    schema = _kind(parts[0], definitions)
+    for limit in parts[1:]:
+        schema = schema | limit.schema()
+    return schema
+
+
 def _object(kind: Any, definitions: dict[str, Schema]) -> Schema:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     properties = {
         field.name: _field(field, hints[field.name], definitions)
         for field in dataclasses.fields(kind)

@@ -1,34 +1,44 @@
-"""Plain dataclasses from JSON: every field typed as declared, and there unless it has a default."""
+"""Plain dataclasses from JSON: every field typed and within its range, as declared.
+
+A field is there unless it has a default.
+"""
 
 import dataclasses
+import functools
 import types
 import typing
 from typing import Any
 
+from runtimes.bundle.ranges import Limit, shown
 from runtimes.errors import RunError
 
 T = typing.TypeVar("T")
 _SCALARS = (str, int, float, bool)
+_JSON = {tuple: list, dict: dict}  # what JSON has for a container
 
 
 def decode(kind: type[T], value: Any, where: str) -> T:
     """Build `kind` (a dataclass, container or scalar) from parsed JSON.
 
-    Raises RunError naming the place for a missing, unknown or wrongly typed field, and a tuple
-    of another length than declared.
+    Raises RunError naming the place for a missing, unknown or wrongly typed field, a value out of
+    its range (`Annotated`, runtimes.bundle.ranges), and a tuple of another length than declared.
     """
     return typing.cast(T, _decode(kind, value, where))
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 — one a kind
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _within(args[0], args[1:], value, where)
     if origin in (types.UnionType, typing.Union):
         return _union(args, value, where)
     if origin is typing.Literal:
         if value not in args:
-            raise RunError(f"{where}: expected {' or '.join(map(repr, args))}, found {value!r}")
+            raise RunError(
+                f"{where}: expected {' or '.join(map(repr, args))}, found {shown(value)}"
+            )
         return value
     if origin is tuple:
         return _tuple(args, value, where)
@@ -43,8 +53,34 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return _float(value, where) if kind is float else _expect(kind, value, where)
 
 
+def _within(kind: Any, limits: tuple[Limit, ...], value: Any, where: str) -> Any:
+    """A value and its range; how many entries there are is asked before they are looked at."""
+    if _JSON.get(typing.get_origin(kind)) is type(value):
+        _check(limits, value, where)
+        return _decode(kind, value, where)
+    found = _decode(kind, value, where)
+    _check(limits, found, where)
+    return found
+
+
+def _check(limits: tuple[Limit, ...], value: Any, where: str) -> None:
+    for limit in limits:
+        if fault := limit.fault(value):
+            raise RunError(f"{where}: {fault}")
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _plain(kind: Any) -> Any:
+    """The type without its range."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
-    fields = typing.get_type_hints(kind)
+    fields = _hints(kind)
     pairs = _expect(dict, value, where)
     optional = {
         field.name
@@ -55,7 +91,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         raise RunError(f"{where}: '{name}' is missing")
     # An error: a host that ignored a field could run a graph in another way than it is meant.
     for name in pairs.keys() - fields.keys():
-        raise RunError(f"{where}: '{name}' is not a known field")
+        raise RunError(f"{where}: {shown(name)} is not a known field")
     return kind(
         **{k: _decode(t, pairs[k], f"{where}.{k}") for k, t in fields.items() if k in pairs}
     )
@@ -79,11 +115,14 @@ def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
     if len(wanted) == 1:
         return _decode(wanted[0], value, where)
     for kind in wanted:
+        if _plain(kind) is type(value):  # its range says what is wrong
+            return _decode(kind, value, where)
+    for kind in wanted:
         try:
             return _decode(kind, value, where)
         except RunError:
             continue
-    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in wanted)
+    names = " or ".join(getattr(_plain(kind), "__name__", str(kind)) for kind in wanted)
     raise RunError(f"{where}: expected {names}, found {type(value).__name__}")
 
 
