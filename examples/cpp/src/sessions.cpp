@@ -1,0 +1,50 @@
+#include "sessions.hpp"
+
+#include <malloc.h>
+
+#include <chrono>
+
+#include "error.hpp"
+
+using Clock = std::chrono::steady_clock;
+
+static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Sessions::Sessions(const Bundle& bundle, Engine& engine, const std::string& engine_name, bool one_at_a_time)
+    : bundle_(bundle),
+      engine_(engine),
+      rules_(bundle.manifest().host.sessions.at(engine_name)),
+      one_at_a_time_(one_at_a_time) {}
+
+std::unique_ptr<Session> Sessions::open(const std::string& graph) {
+    const Graph& spec = bundle_.manifest().graphs.at(graph);
+    return engine_.open({graph, bundle_.graph(graph), spec, rules_, spec.compute == "f32"});
+}
+
+void Sessions::with(const std::string& graph, Tensors constants, const std::function<void()>& use) {
+    try {
+        const auto start = Clock::now();
+        if (!open_.contains(graph)) open_[graph] = open(graph);
+        open_[graph]->bind(std::move(constants));
+        usage_[graph].load_seconds += seconds_since(start);
+        use();
+        usage_[graph].precision = open_[graph]->precision();
+    } catch (const RunError& error) {
+        const std::string text = error.what();
+        throw RunError(text.find(graph) == text.npos ? graph + ": " + text : text);
+    }
+    if (one_at_a_time_) {
+        open_.clear();
+        malloc_trim(0);  // or the next graph is loaded beside what the C library kept
+    }
+}
+
+Tensors Sessions::run(const std::string& graph, const Tensors& feeds) {
+    const auto start = Clock::now();
+    Tensors outputs = open_.at(graph)->run(feeds);
+    usage_[graph].run_seconds += seconds_since(start);
+    ++usage_[graph].runs;
+    return outputs;
+}
