@@ -30,13 +30,15 @@ static bool is_below(const fs::path& folder, const fs::path& target) {
 /// RunError where a name of the manifest leads out of the folder, by itself or by a link.
 static void check_inside(const fs::path& folder, const std::string& name) {
     const fs::path relative(name);
-    bool climbs = name.empty() || relative.is_absolute() || name.find('\\') != name.npos || name.find('\0') != name.npos;
+    bool climbs = name.empty() || relative.is_absolute();
+    climbs = climbs || name.find('\\') != name.npos || name.find('\0') != name.npos;
     for (const fs::path& part : relative) climbs = climbs || part == "..";
     if (climbs) throw RunError(folder.string() + ": the manifest names '" + name + "', a path outside the bundle");
     std::error_code error;
     const fs::path target = fs::weakly_canonical(folder / name, error);
     if (error || !(is_below(folder, target) || in_own_blobs(folder, target))) {
-        throw RunError(folder.string() + ": " + name + " links to a place outside the bundle; copy it with its files (cp -rL)");
+        throw RunError(folder.string() + ": " + name + " links to a place outside the bundle; copy it with its "
+                       "files (cp -rL)");
     }
 }
 

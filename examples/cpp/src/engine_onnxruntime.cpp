@@ -80,7 +80,7 @@ class OnnxRuntimeSession : public Session {
 class OnnxRuntime : public Engine {
   public:
     OnnxRuntime(const std::string& version, std::optional<int> threads)
-        : version_(version), threads_(threads), env_(ORT_LOGGING_LEVEL_ERROR, "wuerstchen") {}
+        : version_(version), threads_(threads), env_(ORT_LOGGING_LEVEL_FATAL, "wuerstchen") {}
 
     std::string name() const override { return "ONNX Runtime " + version_; }
 
@@ -95,7 +95,7 @@ class OnnxRuntime : public Engine {
   private:
     Ort::SessionOptions options(const GraphFile& file) const {
         Ort::SessionOptions options;
-        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_ERROR);
+        options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);  // errors are thrown
         if (threads_) options.SetIntraOpNumThreads(*threads_);
         if (file.rules.memory_pattern == false) options.DisableMemPattern();
         for (const auto& [key, value] : file.rules.config) options.AddConfigEntry(key.c_str(), value.c_str());

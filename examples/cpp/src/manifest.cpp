@@ -31,7 +31,7 @@ static void from_json(const json& value, SessionRules& rules) {
 FIELDS(Data, file, location)
 FIELDS(Graph, file, precision, compute, inputs, outputs, data, activations)
 FIELDS(Normalization, kind, pattern, content)
-FIELDS(AddedToken, content, id, single_word, lstrip, rstrip, normalized)
+FIELDS(AddedToken, content, id, single_word, lstrip, rstrip, normalized, special)
 FIELDS(TokenizerRules, algorithm, words, end_of_word, unknown_id, normalization, added, frame, mask)
 FIELDS(TokenizerSpec, folder, max_length, bos_id, eos_id, pad_id, rules)
 FIELDS(Row, t, a, b, c)
@@ -125,8 +125,8 @@ static void check_call(const Manifest& manifest, const Call& call, const std::st
 }
 
 /// `known`: what there is to be fed, by source.
-static void check_feed(const Manifest& manifest, const Call& call, const Feed& feed, std::map<std::string, Names>& known,
-                       const std::string& where) {
+static void check_feed(const Manifest& manifest, const Call& call, const Feed& feed,
+                       std::map<std::string, Names>& known, const std::string& where) {
     expect_one_of(where + ".unconditional", feed.unconditional,
                   {"negative_prompts", "repeat", "zeros", "included", "none"});
     if (!known[feed.source].contains(feed.output)) {

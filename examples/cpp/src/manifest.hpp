@@ -36,7 +36,7 @@ struct Normalization {
 struct AddedToken {
     std::string content;
     int64_t id;
-    bool single_word, lstrip, rstrip, normalized;
+    bool single_word, lstrip, rstrip, normalized, special;
 };
 
 struct TokenizerRules {

@@ -48,7 +48,7 @@ void check_memory(const Manifest& manifest, const Plan& plan, bool low_memory) {
     const bool fits = !low_memory && most <= available;
     throw UsageError("the picture needs " + megabytes(needed) + " of memory at the least and " + megabytes(available) +
                      " are free: " +
-                     (fits ? "with --low-memory it needs " + megabytes(most) : std::string("ask for a smaller picture")));
+                     (fits ? "with --low-memory it needs " + megabytes(most) : "ask for a smaller picture"));
 }
 
 int64_t peak_memory() {

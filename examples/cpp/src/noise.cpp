@@ -34,6 +34,8 @@ Tensor Noise::draw(const Shape& shape) {
     }
     float* values = noise.floats().data();
     for (int64_t i = 0; i < whole; i += rules_.block) block(values + i);
-    if (whole < size) block(values + size - rules_.block);  // over the end of the last whole one
+    if (whole == size) return noise;
+    words_.discard(static_cast<unsigned long long>(size - whole));  // those of the values beyond whole blocks
+    block(values + size - rules_.block);  // over the end of the last whole one
     return noise;
 }

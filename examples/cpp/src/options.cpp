@@ -138,7 +138,8 @@ Options parse_options(const std::vector<std::string>& words) {
         if (on.contains(option) && equals == word.npos) {
             *on.at(option) = true;
         } else if (set.contains(option)) {
-            if (equals == word.npos && i + 1 == words.size()) throw UsageError(option + " needs a value (see --help)");
+            const bool next = i + 1 < words.size() && !words[i + 1].starts_with("--");
+            if (equals == word.npos && !next) throw UsageError(option + " needs a value (see --help)");
             set.at(option)(option, equals == word.npos ? words[++i] : word.substr(equals + 1));
         } else if (word.size() > 1 && word[0] == '-') {
             throw UsageError("there is no " + option + " (see --help)");

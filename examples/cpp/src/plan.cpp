@@ -112,8 +112,9 @@ void check_fixed_shapes(const Manifest& manifest, const Plan& plan) {
         possible += (possible.empty() ? "" : ", ") + as_text(size);
     }
     if (!fits) {
-        throw UsageError("this bundle makes pictures of " + possible + " pixels (height x width) only, this run asks for " +
-                         as_text({height, width}) + "; export it for that size");
+        throw UsageError("this bundle makes pictures of " + possible +
+                         " pixels (height x width) only, this run asks for " + as_text({height, width}) +
+                         "; export it for that size");
     }
     for (const Call& call : manifest.host.run) {
         const Shape& shape = manifest.graphs.at(call.graph).inputs[0].shape;

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 void check_output(const fs::path& path) {
     const std::string where = "--output " + path.string() + ": ";
     std::string suffix = path.extension().string();
-    std::transform(suffix.begin(), suffix.end(), suffix.begin(), [](unsigned char letter) { return std::tolower(letter); });
+    for (char& letter : suffix) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
     if (suffix != ".png") throw UsageError(where + "pictures are PNG files, end the name in .png");
     std::error_code error;
     const fs::path folder = fs::absolute(path, error).parent_path();

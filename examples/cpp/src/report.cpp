@@ -60,7 +60,8 @@ double relative_error(const Tensor& values, const Tensor& recorded) {
 }
 
 double rms_error(const Tensor& values, const Tensor& recorded) {
-    return std::sqrt(squares(values, recorded).difference / static_cast<double>(std::max<int64_t>(1, count(values.shape))));
+    const auto size = static_cast<double>(std::max<int64_t>(1, count(values.shape)));
+    return std::sqrt(squares(values, recorded).difference / size);
 }
 
 double error_of(double decibels) { return std::pow(10.0, -decibels / 20); }

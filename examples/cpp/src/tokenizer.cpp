@@ -27,6 +27,9 @@ Tokenizer::Tokenizer(const Bundle& bundle, const std::string& graph)
         throw RunError(spec_.folder + "/vocab.json is damaged: " + one_line(error.what()));
     }
     for (const auto& [piece, id] : ids_) pieces_[id] = piece;
+    for (const AddedToken& token : spec_.rules.added) {
+        if (token.special) pieces_.erase(token.id);  // marks, and no text
+    }
     std::istringstream lines(bundle.text(spec_.folder + "/merges.txt"));
     for (std::string line; std::getline(lines, line);) {
         if (!line.empty() && !line.starts_with("#version")) ranks_.emplace(line, ranks_.size());

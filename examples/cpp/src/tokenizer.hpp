@@ -39,6 +39,6 @@ class Tokenizer {
     Pattern pattern_;
     std::array<std::string, 256> characters_;  // the printable character that stands for each byte
     std::unordered_map<std::string, int64_t> ids_;
-    std::unordered_map<int64_t, std::string> pieces_;
+    std::unordered_map<int64_t, std::string> pieces_;  // but for special tokens
     Ranks ranks_;  // by the two pieces with a blank between
 };
