@@ -1,4 +1,4 @@
-"""What hosts outside Python are built and run with: there, or a skip that names it (in CI a failure)."""
+"""What hosts outside Python are built and run with: there, or a named skip (in CI a failure)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The C++ host makes the pictures that the Python runtimes make, and says what is wrong in one line."""
+"""The C++ host makes the runtimes' pictures, and says what is wrong in one line."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ def built(folder: Path) -> Path:
     configure = [cmake, "-S", SOURCE, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     flags = [f"-DTOOLS={TOOLS}", f"-DOpenVINO_DIR={found}", "-DCMAKE_CXX_FLAGS=-Werror"]
     for words in ([*configure, *flags], [cmake, "--build", folder]):
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -76,7 +76,8 @@ def host(programs) -> Run:
 
         arguments = [word if isinstance(word, bytes) else str(word) for word in words]
         options = {"capture_output": True, "env": environment, "preexec_fn": limit} | options
-        done = subprocess.run([programs / "wuerstchen", *arguments], timeout=300, **options)
+        program = [programs / "wuerstchen", *arguments]
+        done = subprocess.run(program, check=False, timeout=300, **options)
         for stream in ("stdout", "stderr"):
             setattr(done, stream, (getattr(done, stream) or b"").decode(errors="replace"))
         return done
@@ -299,7 +300,7 @@ USAGE = [
     (["a", "--height", "0"], "--height is 0"),
     (["a", "--width", "-9223372036854775808"], "--width is -9223372036854775808"),
     (["a", "--size", "48"], "'48' is no size such as 512x768"),
-    (["a", "--size", "48x48", "--width", "48"], ""),
+    (["a", "--width", "48", "--size", "48x48"], "exclude each other"),
     (["a", "--engine", "tpu"], "--engine tpu: there are onnxruntime and openvino"),
     (["a", "--onnxruntime", "nowhere.so"], "ONNX Runtime does not load"),
     (["a", "--execution-precision", "f32"], "--execution-precision is for OpenVINO"),
@@ -316,8 +317,6 @@ USAGE = [
 
 @pytest.mark.parametrize(("words", "message"), USAGE)
 def test_bad_usage_is_one_line_and_code_2(host, bundle, tmp_path, words, message):
-    if words[1:] == ["--size", "48x48", "--width", "48"]:
-        words, message = [*words[:1], "--width", "48", "--size", "48x48"], "exclude each other"
     one_error(host(bundle.folder, *words, "--quiet", cwd=tmp_path), 2, message)
     assert list(tmp_path.iterdir()) == []
 
@@ -390,11 +389,11 @@ def damages(folder: Path) -> Iterator[tuple[Callable[[], object], str]]:
     manifest = folder / "bundle.json"
     weights = folder / "stage_c/model.onnx"
     golden = folder / GOLDEN_FILE
-    yield lambda: manifest.unlink(), "is no bundle"
+    yield manifest.unlink, "is no bundle"
     yield lambda: manifest.write_text("[" * 100_000), "bundle.json"
     yield lambda: manifest.write_bytes(manifest.read_bytes()[:-9]), "bundle.json"
     yield lambda: manifest.write_text("[]"), "is not a wuerstchen-bundle manifest"
-    yield lambda: weights.unlink(), "stage_c/model.onnx is missing"
+    yield weights.unlink, "stage_c/model.onnx is missing"
     yield lambda: weights.write_bytes(b"x"), "has 1 bytes, the manifest says"
     yield (
         lambda: weights.write_bytes(bytes(weights.stat().st_size)),
@@ -402,7 +401,7 @@ def damages(folder: Path) -> Iterator[tuple[Callable[[], object], str]]:
     )
     yield lambda: (weights.unlink(), weights.symlink_to("/etc/passwd")), "outside the bundle"
     yield lambda: (weights.write_bytes(b"x"), reseal(folder, "stage_c/model.onnx")), "cannot load"
-    yield lambda: golden.unlink(), "run.safetensors is missing"
+    yield golden.unlink, "run.safetensors is missing"
     for content in (b"", b"\xff" * 8, b"\xff" * 100, (2).to_bytes(8, "little") + b"{}"):
         yield (
             lambda content=content: (golden.write_bytes(content), reseal(folder, GOLDEN_FILE)),
@@ -465,8 +464,8 @@ def test_a_long_prompt_is_cut_and_said(host, bundle, tmp_path):
 
 def test_low_memory_makes_the_same_picture(host, bundle, tmp_path):
     pictures = []
-    for name, words in (("a.png", []), ("b.png", ["--low-memory"])):
-        words = ["--steps", 2, "--decoder-steps", 2, "--quiet", *words]
-        assert host(bundle.folder, "a", "-o", tmp_path / name, *words).returncode == 0
+    words = [bundle.folder, "a", "--steps", 2, "--decoder-steps", 2, "--quiet"]
+    for name, more in (("a.png", []), ("b.png", ["--low-memory"])):
+        assert host(*words, *more, "-o", tmp_path / name).returncode == 0
         pictures.append(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert pictures[0] == pictures[1]

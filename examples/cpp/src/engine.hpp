@@ -44,8 +44,8 @@ class Engine {
   public:
     virtual ~Engine() = default;
 
-    /// Name and version.
     virtual std::string name() const = 0;
+    virtual std::string version() const = 0;
     virtual std::unique_ptr<Session> open(const GraphFile& file) = 0;
 };
 

@@ -4,10 +4,14 @@
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "engine.hpp"
 #include "error.hpp"
+#include "numbers.hpp"
+
+constexpr uint32_t kOldestApi = 15;  // whose functions are all that is called here
 
 /// A tensor that reads the values where they are; they have to stay there for as long as it lives.
 static Ort::Value view(const Tensor& tensor) {
@@ -82,7 +86,8 @@ class OnnxRuntime : public Engine {
     OnnxRuntime(const std::string& version, std::optional<int> threads)
         : version_(version), threads_(threads), env_(ORT_LOGGING_LEVEL_FATAL, "wuerstchen") {}
 
-    std::string name() const override { return "ONNX Runtime " + version_; }
+    std::string name() const override { return "ONNX Runtime"; }
+    std::string version() const override { return version_; }
 
     std::unique_ptr<Session> open(const GraphFile& file) override {
         try {
@@ -119,6 +124,13 @@ static void* load_library(const std::string& path) {
                      "); give its library's path with --onnxruntime or in ONNXRUNTIME");
 }
 
+/// The newest interface that both the library and this program's headers know; 1.N has number N.
+static uint32_t api_version(const std::string& version) {
+    const size_t dot = version.find('.');
+    const auto minor = number<uint32_t>(version.substr(dot + 1, version.find('.', dot + 1) - dot - 1));
+    return std::min<uint32_t>(minor.value_or(0), ORT_API_VERSION);
+}
+
 std::unique_ptr<Engine> make_onnxruntime(const Execution& execution) {
     if (!execution.precision.empty()) {
         throw UsageError("--execution-precision is for OpenVINO: ONNX Runtime computes as the bundle was exported");
@@ -128,10 +140,10 @@ std::unique_ptr<Engine> make_onnxruntime(const Execution& execution) {
     const auto base = reinterpret_cast<Base>(dlsym(library, "OrtGetApiBase"));
     if (base == nullptr) throw UsageError(execution.onnxruntime + " is not ONNX Runtime's library");
     const std::string version = base()->GetVersionString();
-    const OrtApi* api = base()->GetApi(ORT_API_VERSION);
+    const uint32_t known = api_version(version);
+    const OrtApi* api = known >= kOldestApi ? base()->GetApi(known) : nullptr;
     if (api == nullptr) {
-        throw UsageError("ONNX Runtime " + version + " is too old: this program was built for 1." +
-                         std::to_string(ORT_API_VERSION));
+        throw UsageError("ONNX Runtime " + version + " is too old: this program needs 1." + std::to_string(kOldestApi));
     }
     Ort::InitApi(api);
     return std::make_unique<OnnxRuntime>(version, execution.threads);

@@ -105,9 +105,11 @@ class OpenVino : public Engine {
         for (const auto& property : core_.get_property(kDevice, ov::supported_properties)) supported_.insert(property);
     }
 
-    std::string name() const override {
+    std::string name() const override { return "OpenVINO"; }
+
+    std::string version() const override {
         const std::string build = ov::get_openvino_version().buildNumber;
-        return "OpenVINO " + build.substr(0, build.find('-'));
+        return build.substr(0, build.find('-'));  // the commit is behind a dash
     }
 
     std::unique_ptr<Session> open(const GraphFile& file) override {

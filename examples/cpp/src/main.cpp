@@ -35,6 +35,25 @@ static void print(const json& value) {
     std::cout << value.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
 }
 
+/// Shows progress, and says and keeps what was cut off a prompt.
+static Listener listener_for(const Options& options, json& truncated) {
+    return {[&options](auto& graph, size_t done, size_t total) { progress(options, graph, done, total); },
+            [](auto&&...) {},
+            [&truncated](auto& prompt, auto& lost) {
+                if (truncated.contains(prompt)) return;
+                truncated[prompt] = lost;
+                std::cerr << "warning: '" << prompt.substr(0, 40) << "'...: too long, cut off before '" << lost << "'\n";
+            }};
+}
+
+static void print_result(const Options& options, const json& result) {
+    if (options.json) return print(result);
+    if (options.quiet) return;
+    std::cout << "wrote " << options.output.string() << " (" << result["height"] << " x " << result["width"]
+              << ", seed " << result["seed"] << ") in " << result["seconds"].get<double>() << " s on "
+              << result["engine"].get<std::string>() << "\n";
+}
+
 static int make_picture(const Options& options, const Bundle& bundle) {
     const auto start = std::chrono::steady_clock::now();
     const Manifest& manifest = bundle.manifest();
@@ -45,26 +64,17 @@ static int make_picture(const Options& options, const Bundle& bundle) {
     const auto engine = make_engine(name, options.execution);
     Sessions sessions(bundle, *engine, name, options.low_memory);
     json truncated = json::object();
-    Listener listener{[&](auto& graph, size_t done, size_t total) { progress(options, graph, done, total); },
-                      [](auto&&...) {},
-                      [&](auto& prompt, auto& lost) {
-                          if (truncated.contains(prompt)) return;
-                          truncated[prompt] = lost;
-                          std::cerr << "warning: '" << prompt.substr(0, 40) << "'...: too long, cut off before '"
-                                    << lost << "'\n";
-                      }};
-    const Tensor image = Loop(bundle, sessions, plan, listener)(*options.prompt, options.negative_prompt);
-    save_png(image, manifest.host.picture, options.output);
-    const auto& [height, width] = plan.sizes.picture;
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (options.json) {
-        print({{"picture", options.output.string()}, {"seed", options.sampling.seed}, {"height", height},
-               {"width", width}, {"truncated", truncated}, {"engine", engine->name()}, {"seconds", seconds},
-               {"peak_bytes", peak_memory()}, {"graphs", usage_of(sessions)}});
-    } else if (!options.quiet) {
-        std::cout << "wrote " << options.output.string() << " (" << height << " x " << width << ", seed "
-                  << options.sampling.seed << ") in " << seconds << " s on " << engine->name() << "\n";
-    }
+    Loop loop(bundle, sessions, plan, listener_for(options, truncated));
+    save_png(loop(*options.prompt, options.negative_prompt), manifest.host.picture, options.output);
+    print_result(options, {{"picture", options.output.string()},
+                           {"seed", options.sampling.seed},
+                           {"height", plan.sizes.picture[0]},
+                           {"width", plan.sizes.picture[1]},
+                           {"truncated", truncated},
+                           {"engine", engine->name() + " " + engine->version()},
+                           {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()},
+                           {"peak_bytes", peak_memory()},
+                           {"graphs", usage_of(sessions)}});
     return 0;
 }
 

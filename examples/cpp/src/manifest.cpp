@@ -29,7 +29,7 @@ static void from_json(const json& value, SessionRules& rules) {
 [[maybe_unused]] static void to_json(json&, const SessionRules&) {}
 
 FIELDS(Data, file, location)
-FIELDS(Graph, file, precision, compute, inputs, outputs, data, activations)
+FIELDS(Graph, file, precision, compute, inputs, outputs, data, activations, engines)
 FIELDS(Normalization, kind, pattern, content)
 FIELDS(AddedToken, content, id, single_word, lstrip, rstrip, normalized, special)
 FIELDS(TokenizerRules, algorithm, words, end_of_word, unknown_id, normalization, added, frame, mask)

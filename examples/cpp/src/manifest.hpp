@@ -27,6 +27,7 @@ struct Graph {
     std::vector<TensorSpec> inputs, outputs;
     std::vector<Data> data;
     std::vector<double> activations;
+    std::map<std::string, std::string> engines;  // the oldest version of each that such graphs were run on
 };
 
 struct Normalization {

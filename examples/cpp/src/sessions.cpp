@@ -3,8 +3,10 @@
 #include <malloc.h>
 
 #include <chrono>
+#include <sstream>
 
 #include "error.hpp"
+#include "numbers.hpp"
 
 using Clock = std::chrono::steady_clock;
 
@@ -15,12 +17,28 @@ static double seconds_since(Clock::time_point start) {
 Sessions::Sessions(const Bundle& bundle, Engine& engine, const std::string& engine_name, bool one_at_a_time)
     : bundle_(bundle),
       engine_(engine),
+      engine_name_(engine_name),
       rules_(bundle.manifest().host.sessions.at(engine_name)),
       one_at_a_time_(one_at_a_time) {}
 
 std::unique_ptr<Session> Sessions::open(const std::string& graph) {
     const Graph& spec = bundle_.manifest().graphs.at(graph);
     return engine_.open({graph, bundle_.graph(graph), spec, rules_, spec.compute == "f32"});
+}
+
+static std::vector<int> version_numbers(const std::string& version) {
+    std::vector<int> numbers;
+    std::istringstream parts(version);
+    for (std::string part; std::getline(parts, part, '.');) numbers.push_back(number<int>(part).value_or(0));
+    return numbers;
+}
+
+/// What to say beside an error of an engine that is older than those that such graphs were run on; else "".
+std::string Sessions::too_old(const std::string& graph) const {
+    const auto& oldest = bundle_.manifest().graphs.at(graph).engines;
+    const auto known = oldest.find(engine_name_);
+    if (known == oldest.end() || version_numbers(engine_.version()) >= version_numbers(known->second)) return "";
+    return "; such graphs were run on version " + known->second + " and newer, this is " + engine_.version();
 }
 
 void Sessions::with(const std::string& graph, Tensors constants, const std::function<void()>& use) {
@@ -33,7 +51,7 @@ void Sessions::with(const std::string& graph, Tensors constants, const std::func
         usage_[graph].precision = open_[graph]->precision();
     } catch (const RunError& error) {
         const std::string text = error.what();
-        throw RunError(text.find(graph) == text.npos ? graph + ": " + text : text);
+        throw RunError((text.find(graph) == text.npos ? graph + ": " + text : text) + too_old(graph));
     }
     if (one_at_a_time_) {
         open_.clear();

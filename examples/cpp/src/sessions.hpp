@@ -29,9 +29,11 @@ class Sessions {
 
   private:
     std::unique_ptr<Session> open(const std::string& graph);
+    std::string too_old(const std::string& graph) const;
 
     const Bundle& bundle_;
     Engine& engine_;
+    std::string engine_name_;
     const SessionRules& rules_;
     bool one_at_a_time_;
     std::map<std::string, std::unique_ptr<Session>> open_;
