@@ -1,4 +1,6 @@
 // wuerstchen BUNDLE PROMPT: a bundle folder and a prompt to a PNG file.
+#include <unistd.h>
+
 #include <chrono>
 #include <iostream>
 #include <new>
@@ -10,13 +12,16 @@
 #include "memory.hpp"
 #include "options.hpp"
 #include "png.hpp"
+#include "unicode.hpp"
 
 using nlohmann::json;
 
-/// To standard error, for standard output has the results.
+/// To standard error, for standard output has the results: one line that counts, or where no terminal is, its end.
 static void progress(const Options& options, const std::string& graph, size_t done, size_t total) {
-    if (options.quiet) return;
-    std::cerr << '\r' << graph << ": " << done << " of " << total << (done == total ? "\n" : "") << std::flush;
+    const bool terminal = isatty(STDERR_FILENO);
+    if (options.quiet || (!terminal && done < total)) return;
+    std::cerr << (terminal ? "\r" : "") << graph << ": " << done << " of " << total;
+    std::cerr << (done == total ? "\n" : "") << std::flush;
 }
 
 static json usage_of(const Sessions& sessions) {
@@ -42,7 +47,8 @@ static Listener listener_for(const Options& options, json& truncated) {
             [&truncated](auto& prompt, auto& lost) {
                 if (truncated.contains(prompt)) return;
                 truncated[prompt] = lost;
-                std::cerr << "warning: '" << prompt.substr(0, 40) << "'...: too long, cut off before '" << lost << "'\n";
+                std::cerr << "warning: '" << encoded(decoded(prompt).substr(0, 40))
+                          << "'...: too long, cut off before '" << lost << "'\n";
             }};
 }
 
@@ -123,6 +129,7 @@ static int run(const std::vector<std::string>& words) {
 }
 
 static int failed(int code, const std::string& line) {
+    if (isatty(STDERR_FILENO)) std::cerr << "\r\x1b[K";  // over what progress counted
     std::cerr << "error: " << one_line(line) << "\n";
     return code;
 }
@@ -136,6 +143,8 @@ int main(int count, char** words) {
         return failed(UsageError::exit_code, error.what());
     } catch (const std::bad_alloc&) {
         return failed(RunError::exit_code, "out of memory: try --low-memory, or a smaller picture");
+    } catch (const std::length_error&) {  // of a vector
+        return failed(RunError::exit_code, "out of memory: ask for a smaller picture");
     } catch (const std::exception& error) {
         return failed(RunError::exit_code, error.what());
     }

@@ -52,12 +52,31 @@ FIELDS(Manifest, backend, precision, graphs, tokenizers, sampling, sizes, files,
 
 using Words = std::vector<std::string>;
 
+// Numbers beyond these make no model, and would overflow sums of bytes.
+constexpr int64_t kLargest = 1 << 16;
+
 /// RunError unless a rule is the one this host follows.
 template <typename Value>
 static void expect(const char* rule, const Value& value, const Value& known) {
     if (value != known) {
         throw RunError(std::string(rule) + " is " + json(value).dump() + ", this host knows " + json(known).dump());
     }
+}
+
+/// RunError unless a value lies in a range.
+template <typename Value>
+static void expect_within(const char* name, Value value, double least, double most) {
+    const double number = static_cast<double>(value);
+    if (!(number >= least && number <= most)) {
+        throw RunError(std::string(name) + " is " + json(value).dump() + "; it must be " + json(least).dump() + " to " +
+                       json(most).dump());
+    }
+}
+
+static void expect_range(const char* name, const std::vector<double>& range) {
+    expect<size_t>(name, range.size(), 2);
+    expect_within(name, range[0], 0, 1);
+    expect_within(name, range[1], range[0], 1);
 }
 
 /// Rules are data, but this host has code for one kind of each.
@@ -68,16 +87,18 @@ static void check_rules(const Host& host) {
     expect("host.noise.draws", noise.draws, Words{"stage_c/start", "stage_c/steps", "stage_b/start", "stage_b/steps"});
     expect("host.noise.one_generator", noise.one_generator, true);
     expect("host.noise.in_last_step", noise.in_last_step, true);
-    expect("host.noise.block is even and above 0", noise.block > 0 && noise.block % 2 == 0, true);
-    expect("host.noise.uniform_bits is 1 to 32", noise.uniform_bits >= 1 && noise.uniform_bits <= 32, true);
-    expect("host.noise.minimum is a block at least", noise.minimum >= noise.block, true);
+    expect_within("host.noise.block", noise.block, 2, kLargest);
+    expect<int64_t>("host.noise.block, modulo 2,", noise.block % 2, 0);
+    expect_within("host.noise.uniform_bits", noise.uniform_bits, 1, 32);
+    expect_within("host.noise.minimum", noise.minimum, static_cast<double>(noise.block), kLargest);
     expect<std::string>("host.schedule.kind", host.schedule.kind, "cosine");
-    expect<size_t>("the number of host.schedule.alpha_clamp", host.schedule.alpha_clamp.size(), 2);
+    expect_range("host.schedule.alpha_clamp", host.schedule.alpha_clamp);
     expect("host.guidance.halves", host.guidance.halves, Words{"conditional", "unconditional"});
     expect<std::string>("host.guidance.epsilon", host.guidance.epsilon,
                         "unconditional + scale * (conditional - unconditional)");
     expect<std::string>("host.picture.rounding", host.picture.rounding, "nearest_even");
-    expect<size_t>("the number of host.picture.clamp", host.picture.clamp.size(), 2);
+    expect_range("host.picture.clamp", host.picture.clamp);
+    expect_within("host.picture.scale", host.picture.scale, 1, 255);
     expect("host.picture.channels", host.picture.channels, Words{"red", "green", "blue"});
 }
 
@@ -85,14 +106,13 @@ static void check_tokenizer(const TokenizerSpec& spec) {
     expect<std::string>("rules.algorithm", spec.rules.algorithm, "byte_level_bpe");
     expect("rules.frame", spec.rules.frame, Words{"bos", "tokens", "eos"});
     expect("rules.mask", spec.rules.mask, Words{"bos", "tokens", "eos"});
-    expect("a max_length of 2 to 65536", spec.max_length >= 2 && spec.max_length <= 65536, true);
+    expect_within("max_length", spec.max_length, 2, kLargest);
 }
 
 static void check_denoiser(const Denoiser& denoiser) {
-    expect("a number of channels from 1 to 65536", denoiser.channels >= 1 && denoiser.channels <= 65536, true);
-    expect("a timestep_padding from 0 to 65536", denoiser.timestep_padding >= 0 && denoiser.timestep_padding <= 65536,
-           true);
-    expect("a schedule with a step", denoiser.schedule.empty(), false);
+    expect_within("channels", denoiser.channels, 1, kLargest);
+    expect_within("timestep_padding", denoiser.timestep_padding, 0, kLargest);
+    expect_within("the number of steps", denoiser.schedule.size(), 1, kLargest);
     expect("the number of timestep embeddings", denoiser.embeddings.size(), denoiser.schedule.size());
     expect("the number of timesteps", denoiser.timesteps.size(), denoiser.schedule.size() + 1);
     const size_t width = 2 * denoiser.timestep_frequencies.size() + static_cast<size_t>(denoiser.timestep_padding);
@@ -100,9 +120,10 @@ static void check_denoiser(const Denoiser& denoiser) {
 }
 
 static void check_sampling(const Sampling& sampling) {
-    const bool positive = sampling.resolution_multiple > 0 && sampling.latent_dim_scale > 0 &&
-                          sampling.stage_b_multiple > 0 && sampling.stage_a_scale > 0;
-    expect("a scale of sizes above 0", positive, true);
+    expect_within("resolution_multiple", sampling.resolution_multiple, 1, kLargest);
+    expect_within("latent_dim_scale", sampling.latent_dim_scale, 0, kLargest);
+    expect_within("stage_b_multiple", sampling.stage_b_multiple, 1, kLargest);
+    expect_within("stage_a_scale", sampling.stage_a_scale, 1, kLargest);
     check_denoiser(sampling.stage_c);
     check_denoiser(sampling.stage_b);
 }

@@ -6,7 +6,7 @@
 #include "error.hpp"
 #include "schedule.hpp"
 
-constexpr int64_t kMostPixels = 1 << 20;  // a side; beyond it sums of bytes would not hold
+constexpr int64_t kMostPixels = 1 << 20;  // a side, also of latents; beyond it counts of bytes would overflow
 constexpr int64_t kMostSteps = 1'000'000;
 
 int64_t Plan::rows(const Call& call) const {
@@ -52,6 +52,7 @@ static void fill_side(Sizes& sizes, int side, int64_t pixels, const Sampling& sa
                          ", no multiple of " + std::to_string(sampling.stage_b_multiple) + "; " +
                          nearest(cells, sampling));
     }
+    if (latent > kMostPixels) throw UsageError(option + std::to_string(pixels) + " is too large for this checkpoint");
     sizes.stage_c[side] = cells;
     sizes.stage_b[side] = latent;
     sizes.picture[side] = latent * sampling.stage_a_scale;

@@ -41,6 +41,14 @@ std::string Sessions::too_old(const std::string& graph) const {
     return "; such graphs were run on version " + known->second + " and newer, this is " + engine_.version();
 }
 
+/// What to do where an engine's error, in its words, is one of memory; else "".
+static std::string out_of_memory(const std::string& error) {
+    for (const char* words : {"bad_alloc", "allocate memory", "can't alloc"}) {
+        if (error.find(words) != error.npos) return "; memory ran out: try --low-memory, or a smaller picture";
+    }
+    return "";
+}
+
 void Sessions::with(const std::string& graph, Tensors constants, const std::function<void()>& use) {
     try {
         const auto start = Clock::now();
@@ -50,8 +58,8 @@ void Sessions::with(const std::string& graph, Tensors constants, const std::func
         use();
         usage_[graph].precision = open_[graph]->precision();
     } catch (const RunError& error) {
-        const std::string text = error.what();
-        throw RunError((text.find(graph) == text.npos ? graph + ": " + text : text) + too_old(graph));
+        const std::string text = error.what(), named = text.find(graph) == text.npos ? graph + ": " + text : text;
+        throw RunError(named + too_old(graph) + out_of_memory(text));
     }
     if (one_at_a_time_) {
         open_.clear();
