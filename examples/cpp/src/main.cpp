@@ -95,7 +95,9 @@ static void show(const Report& report, const Options& options) {
         }
     }
     if (options.json) print(lines);
-    for (const std::string& note : report.notes()) std::cerr << "note: " << note << "\n";
+    for (const std::string& note : report.notes()) {
+        if (!options.quiet) std::cerr << "note: " << note << "\n";
+    }
     if (!report.failure().empty()) throw RunError(options.bundle.string() + ": " + report.failure());
 }
 
