@@ -126,7 +126,7 @@ async function save(file, bytes) {
 try {
   await main(process.argv.slice(2));
 } catch (error) {
-  const ours = asOurs(error, "unexpected");
+  const ours = asOurs(error, "the run failed");
   process.stderr.write(`error: ${ours.message}\n`);
   process.exitCode = ours.exitCode;
 }

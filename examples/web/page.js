@@ -3,6 +3,7 @@
 import { fromDrop, fromInput } from "./picking.js";
 
 const $ = (id) => document.getElementById(id);
+const PARTS = { replay: "The replay is", tokens: "The ids of prompts are", graphs: "The graphs are", run: "The run is" };
 let worker;
 let opened = null; // of the bundle in use
 let asked = null; // the prompt in work
@@ -58,7 +59,8 @@ const SHOW = {
     ready("The picture is there.");
   },
 
-  compared({ compared }) {
+  compared({ part, compared }) {
+    $("status").textContent = `${PARTS[part]} compared.`;
     const worst = new Map();
     for (const one of compared) {
       const before = worst.get(one.what);
@@ -99,7 +101,8 @@ function draw({ height, width, rgba }, label) {
 }
 
 function alertOf(message) {
-  $("alert").textContent = message;
+  // Here they are fields, not flags.
+  $("alert").textContent = message.replace(/--(?=(decoder-)?guidance|height|width)/g, "");
   $("alert").hidden = message === "";
 }
 
@@ -142,7 +145,8 @@ function make(event) {
   asked = data.prompt;
   busy("Making the picture …", true);
   $("stages").hidden = false;
-  $("compared").hidden = true;
+  $("caption").textContent = "";
+  for (const id of ["compared", "save", "times-row"]) $(id).hidden = true;
   for (const id of ["stage_c", "stage_b"]) $(id).value = 0;
   const options = { prompt: data.prompt, negative: data.negative, seed: BigInt(data.seed.replace("+", "")), ...Object.fromEntries(given) };
   send("run", { options, engine: data.engine });

@@ -124,7 +124,7 @@ async function engineFor(bundle, wanted) {
 let last = Promise.resolve();
 addEventListener("message", ({ data: { kind, ...values } }) => {
   last = last.then(() => DO[kind](values)).catch((error) => {
-    const ours = asOurs(error, "unexpected");
+    const ours = asOurs(error, "the run failed");
     tell("error", { message: ours.message, exitCode: ours.exitCode });
   });
 });

@@ -23,7 +23,7 @@ export function sessionOptions(manifest, graph) {
     // With open shapes the memory pattern doubles memory on a CPU, and saves no time.
     enableMemPattern: rules.memory_pattern ?? true,
     ...(Object.keys(config).length > 0 && { extra: nested(config) }),
-    logSeverityLevel: 3,
+    logSeverityLevel: 4, // errors are raised; nothing but a crash is printed as well
   };
 }
 

@@ -31,6 +31,14 @@ const FEEDS = ["negative_prompts", "repeat", "zeros", "included", "none"];
 const ROWS = ["prompts_and_negatives", "guided", "pictures"];
 const WHEN = ["prompt", "step", "picture"];
 const DTYPES = ["float32", "int64"];
+const HOSTS_OWN = {
+  tokenizer: ["input_ids", "attention_mask"],
+  sampler: ["latents", "timestep_embedding", "image_embedding"],
+};
+const REQUIRED = [
+  "graphs", "tokenizers", "files", "sizes", "sampling.stage_c.schedule", "sampling.stage_b.schedule", "host.run",
+  "host.sizes", "host.tolerances", "host.sessions", "host.schedule.alpha_clamp", "host.guidance.off_at", "host.picture.clamp",
+];
 
 /** A bundle whose manifest is known and whose files are hashed as they are read. */
 export class Bundle {
@@ -91,10 +99,12 @@ export function checkManifest(manifest, where) {
       `${where} has format version ${manifest.format_version}, this host reads ${FORMAT_VERSION}; export the bundle again with a matching version`,
     );
   }
+  const missing = REQUIRED.find((place) => valueAt(manifest, place) === undefined);
+  if (missing) throw new RunError(`${where}: ${missing} is missing; export the bundle again`);
   // Before anything else: no file outside the folder is opened, not even to be hashed.
-  for (const path of Object.keys(manifest.files ?? {})) checkInside(path, where);
+  for (const path of Object.keys(manifest.files)) checkInside(path, where);
   for (const [place, known] of Object.entries(KNOWN)) checkKnown(manifest, place, known, where);
-  for (const tokenizer of Object.values(manifest.tokenizers ?? {})) {
+  for (const tokenizer of Object.values(manifest.tokenizers)) {
     checkKnown(tokenizer, "rules.algorithm", ["byte_level_bpe"], where);
   }
   checkRun(manifest, where);
@@ -107,31 +117,38 @@ export function checkInside(path, where) {
 }
 
 function checkKnown(manifest, place, known, where) {
-  const value = place.split(".").reduce((at, key) => at?.[key], manifest);
-  const text = JSON.stringify(value);
+  const text = JSON.stringify(valueAt(manifest, place));
   if (known.some((one) => JSON.stringify(one) === text)) return;
   const all = known.map((one) => JSON.stringify(one)).join(", ");
   throw new RunError(`${where}: ${place} is ${text ?? "missing"}, this host knows ${all}`);
 }
 
+function valueAt(value, place) {
+  return place.split(".").reduce((at, key) => at?.[key], value);
+}
+
 function checkRun(manifest, where) {
   const fault = (said) => new RunError(`${where}: host.run: ${said}`);
-  const sources = new Set(["tokenizer", "sampler"]);
-  for (const call of manifest.host.run ?? []) {
+  const outputs = new Map(Object.entries(HOSTS_OWN));
+  for (const call of manifest.host.run) {
     const graph = manifest.graphs[call.graph];
     if (!graph) throw fault(`there is no graph '${call.graph}'`);
     const known = WHEN.includes(call.when) && ROWS.includes(call.rows);
     if (!known) throw fault(`${call.graph} runs '${call.when}' with rows '${call.rows}', which this host does not know`);
-    for (const { source, unconditional } of call.feeds) {
-      if (!sources.has(source)) throw fault(`${call.graph} reads of '${source}', which has not run before it`);
+    for (const { source, output, unconditional } of call.feeds) {
+      if (!outputs.get(source)?.includes(output)) throw fault(`${call.graph} reads '${source}.${output}', which is not there before it runs`);
       if (!FEEDS.includes(unconditional)) throw fault(`${call.graph} is fed '${unconditional}', which this host does not know`);
     }
-    for (const { name, dtype } of [...graph.inputs, ...graph.outputs]) {
-      if (!DTYPES.includes(dtype)) throw fault(`'${name}' of ${call.graph} is ${dtype}, this host knows ${DTYPES.join(" and ")}`);
-    }
-    sources.add(call.graph);
+    checkTypes(call.graph, graph, fault);
+    outputs.set(call.graph, graph.outputs.map(({ name }) => name));
   }
-  if (sources.size === 2 || !manifest.host.sizes?.length) throw new RunError(`${where}: host names no graph to run, or no size`);
+  if (manifest.host.run.length === 0 || manifest.host.sizes.length === 0) throw fault("there is no graph to run, or no size");
+}
+
+function checkTypes(name, graph, fault) {
+  for (const tensor of [...graph.inputs, ...graph.outputs]) {
+    if (!DTYPES.includes(tensor.dtype)) throw fault(`'${tensor.name}' of ${name} is ${tensor.dtype}, this host knows ${DTYPES.join(" and ")}`);
+  }
 }
 
 function parseJson(bytes, where) {

@@ -58,11 +58,13 @@ export class TorchNoise {
     const size = count(dims);
     if (size < minimum) throw new RunError(`a draw of ${size} values is below the ${minimum} of host.noise`);
     const data = new Float32Array(size);
-    // All uniforms of the whole draw come before those of its tail.
-    const uniform = this.#uniforms(size);
-    for (let at = 0; at + block <= size; at += block) boxMuller(uniform.subarray(at, at + block), data, at);
-    // The last values are drawn anew, over the end of the last whole block: PyTorch does so, too.
-    if (size % block > 0) boxMuller(this.#uniforms(block), data, size - block);
+    const rest = size % block;
+    for (let at = 0; at + block <= size; at += block) boxMuller(this.#uniforms(block), data, at);
+    if (rest > 0) {
+      // The last values are drawn, then drawn anew over the end of the last whole block, as in PyTorch.
+      this.#uniforms(rest);
+      boxMuller(this.#uniforms(block), data, size - block);
+    }
     return { dims, data };
   }
 
