@@ -51,15 +51,15 @@ const DO = {
     await settled("Ready.");
     return { bundle: await page.locator("#bundle").textContent() };
   },
-  /** With the keyboard: the prompt is typed, then Tab, then Enter on the button. */
-  async make({ prompt, fields = {}, engine = "wasm", pixels }) {
+  /** A prompt is typed and the button clicked; with `keyboard`, Tab leads there and Enter presses it. */
+  async make({ prompt, fields = {}, engine = "wasm", pixels, keyboard = false }) {
     await page.locator("#making details").evaluate((element) => (element.open = true));
     for (const [name, value] of Object.entries(fields)) await page.fill(`#making [name=${name}]`, String(value));
     await page.selectOption("#making [name=engine]", engine);
     await page.fill("#prompt", "");
-    await page.locator("#prompt").pressSequentially(prompt.slice(0, 40));
     if (prompt.length > 40) await page.fill("#prompt", prompt);
-    await page.click("#make");
+    else await page.locator("#prompt").pressSequentially(prompt);
+    await (keyboard ? pressButton() : page.click("#make"));
     await settled("The picture is there.");
     const said = { alert: await alert(), note: await page.locator("#note").textContent(), caption: await page.locator("#caption").textContent() };
     if (said.alert || !pixels) return said;
@@ -92,10 +92,21 @@ const DO = {
     if (viewport) await page.setViewportSize(viewport);
     if (scheme) await page.emulateMedia({ colorScheme: scheme });
     await page.screenshot({ path: file, fullPage: true });
-    // Nothing to scroll sideways to.
-    return page.evaluate(() => ({ overflow: document.documentElement.scrollWidth - window.innerWidth }));
+    return page.evaluate(() => ({
+      sideways: document.documentElement.scrollWidth - window.innerWidth,
+      unlabelled: [...document.querySelectorAll("input, select, textarea, progress")].filter((one) => one.labels.length === 0).map((one) => one.id),
+    }));
   },
 };
+
+async function pressButton() {
+  await page.focus("#prompt");
+  for (let presses = 0; presses < 20; presses += 1) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate(() => document.activeElement.id === "make")) return page.keyboard.press("Enter");
+  }
+  throw new Error("Tab does not lead from the prompt to the button");
+}
 
 async function savePixels(file) {
   const { height, width, data } = await page.evaluate(() => {

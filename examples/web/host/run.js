@@ -20,6 +20,7 @@ const EXTREME_GUIDANCE = 100;
 export class Run {
   #values = new Map(); // '<graph>.<output>' of the graphs that ran
   #latents = new Map(); // each stage's, from its start on
+  #truncated = new Set(); // texts that were too long, said once for all encoders
 
   /**
    * @param manifest @param {import("./engine.js").Sessions} sessions
@@ -118,7 +119,8 @@ export class Run {
   #encoded(graph, output) {
     const rows = [this.plan.prompt, this.plan.negative].map((text) => {
       const encoding = this.tokenizers.get(graph).encode(text);
-      if (encoding.truncated && output === "input_ids") this.watch.truncated?.(text, encoding.truncated);
+      if (encoding.truncated && !this.#truncated.has(text)) this.watch.truncated?.(text, encoding.truncated);
+      if (encoding.truncated) this.#truncated.add(text);
       return output === "input_ids" ? encoding.inputIds : encoding.mask;
     });
     return { dims: [rows.length, rows[0].length], data: BigInt64Array.from(rows.flat(), BigInt) };
