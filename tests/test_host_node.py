@@ -1,4 +1,4 @@
-"""The host in Node makes Python's pictures, finds what differs, and says in a line what is wrong."""
+"""The host in Node makes Python's pictures, finds what differs, and says in a line what failed."""
 
 import json
 from dataclasses import asdict
@@ -66,8 +66,8 @@ def test_added_tokens_are_found_as_the_tokenizers_library_finds_them(bundles, fl
     token |= {"normalized": True, "content": STYLE, "id": library.token_to_id(STYLE)} | flags
     value["rules"]["added"] += (token,)
     prompts = [
-        f"a {STYLE} dog", f"a{STYLE}b", f"{STYLE.lower()}  {STYLE.upper()}", f"x  {STYLE}  y", STYLE,
-        f"<|ENDOFTEXT|>{STYLE},", f"é{STYLE}_",
+        f"a {STYLE} dog", f"a{STYLE}b", f"{STYLE.lower()}  {STYLE.upper()}", f"x  {STYLE}  y",
+        STYLE, f"<|ENDOFTEXT|>{STYLE},", f"é{STYLE}_",
     ]  # fmt: skip
     made = units(
         ids={

@@ -1,4 +1,4 @@
-"""The page, in headless Chromium: Python's pictures, offline too; errors in a line; WebGPU's graphs."""
+"""The page in headless Chromium: Python's pictures, offline too; errors; WebGPU's graphs."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SWIFTSHADER = [
     "--use-webgpu-adapter=swiftshader",
     "--enable-features=Vulkan",
 ]
-PHONE, DESKTOP = {"width": 375, "height": 740}, {"width": 1280, "height": 900}
+PHONE, DESKTOP = 375, 1280
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
 
 
@@ -102,17 +102,19 @@ def test_no_address_of_another_server_is_in_the_page():
         assert not re.search(r"https?://(?!localhost)[\w.]", text) or path.name == "README.md", path
 
 
+@pytest.mark.slow
 def test_the_page_makes_pythons_picture_and_works_offline(bundles, tmp_path, serve):
     folder, prompt = bundles("one_level").folder, "a small blue star"
     url, server = serve()
     first, second = tmp_path / "first.rgb", tmp_path / "second.rgb"
+    make = {"does": "make", "prompt": prompt, "fields": FIELDS}
     made = browse(
         tmp_path,
         [
             {"does": "goto", "url": url},
             {"does": "installed"},
             {"does": "pick", "folder": str(folder)},
-            {"does": "make", "prompt": prompt, "fields": FIELDS, "pixels": str(first)},
+            make | {"pixels": str(first)},
         ],
     )
     assert made[0] == {"isolated": True}
@@ -128,9 +130,9 @@ def test_the_page_makes_pythons_picture_and_works_offline(bundles, tmp_path, ser
         [
             {"does": "goto", "url": url},
             {"does": "reopened"},
-            {"does": "make", "prompt": prompt, "fields": FIELDS, "pixels": str(second), "keyboard": True},
+            make | {"pixels": str(second), "keyboard": True},
         ],
-    )  # fmt: skip
+    )
     assert again[0] == {"isolated": True}
     assert second.read_bytes() == first.read_bytes()
 
@@ -200,10 +202,11 @@ def test_bad_input_is_one_line_of_the_alert(bundles, tmp_path, serve):
 def test_the_page_in_light_and_dark_at_the_width_of_a_phone(bundles, tmp_path, serve):
     url, _ = serve(demo=bundles("demo").folder)
     looks = [
-        {"does": "look", "file": str(tmp_path / f"{name}-{scheme}.png"), "viewport": size, "scheme": scheme}
-        for name, size in (("phone", PHONE), ("desktop", DESKTOP))
+        {"does": "look", "file": f"{tmp_path}/{width}-{scheme}.png", "scheme": scheme}
+        | {"viewport": {"width": width, "height": 800}}
+        for width in (PHONE, DESKTOP)
         for scheme in ("light", "dark")
-    ]  # fmt: skip
+    ]
     prompt = "a large red circle on the left"
     made = browse(
         tmp_path,
