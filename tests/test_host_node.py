@@ -109,6 +109,27 @@ def test_paths_that_lead_out_of_the_folder():
     assert all("a path outside the bundle" in refused["error"] for refused in made[1:])
 
 
+def test_weights_that_no_memory_holds(bundles):
+    value = asdict(bundles("one_level").manifest)
+    file = value["graphs"]["stage_c"]["file"]
+    asked = {"manifest": value, "graph": "stage_c", "free": 8e9}
+    assert units(fits=asked)["fits"] == ["fits", "fits"]
+    value["files"][file]["size"] = 5_000_000_000
+    web, rest = units(fits=asked)["fits"]
+    assert "a WebAssembly memory ends at 4 GiB; take an int8 or int4 bundle" in web["error"]
+    assert rest == "fits"
+    value["files"][file]["size"] = 9_000_000_000
+    assert "9.0 GB of weights, 8.0 GB are free" in units(fits=asked)["fits"][1]["error"]
+
+
+def test_errors_of_memory_are_told_apart_from_others():
+    memory = ["std::bad_alloc", "Aborted(OOM)", "Array buffer allocation failed"]
+    memory += ["Failed to allocate memory for requested buffer of size 123", "Out of memory"]
+    made = units(errors={"messages": [*memory, "no room in the\nbloom filter"]})["errors"]
+    assert all(text.startswith("it: out of memory (") for text in made[:-1])
+    assert made[-1] == "it: no room in the bloom filter"
+
+
 @pytest.mark.parametrize("name", ["one_level", "public"])
 def test_the_golden_run_is_replayed_and_run(bundles, name):
     folder = bundles(name).folder

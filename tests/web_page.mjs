@@ -23,9 +23,15 @@ page.on("pageerror", (error) => errors.push(error.message));
 page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
 
 const status = () => page.locator("#status").textContent();
-const alert = async () => ((await page.locator("#alert").isVisible()) ? page.locator("#alert").textContent() : "");
+const alert = async () =>
+  (await page.locator("#alert").isVisible()) ? page.locator("#alert").textContent() : "";
 const settled = (wanted) =>
-  page.waitForFunction((text) => document.getElementById("status").textContent === text || !document.getElementById("alert").hidden, wanted, WAIT);
+  page.waitForFunction(
+    (text) =>
+      document.getElementById("status").textContent === text || !document.getElementById("alert").hidden,
+    wanted,
+    WAIT,
+  );
 
 const DO = {
   async goto({ url }) {
@@ -54,14 +60,19 @@ const DO = {
   /** A prompt is typed and the button clicked; with `keyboard`, Tab leads there and Enter presses it. */
   async make({ prompt, fields = {}, engine = "wasm", pixels, keyboard = false }) {
     await page.locator("#making details").evaluate((element) => (element.open = true));
-    for (const [name, value] of Object.entries(fields)) await page.fill(`#making [name=${name}]`, String(value));
+    for (const [name, value] of Object.entries(fields))
+      await page.fill(`#making [name=${name}]`, String(value));
     await page.selectOption("#making [name=engine]", engine);
     await page.fill("#prompt", "");
     if (prompt.length > 40) await page.fill("#prompt", prompt);
     else await page.locator("#prompt").pressSequentially(prompt);
     await (keyboard ? pressButton() : page.click("#make"));
     await settled("The picture is there.");
-    const said = { alert: await alert(), note: await page.locator("#note").textContent(), caption: await page.locator("#caption").textContent() };
+    const said = {
+      alert: await alert(),
+      note: await page.locator("#note").textContent(),
+      caption: await page.locator("#caption").textContent(),
+    };
     if (said.alert || !pixels) return said;
     return { ...said, ...(await savePixels(pixels)) };
   },
@@ -94,7 +105,9 @@ const DO = {
     await page.screenshot({ path: file, fullPage: true });
     return page.evaluate(() => ({
       sideways: document.documentElement.scrollWidth - window.innerWidth,
-      unlabelled: [...document.querySelectorAll("input, select, textarea, progress")].filter((one) => one.labels.length === 0).map((one) => one.id),
+      unlabelled: [...document.querySelectorAll("input, select, textarea, progress")]
+        .filter((one) => one.labels.length === 0)
+        .map((one) => one.id),
     }));
   },
 };
@@ -111,7 +124,11 @@ async function pressButton() {
 async function savePixels(file) {
   const { height, width, data } = await page.evaluate(() => {
     const canvas = document.getElementById("canvas");
-    const { data: rgba, width: w, height: h } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const {
+      data: rgba,
+      width: w,
+      height: h,
+    } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
     return { height: h, width: w, data: Array.from(rgba) };
   });
   writeFileSync(file, Uint8Array.from(data.filter((_, i) => i % 4 !== 3)));
@@ -122,7 +139,9 @@ const results = [];
 try {
   for (const { does, ...values } of steps.steps) results.push((await DO[does](values)) ?? {});
 } catch (error) {
-  errors.push(`${error.message} (status: ${await status().catch(() => "none")}, alert: ${await alert().catch(() => "none")})`);
+  errors.push(
+    `${error.message} (status: ${await status().catch(() => "none")}, alert: ${await alert().catch(() => "none")})`,
+  );
 }
 await context.close();
 console.log(JSON.stringify({ results, errors }));

@@ -32,7 +32,9 @@ export class Folder {
     if (target === null || !(await stat(target)).isFile()) return null;
     const root = await realpath(this.#root);
     if (!isBelow(root, target) && !isOwnBlob(root, target)) {
-      throw new RunError(`${this.name}: ${name} links to ${target}, outside the bundle; copy it with its files (cp -rL)`);
+      throw new RunError(
+        `${this.name}: ${name} links to ${target}, outside the bundle; copy it with its files (cp -rL)`,
+      );
     }
     return file;
   }
@@ -45,7 +47,9 @@ export async function verifiedPath(bundle, name) {
   if (file === null) throw new RunError(`${bundle.name}: ${name} is missing; export the bundle again`);
   const bytes = (await stat(file)).size;
   if (bytes !== size) {
-    throw new RunError(`${bundle.name}: ${name} has ${bytes} bytes, the manifest says ${size}; export the bundle again`);
+    throw new RunError(
+      `${bundle.name}: ${name} has ${bytes} bytes, the manifest says ${size}; export the bundle again`,
+    );
   }
   const hash = createHash("sha256");
   for await (const piece of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(piece);

@@ -43,7 +43,8 @@ async function makePicture(bundle, options) {
 function watch({ quiet }) {
   const said = (text) => process.stderr.write(text);
   return {
-    truncated: (prompt, lost) => said(`warning: '${prompt.slice(0, 40)}'...: too long, cut off before '${lost}'\n`),
+    truncated: (prompt, lost) =>
+      said(`warning: '${prompt.slice(0, 40)}'...: too long, cut off before '${lost}'\n`),
     step: (name, done, total) => {
       if (quiet) return;
       // On a terminal one line is written over, elsewhere a finished graph is a line.
@@ -57,18 +58,32 @@ function watch({ quiet }) {
 function parameters({ prompt, negative, seed, stages, sizes }) {
   const [height, width] = sizes.picture;
   return {
-    prompt, negative_prompt: negative, seed: [Number(seed)], height, width,
-    steps: stages.stage_c.rows.length, guidance: stages.stage_c.guidance,
-    decoder_steps: stages.stage_b.rows.length, decoder_guidance: stages.stage_b.guidance,
+    prompt,
+    negative_prompt: negative,
+    seed: [Number(seed)],
+    height,
+    width,
+    steps: stages.stage_c.rows.length,
+    guidance: stages.stage_c.guidance,
+    decoder_steps: stages.stage_b.rows.length,
+    decoder_guidance: stages.stage_b.guidance,
   };
 }
 
 function report(options, { height, width }, seconds, total) {
   const peak = process.resourceUsage().maxRSS * 1024;
   if (options.json) {
-    console.log(JSON.stringify({ picture: options.output, height, width, seconds: { total, graphs: seconds }, peak_bytes: peak }, null, 1));
+    console.log(
+      JSON.stringify(
+        { picture: options.output, height, width, seconds: { total, graphs: seconds }, peak_bytes: peak },
+        null,
+        1,
+      ),
+    );
   } else if (!options.quiet) {
-    console.log(`${options.output}: ${height} x ${width} in ${total.toFixed(1)} s, peak memory ${(peak / 1e6).toFixed(0)} MB`);
+    console.log(
+      `${options.output}: ${height} x ${width} in ${total.toFixed(1)} s, peak memory ${(peak / 1e6).toFixed(0)} MB`,
+    );
   }
 }
 
@@ -78,7 +93,10 @@ async function check(bundle, options) {
   const checks = [() => replay(bundle, tokenizers, recording), () => tokens(bundle, tokenizers)];
   if (options.check) {
     const engine = await nodeEngine(bundle, options);
-    checks.push(() => graphs(bundle, engine, tokenizers, recording), () => ownRun(bundle, engine, tokenizers, recording));
+    checks.push(
+      () => graphs(bundle, engine, tokenizers, recording),
+      () => ownRun(bundle, engine, tokenizers, recording),
+    );
   }
   const all = [];
   for (const one of checks) {
@@ -95,17 +113,28 @@ async function check(bundle, options) {
 function summary(compared) {
   const worst = new Map();
   const isWorse = (one, other) => (one.decibels ? one.error < other.error : one.error > other.error);
-  for (const one of compared) if (!worst.has(one.what) || isWorse(one, worst.get(one.what))) worst.set(one.what, one);
+  for (const one of compared)
+    if (!worst.has(one.what) || isWorse(one, worst.get(one.what))) worst.set(one.what, one);
   return [...worst.values()].map(({ what, error, limit, decibels }) =>
-    decibels ? `${what}: ${error.toFixed(1)} dB (at least ${limit})` : `${what}: error ${Number(error.toPrecision(3))} (at most ${Number(limit.toPrecision(3))})`,
+    decibels
+      ? `${what}: ${error.toFixed(1)} dB (at least ${limit})`
+      : `${what}: error ${Number(error.toPrecision(3))} (at most ${Number(limit.toPrecision(3))})`,
   );
 }
 
 async function checkWritable(file) {
   const folder = path.dirname(path.resolve(file));
-  const isFolder = await stat(folder).then((found) => found.isDirectory(), () => false);
+  const isFolder = await stat(folder).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
   if (!isFolder) throw new UsageError(`--output ${file}: the folder ${folder} does not exist`);
-  if (await stat(file).then((found) => found.isDirectory(), () => false)) {
+  if (
+    await stat(file).then(
+      (found) => found.isDirectory(),
+      () => false,
+    )
+  ) {
     throw new UsageError(`--output ${file}: it is a folder; give another file name`);
   }
   await access(folder, constants.W_OK).catch(() => {

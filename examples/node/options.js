@@ -26,26 +26,48 @@ Make a picture from a prompt with an ONNX bundle.
   --quiet                    no progress
   --help                     print this and exit`;
 
+/** @type {{type: "string"}} */
 const text = { type: "string" };
+/** @type {{type: "boolean", default: boolean}} */
 const flag = { type: "boolean", default: false };
+/** @type {import("node:util").ParseArgsConfig["options"]} */
 const FLAGS = {
-  output: { ...text, short: "o", default: "out.png" }, "negative-prompt": { ...text, default: "" },
-  seed: { ...text, default: "0" }, steps: text, guidance: text, "decoder-steps": text, "decoder-guidance": text,
-  height: text, width: text, size: text, threads: text,
-  "low-memory": flag, replay: flag, check: flag, json: flag, quiet: flag, help: flag,
+  output: { ...text, short: "o", default: "out.png" },
+  "negative-prompt": { ...text, default: "" },
+  seed: { ...text, default: "0" },
+  steps: text,
+  guidance: text,
+  "decoder-steps": text,
+  "decoder-guidance": text,
+  height: text,
+  width: text,
+  size: text,
+  threads: text,
+  "low-memory": flag,
+  replay: flag,
+  check: flag,
+  json: flag,
+  quiet: flag,
+  help: flag,
 };
 
-/** UsageError names the option that is wrong, before any work. */
+/** UsageError names the option that is wrong, before any work. @returns {Record<string, any>} */
 export function readOptions(argv) {
   const { values, positionals } = parsed(argv);
   const [bundle, prompt, ...more] = positionals;
   if (values.help) return { help: true };
   if (!bundle) throw new UsageError("there is no bundle; give its folder (see --help)");
   const checks = values.check || values.replay;
-  if (checks && prompt !== undefined) throw new UsageError("--check and --replay make no picture: leave the prompt out");
-  if (!checks && prompt === undefined) throw new UsageError('there is no prompt; give one (it may be empty: "")');
-  if (more.length > 0) throw new UsageError(`one prompt makes one picture; '${more[0]}' is one too many (put a prompt in quotes)`);
-  if (!/\.png$/i.test(values.output)) throw new UsageError(`--output ${values.output}: pictures are PNG files, end the name in .png`);
+  if (checks && prompt !== undefined)
+    throw new UsageError("--check and --replay make no picture: leave the prompt out");
+  if (!checks && prompt === undefined)
+    throw new UsageError('there is no prompt; give one (it may be empty: "")');
+  if (more.length > 0)
+    throw new UsageError(
+      `one prompt makes one picture; '${more[0]}' is one too many (put a prompt in quotes)`,
+    );
+  if (!/\.png$/i.test(values.output))
+    throw new UsageError(`--output ${values.output}: pictures are PNG files, end the name in .png`);
   return {
     ...values,
     bundle,
@@ -64,11 +86,13 @@ export function readOptions(argv) {
   };
 }
 
+/** @returns {{values: Record<string, any>, positionals: string[]}} */
 function parsed(argv) {
   // A negative number is a value, not a flag: parseArgs wants it behind '='.
   const joined = argv.reduce((words, word) => {
     const before = words.at(-1);
-    if (/^-\d/.test(word) && /^--[a-z-]+$/.test(before ?? "")) return [...words.slice(0, -1), `${before}=${word}`];
+    if (/^-\d/.test(word) && /^--[a-z-]+$/.test(before ?? ""))
+      return [...words.slice(0, -1), `${before}=${word}`];
     return [...words, word];
   }, []);
   try {
@@ -89,17 +113,20 @@ function whole(values, name, least) {
 function number(values, name) {
   const value = values[name];
   if (value === undefined) return null;
-  if (value.trim() === "" || !Number.isFinite(Number(value))) throw new UsageError(`--${name} is '${value}'; it must be a number`);
+  if (value.trim() === "" || !Number.isFinite(Number(value)))
+    throw new UsageError(`--${name} is '${value}'; it must be a number`);
   return Number(value);
 }
 
 function seed(value) {
-  if (!/^[+-]?\d+$/.test(value)) throw new UsageError(`--seed is '${value}'; it must be a whole number such as 7`);
+  if (!/^[+-]?\d+$/.test(value))
+    throw new UsageError(`--seed is '${value}'; it must be a whole number such as 7`);
   return BigInt(value.replace(/^\+/, ""));
 }
 
 function size(values) {
-  if (values.size === undefined) return { height: whole(values, "height", 1), width: whole(values, "width", 1) };
+  if (values.size === undefined)
+    return { height: whole(values, "height", 1), width: whole(values, "width", 1) };
   for (const name of ["height", "width"]) {
     if (values[name] !== undefined) throw new UsageError(`--size and --${name} exclude each other`);
   }

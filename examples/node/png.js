@@ -20,7 +20,9 @@ export function encodePng({ height, width, pixels }, texts = {}) {
   header.writeUInt32BE(width, 0);
   header.writeUInt32BE(height, 4);
   header.set([8, 2, 0, 0, 0], 8); // 8 bits, RGB, and the only methods there are
-  const notes = Object.entries(texts).map(([key, text]) => chunk("iTXt", Buffer.from(`${key}\0\0\0\0\0${text}`)));
+  const notes = Object.entries(texts).map(([key, text]) =>
+    chunk("iTXt", Buffer.from(`${key}\0\0\0\0\0${text}`)),
+  );
   const data = chunk("IDAT", deflateSync(rows(height, width, pixels)));
   return Buffer.concat([SIGNATURE, chunk("IHDR", header), ...notes, data, chunk("IEND", Buffer.alloc(0))]);
 }

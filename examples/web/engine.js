@@ -1,13 +1,14 @@
 /** onnxruntime-web: WebAssembly with as many threads as the page may have, WebGPU where there is one. */
 
 import { ortSession, sessionOptions } from "./host/engine.js";
-import { asOurs, UsageError } from "./host/errors.js";
+import { asOurs, RunError, UsageError } from "./host/errors.js";
 
 const VENDOR = new URL("vendor/", import.meta.url).href;
 const MODULES = {
   wasm: ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"],
   webgpu: ["ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"],
 };
+const WASM_MEMORY = 2 ** 32;
 // Of ONNX Runtime's own operators, WebGPU's attention gives other values than the CPU's.
 const WRONG_ON_WEBGPU = "MultiHeadAttention";
 
@@ -24,12 +25,19 @@ export async function webEngine(bundle, wanted, say) {
 
   const open = async (graph) => {
     const spec = graphs[graph];
+    if (provider === "wasm") checkFits(bundle.manifest, graph);
     const model = await bundle.read(spec.file);
     const onGpu = provider === "webgpu" && !holdsText(model, WRONG_ON_WEBGPU);
-    if (provider === "webgpu" && !onGpu) say(`${graph} runs on WebAssembly: ${WRONG_ON_WEBGPU} is wrong on WebGPU`);
+    if (provider === "webgpu" && !onGpu)
+      say(`${graph} runs on WebAssembly: ${WRONG_ON_WEBGPU} is wrong on WebGPU`);
     const externalData = [];
-    for (const { file, location } of spec.data) externalData.push({ path: location, data: await bundle.read(file) });
-    const options = { ...sessionOptions(bundle.manifest, graph), externalData, executionProviders: [onGpu ? "webgpu" : "wasm"] };
+    for (const { file, location } of spec.data)
+      externalData.push({ path: location, data: await bundle.read(file) });
+    const options = {
+      ...sessionOptions(bundle.manifest, graph),
+      externalData,
+      executionProviders: [onGpu ? "webgpu" : "wasm"],
+    };
     try {
       return ortSession(ort, await ort.InferenceSession.create(model, options), graph, spec);
     } catch (error) {
@@ -40,7 +48,8 @@ export async function webEngine(bundle, wanted, say) {
   // WebAssembly widens fp16, WebGPU computes in it.
   const computes = (graph) => (provider === "webgpu" && graphs[graph].precision === "fp16" ? "f16" : "f32");
   const threads = ort.env.wasm.numThreads;
-  const about = provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  const about =
+    provider === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} ${threads === 1 ? "thread" : "threads"}`;
   return { open, computes, about };
 }
 
@@ -63,6 +72,15 @@ async function load(provider) {
   ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
   ort.env.logLevel = "error";
   return ort;
+}
+
+/** RunError where a graph's weights alone are more than a WebAssembly memory holds. */
+export function checkFits({ graphs, files }, graph) {
+  const { file, data } = graphs[graph];
+  const bytes = [file, ...data.map((part) => part.file)].reduce((sum, path) => sum + files[path].size, 0);
+  if (bytes < WASM_MEMORY) return;
+  const said = `${graph} has ${(bytes / 1e9).toFixed(1)} GB of weights, and a WebAssembly memory ends at 4 GiB`;
+  throw new RunError(`out of memory: ${said}; take an int8 or int4 bundle`);
 }
 
 /** Whether bytes hold an ASCII text: a graph names its operators in the clear. */

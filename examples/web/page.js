@@ -3,7 +3,12 @@
 import { fromDrop, fromInput } from "./picking.js";
 
 const $ = (id) => document.getElementById(id);
-const PARTS = { replay: "The replay is", tokens: "The ids of prompts are", graphs: "The graphs are", run: "The run is" };
+const PARTS = {
+  replay: "The replay is",
+  tokens: "The ids of prompts are",
+  graphs: "The graphs are",
+  run: "The run is",
+};
 let worker;
 let opened = null; // of the bundle in use
 let asked = null; // the prompt in work
@@ -26,8 +31,14 @@ const SHOW = {
     opened = bundle;
     $("bundle").textContent = `${bundle.name}, ${bundle.precision}`;
     const { elements } = $("making");
-    const defaults = { height: bundle.height, width: bundle.width, steps: bundle.steps[0], guidance: bundle.guidance[0],
-      decoderSteps: bundle.steps[1], decoderGuidance: bundle.guidance[1] };
+    const defaults = {
+      height: bundle.height,
+      width: bundle.width,
+      steps: bundle.steps[0],
+      guidance: bundle.guidance[0],
+      decoderSteps: bundle.steps[1],
+      decoderGuidance: bundle.guidance[1],
+    };
     for (const [name, value] of Object.entries(defaults)) elements[name].placeholder = value;
     ready("Ready.");
   },
@@ -48,7 +59,9 @@ const SHOW = {
   picture({ height, width, rgba, seconds, about }) {
     draw({ height, width, rgba }, `picture of: ${asked}`);
     $("caption").textContent = `${width} × ${height}, ${seconds.total.toFixed(1)} s (${about})`;
-    const rows = Object.entries(seconds.graphs).map(([graph, { load, run }]) => row(graph, load.toFixed(2), run.toFixed(2)));
+    const rows = Object.entries(seconds.graphs).map(([graph, { load, run }]) =>
+      row(graph, load.toFixed(2), run.toFixed(2)),
+    );
     $("times").replaceChildren(...rows);
     $("times-row").hidden = false;
     $("canvas").toBlob((blob) => {
@@ -64,7 +77,8 @@ const SHOW = {
     const worst = new Map();
     for (const one of compared) {
       const before = worst.get(one.what);
-      if (!before || (one.decibels ? one.error < before.error : one.error > before.error)) worst.set(one.what, one);
+      if (!before || (one.decibels ? one.error < before.error : one.error > before.error))
+        worst.set(one.what, one);
     }
     $("compared").hidden = false;
     $("compared").append(...Array.from(worst.values(), line));
@@ -83,7 +97,9 @@ const SHOW = {
 function line({ what, error, limit, decibels }) {
   const item = document.createElement("li");
   const values = [error, limit].map((value) => Number(value.toPrecision(3)));
-  item.textContent = decibels ? `${what}: ${values[0]} dB (at least ${values[1]})` : `${what}: ${values[0]} (at most ${values[1]})`;
+  item.textContent = decibels
+    ? `${what}: ${values[0]} dB (at least ${values[1]})`
+    : `${what}: ${values[0]} (at most ${values[1]})`;
   return item;
 }
 
@@ -128,7 +144,9 @@ const send = (kind, values = {}) => worker.postMessage({ kind, ...values });
 function start() {
   worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   worker.addEventListener("message", ({ data }) => SHOW[data.kind](data));
-  worker.addEventListener("error", (event) => SHOW.error({ message: event.message || "the page's worker did not start" }));
+  worker.addEventListener("error", (event) =>
+    SHOW.error({ message: event.message || "the page's worker did not start" }),
+  );
 }
 
 function pick({ name, files }) {
@@ -148,7 +166,12 @@ function make(event) {
   $("caption").textContent = "";
   for (const id of ["compared", "save", "times-row"]) $(id).hidden = true;
   for (const id of ["stage_c", "stage_b"]) $(id).value = 0;
-  const options = { prompt: data.prompt, negative: data.negative, seed: BigInt(data.seed.replace("+", "")), ...Object.fromEntries(given) };
+  const options = {
+    prompt: data.prompt,
+    negative: data.negative,
+    seed: BigInt(data.seed.replace("+", "")),
+    ...Object.fromEntries(given),
+  };
   send("run", { options, engine: data.engine });
 }
 
@@ -197,4 +220,6 @@ listen();
 send("list");
 // Asked for once, so that the browser does not clear gigabytes by itself.
 navigator.storage?.persist?.();
-navigator.serviceWorker?.register("service-worker.js").catch((error) => alertOf(`The page will not work offline: ${error.message}`));
+navigator.serviceWorker
+  ?.register("service-worker.js")
+  .catch((error) => alertOf(`The page will not work offline: ${error.message}`));

@@ -36,6 +36,8 @@ function belowManifest(pairs) {
   manifests.sort((one, other) => depth(one) - depth(other));
   const folder = (manifests[0] ?? pairs[0]?.[0] ?? "").split("/").slice(0, -1);
   const prefix = folder.map((part) => `${part}/`).join("");
-  const files = pairs.filter(([path]) => path.startsWith(prefix)).map(([path, file]) => [path.slice(prefix.length), file]);
+  const files = pairs
+    .filter(([path]) => path.startsWith(prefix))
+    .map(([path, file]) => [path.slice(prefix.length), file]);
   return { name: folder.at(-1) ?? "the files", files };
 }

@@ -6,17 +6,48 @@
 
 const CACHE = "wuerstchen-page-1";
 const PAGE = [
-  "./", "index.html", "style.css", "page.js", "picking.js", "storage.js", "engine.js", "worker.js",
-  ...["check", "engine", "errors", "manifest", "noise", "picture", "plan", "recording", "run", "safetensors",
-    "sampler", "schedule", "sizes", "tensors", "tokenizer"].map((name) => `host/${name}.js`),
-  "vendor/ort.wasm.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.wasm",
+  "./",
+  "index.html",
+  "style.css",
+  "page.js",
+  "picking.js",
+  "storage.js",
+  "engine.js",
+  "worker.js",
+  ...[
+    "check",
+    "engine",
+    "errors",
+    "manifest",
+    "noise",
+    "picture",
+    "plan",
+    "recording",
+    "run",
+    "safetensors",
+    "sampler",
+    "schedule",
+    "sizes",
+    "tensors",
+    "tokenizer",
+  ].map((name) => `host/${name}.js`),
+  "vendor/ort.wasm.bundle.min.mjs",
+  "vendor/ort-wasm-simd-threaded.wasm",
 ];
 const FOR_WEBGPU = ["vendor/ort.webgpu.bundle.min.mjs", "vendor/ort-wasm-simd-threaded.asyncify.wasm"];
-const ISOLATED = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
+const ISOLATED = {
+  "Cross-Origin-Opener-Policy": "same-origin",
+  "Cross-Origin-Embedder-Policy": "require-corp",
+};
 
 addEventListener("install", (event) => {
   const files = self.navigator.gpu ? [...PAGE, ...FOR_WEBGPU] : PAGE;
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(files)).then(() => self.skipWaiting()));
+  event.waitUntil(
+    caches
+      .open(CACHE)
+      .then((cache) => cache.addAll(files))
+      .then(() => self.skipWaiting()),
+  );
 });
 
 addEventListener("activate", (event) => {
@@ -31,7 +62,9 @@ addEventListener("fetch", (event) => {
 
 /** From the network while there is one, so that a new version is seen at once. */
 async function answer(request) {
-  const response = await fetch(request).catch(() => caches.match(request, { cacheName: CACHE, ignoreSearch: true }));
+  const response = await fetch(request).catch(() =>
+    caches.match(request, { cacheName: CACHE, ignoreSearch: true }),
+  );
   return response ? isolated(response) : Response.error();
 }
 

@@ -76,7 +76,9 @@ async function put(cache, url, bytes) {
   try {
     await cache.put(url, new Response(bytes));
   } catch (error) {
-    throw new RunError(`the browser cannot keep the bundle (${error.message}); free space, or forget another one`);
+    throw new RunError(
+      `the browser cannot keep the bundle (${error.message}); free space, or forget another one`,
+    );
   }
 }
 
@@ -91,8 +93,14 @@ export async function forget(key) {
 
 /** What this host reads of a bundle; a golden run that was left out is no fault. */
 function filesOf(manifest) {
-  const graphs = Object.values(manifest.graphs).flatMap(({ file, data }) => [file, ...data.map((part) => part.file)]);
-  const texts = Object.values(manifest.tokenizers).flatMap(({ folder }) => [`${folder}/vocab.json`, `${folder}/merges.txt`]);
+  const graphs = Object.values(manifest.graphs).flatMap(({ file, data }) => [
+    file,
+    ...data.map((part) => part.file),
+  ]);
+  const texts = Object.values(manifest.tokenizers).flatMap(({ folder }) => [
+    `${folder}/vocab.json`,
+    `${folder}/merges.txt`,
+  ]);
   const golden = Object.keys(manifest.files).filter((path) => path.startsWith("golden/"));
   return [...new Set([...graphs, ...texts, ...golden])];
 }
@@ -100,4 +108,3 @@ function filesOf(manifest) {
 function urlOf(key, path) {
   return new URL(`bundles/${key}/${path}`, new URL(".", import.meta.url)).href;
 }
-

@@ -18,9 +18,9 @@ import { fetchedFiles, forget, keep, keptBundles, keptFiles, pickedFiles } from 
 // Graphs stay open from picture to picture up to so many bytes: a WebAssembly memory ends at 4 GiB.
 const HELD_AT_MOST = 2 ** 30;
 
-/** @type {{bundle: import("./host/manifest.js").Bundle, tokenizers: Map} | null} */
+/** @type {{bundle: import("./host/manifest.js").Bundle, tokenizers: Map<string, import("./host/tokenizer.js").Tokenizer>} | null} */
 let current = null;
-/** @type {{wanted: string, engine: object, sessions: Sessions} | null} */
+/** @type {{wanted: string, engine: import("./host/engine.js").Engine, sessions: Sessions, about: string} | null} */
 let computing = null;
 
 const tell = (kind, values = {}) => postMessage({ kind, ...values });
@@ -57,7 +57,13 @@ const DO = {
     const picture = toBytes(await run.image(), bundle.manifest.host.picture);
     const total = (performance.now() - start) / 1000;
     const { height, width, pixels } = picture;
-    tell("picture", { height, width, rgba: withAlpha(pixels), seconds: { total, graphs: run.seconds }, about });
+    tell("picture", {
+      height,
+      width,
+      rgba: withAlpha(pixels),
+      seconds: { total, graphs: run.seconds },
+      about,
+    });
   },
 
   /** `parts`: of the golden check; `steps`: "ends" computes each denoiser's first and last only. */
@@ -83,7 +89,8 @@ const DO = {
 };
 
 const watch = {
-  step: (name, done, total, latents) => tell("step", { name, done, total, preview: latents && preview(latents) }),
+  step: (name, done, total, latents) =>
+    tell("step", { name, done, total, preview: latents && preview(latents) }),
   truncated: (prompt, lost) => say(`The prompt is too long: it was cut off before '${lost}'.`),
 };
 
@@ -123,8 +130,10 @@ async function engineFor(bundle, wanted) {
 // One after the other, in the order of the messages.
 let last = Promise.resolve();
 addEventListener("message", ({ data: { kind, ...values } }) => {
-  last = last.then(() => DO[kind](values)).catch((error) => {
-    const ours = asOurs(error, "the run failed");
-    tell("error", { message: ours.message, exitCode: ours.exitCode });
-  });
+  last = last
+    .then(() => DO[kind](values))
+    .catch((error) => {
+      const ours = asOurs(error, "the run failed");
+      tell("error", { message: ours.message, exitCode: ours.exitCode });
+    });
 });

@@ -22,15 +22,17 @@ const NOISE = 2e-6;
 const REPLAYED = 1e-3;
 const TABLES = 1e-4;
 
-/** Whether a comparison holds. */
+/** Whether a comparison holds. @param {Pick<Compared, "error" | "limit" | "decibels">} compared */
 export function holds({ error, limit, decibels }) {
   return decibels ? error >= limit : error <= limit;
 }
 
-/** RunError naming the tensor that differs. @param {Compared} compared */
+/** RunError naming the tensor that differs. @param {string} name @param {Compared} compared */
 export function failure(name, { what, tensor, error, limit, decibels }) {
   const [off, allowed] = [error, limit].map((value) => `${Number(value.toPrecision(3))}`);
-  const said = decibels ? `keeps ${off} dB of the golden run, ${allowed} dB are wanted` : `is ${off} off the golden run, ${allowed} is allowed`;
+  const said = decibels
+    ? `keeps ${off} dB of the golden run, ${allowed} dB are wanted`
+    : `is ${off} off the golden run, ${allowed} is allowed`;
   return new RunError(`${name}: ${what}: '${tensor}' is the first tensor that differs: it ${said}`);
 }
 
@@ -72,19 +74,37 @@ function replayedTensor(name, values, recording) {
   const limit = isNoise ? NOISE : isComputed ? REPLAYED : 0;
   const stage = name.includes("/") ? name.split("/")[0] : "wiring";
   const kind = isNoise ? ": noise" : ": latents after every step";
-  return [{ what: `replay: ${stage}${stage === "wiring" ? "" : kind}`, tensor: name, error: largestError(values, golden), limit }];
+  return [
+    {
+      what: `replay: ${stage}${stage === "wiring" ? "" : kind}`,
+      tensor: name,
+      error: largestError(values, golden),
+      limit,
+    },
+  ];
 }
 
 /** The manifest's schedule and timestep embeddings, computed again from its constants. */
 function tables(manifest, name) {
   const denoiser = manifest.sampling[name];
   const rows = computedRows(denoiser, manifest.host.schedule, denoiser.timesteps);
-  const flat = (list) => ({ dims: [list.length, 4], data: Float64Array.from(list.flatMap(({ t, a, b, c }) => [t, a, b, c])) });
-  const embedded = (list) => ({ dims: [list.length], data: Float64Array.from(list.flatMap((row) => [...row])) });
+  const flat = (list) => ({
+    dims: [list.length, 4],
+    data: Float64Array.from(list.flatMap(({ t, a, b, c }) => [t, a, b, c])),
+  });
+  const embedded = (list) => ({
+    dims: [list.length],
+    data: Float64Array.from(list.flatMap((row) => [...row])),
+  });
   const what = `replay: ${name}: schedule and timestep embeddings`;
   const embeddings = largestError(embedded(rows.map((row) => row.embedding)), embedded(denoiser.embeddings));
   return [
-    { what, tensor: `sampling.${name}.schedule`, error: largestError(flat(rows), flat(denoiser.schedule)), limit: TABLES },
+    {
+      what,
+      tensor: `sampling.${name}.schedule`,
+      error: largestError(flat(rows), flat(denoiser.schedule)),
+      limit: TABLES,
+    },
     { what, tensor: `sampling.${name}.embeddings`, error: embeddings, limit: TABLES },
   ];
 }
@@ -99,7 +119,12 @@ export async function tokens(bundle, tokenizers) {
       const ones = encoding.mask.reduce((sum, value) => sum + value, 0);
       const differing = ids[graph].filter((id, i) => id !== encoding.inputIds[i]).length;
       const error = differing + Math.abs(ones - length[graph]);
-      return { what: "tokens", tensor: `${graph}.input_ids of ${JSON.stringify(prompt.slice(0, 40))}`, error, limit: 0 };
+      return {
+        what: "tokens",
+        tensor: `${graph}.input_ids of ${JSON.stringify(prompt.slice(0, 40))}`,
+        error,
+        limit: 0,
+      };
     }),
   );
 }
@@ -131,7 +156,12 @@ async function forced(manifest, engine, recording, graph, steps, compared) {
     const outputs = await session.run(exact(feeds, graph, recording));
     for (const [name, values] of outputs) {
       const limit = tolerance(manifest, engine, graph).graph_error;
-      compared.push({ what: `graph ${graph}`, tensor: `${owner}.${name}`, error: relativeError(values, wanted.get(name)), limit });
+      compared.push({
+        what: `graph ${graph}`,
+        tensor: `${owner}.${name}`,
+        error: relativeError(values, wanted.get(name)),
+        limit,
+      });
     }
     return wanted;
   };
@@ -140,16 +170,22 @@ async function forced(manifest, engine, recording, graph, steps, compared) {
 
 /** The recorded inputs in place of those that only agree to the last bits. */
 function exact(feeds, graph, recording) {
-  return new Map([...feeds].map(([name, values]) => [name, recording.tensors.get(`${graph}.${name}`) ?? values]));
+  return new Map(
+    [...feeds].map(([name, values]) => [name, recording.tensors.get(`${graph}.${name}`) ?? values]),
+  );
 }
 
 function denoiserSteps(recording, stage) {
-  return [...recording.tensors.keys()].filter((name) => name.startsWith(`${stage}/`) && name.endsWith(".epsilon")).length;
+  return [...recording.tensors.keys()].filter(
+    (name) => name.startsWith(`${stage}/`) && name.endsWith(".epsilon"),
+  ).length;
 }
 
 function tolerance(manifest, engine, graph) {
   const all = manifest.host.tolerances[graph];
-  const found = all.find(({ compute }) => compute === engine.computes(graph)) ?? all.find(({ compute }) => compute === "f32");
+  const found =
+    all.find(({ compute }) => compute === engine.computes(graph)) ??
+    all.find(({ compute }) => compute === "f32");
   if (!found) throw new RunError(`host.tolerances has none for ${graph} in ${engine.computes(graph)}`);
   return found;
 }
@@ -164,9 +200,21 @@ export async function ownRun(bundle, engine, tokenizers, recording) {
   const tensor = (name, values) => {
     const golden = recording.tensors.get(name);
     if (golden && /\/\d+\.latents$/.test(name)) {
-      compared.push({ what: "own run: latents after every step", tensor: name, error: sqnr(values, golden), limit: latents, decibels: true });
+      compared.push({
+        what: "own run: latents after every step",
+        tensor: name,
+        error: sqnr(values, golden),
+        limit: latents,
+        decibels: true,
+      });
     } else if (golden && name.endsWith(".image")) {
-      compared.push({ what: "own run: picture", tensor: name, error: psnr(values, golden), limit: picture, decibels: true });
+      compared.push({
+        what: "own run: picture",
+        tensor: name,
+        error: psnr(values, golden),
+        limit: picture,
+        decibels: true,
+      });
     }
   };
   await runOf(manifest, engine, tokenizers, recording, { tensor }).image();
@@ -174,5 +222,11 @@ export async function ownRun(bundle, engine, tokenizers, recording) {
 }
 
 function runOf(manifest, engine, tokenizers, recording, watch) {
-  return new Run(manifest, new Sessions(engine, true), tokenizers, makePlan(manifest, recording.options), watch);
+  return new Run(
+    manifest,
+    new Sessions(engine, true),
+    tokenizers,
+    makePlan(manifest, recording.options),
+    watch,
+  );
 }

@@ -36,8 +36,19 @@ const HOSTS_OWN = {
   sampler: ["latents", "timestep_embedding", "image_embedding"],
 };
 const REQUIRED = [
-  "graphs", "tokenizers", "files", "sizes", "sampling.stage_c.schedule", "sampling.stage_b.schedule", "host.run",
-  "host.sizes", "host.tolerances", "host.sessions", "host.schedule.alpha_clamp", "host.guidance.off_at", "host.picture.clamp",
+  "graphs",
+  "tokenizers",
+  "files",
+  "sizes",
+  "sampling.stage_c.schedule",
+  "sampling.stage_b.schedule",
+  "host.run",
+  "host.sizes",
+  "host.tolerances",
+  "host.sessions",
+  "host.schedule.alpha_clamp",
+  "host.guidance.off_at",
+  "host.picture.clamp",
 ];
 
 /** A bundle whose manifest is known and whose files are hashed as they are read. */
@@ -59,7 +70,9 @@ export class Bundle {
     const bytes = await this.files.read(path);
     if (bytes === null) throw new RunError(`${this.name}: ${path} is missing; export the bundle again`);
     if (bytes.length !== entry.size) {
-      throw new RunError(`${this.name}: ${path} has ${bytes.length} bytes, the manifest says ${entry.size}; export the bundle again`);
+      throw new RunError(
+        `${this.name}: ${path} has ${bytes.length} bytes, the manifest says ${entry.size}; export the bundle again`,
+      );
     }
     if ((await sha256(bytes)) !== entry.sha256) throw this.changed(path);
     return bytes;
@@ -71,12 +84,15 @@ export class Bundle {
 
   /** What the manifest says of a file. */
   entry(path) {
-    if (!Object.hasOwn(this.manifest.files, path)) throw new RunError(`${this.name}: the manifest names no ${path}`);
+    if (!Object.hasOwn(this.manifest.files, path))
+      throw new RunError(`${this.name}: the manifest names no ${path}`);
     return this.manifest.files[path];
   }
 
   changed(path) {
-    return new RunError(`${this.name}: ${path} is not the file the manifest names (SHA-256 differs); export the bundle again`);
+    return new RunError(
+      `${this.name}: ${path} is not the file the manifest names (SHA-256 differs); export the bundle again`,
+    );
   }
 }
 
@@ -84,7 +100,9 @@ export class Bundle {
 export async function openBundle(files) {
   const bytes = await files.read(MANIFEST);
   if (bytes === null) {
-    throw new RunError(`${files.name} is no bundle: it has no ${MANIFEST}; make one with 'python -m exporter'`);
+    throw new RunError(
+      `${files.name} is no bundle: it has no ${MANIFEST}; make one with 'python -m exporter'`,
+    );
   }
   const manifest = parseJson(bytes, `${files.name}: ${MANIFEST}`);
   checkManifest(manifest, `${files.name}: ${MANIFEST}`);
@@ -93,7 +111,8 @@ export async function openBundle(files) {
 
 /** RunError naming the first thing that this host does not know. */
 export function checkManifest(manifest, where) {
-  if (manifest?.format !== "wuerstchen-bundle") throw new RunError(`${where} is not a wuerstchen-bundle manifest`);
+  if (manifest?.format !== "wuerstchen-bundle")
+    throw new RunError(`${where} is not a wuerstchen-bundle manifest`);
   if (manifest.format_version !== FORMAT_VERSION) {
     throw new RunError(
       `${where} has format version ${manifest.format_version}, this host reads ${FORMAT_VERSION}; export the bundle again with a matching version`,
@@ -134,20 +153,30 @@ function checkRun(manifest, where) {
     const graph = manifest.graphs[call.graph];
     if (!graph) throw fault(`there is no graph '${call.graph}'`);
     const known = WHEN.includes(call.when) && ROWS.includes(call.rows);
-    if (!known) throw fault(`${call.graph} runs '${call.when}' with rows '${call.rows}', which this host does not know`);
+    if (!known)
+      throw fault(
+        `${call.graph} runs '${call.when}' with rows '${call.rows}', which this host does not know`,
+      );
     for (const { source, output, unconditional } of call.feeds) {
-      if (!outputs.get(source)?.includes(output)) throw fault(`${call.graph} reads '${source}.${output}', which is not there before it runs`);
-      if (!FEEDS.includes(unconditional)) throw fault(`${call.graph} is fed '${unconditional}', which this host does not know`);
+      if (!outputs.get(source)?.includes(output))
+        throw fault(`${call.graph} reads '${source}.${output}', which is not there before it runs`);
+      if (!FEEDS.includes(unconditional))
+        throw fault(`${call.graph} is fed '${unconditional}', which this host does not know`);
     }
     checkTypes(call.graph, graph, fault);
-    outputs.set(call.graph, graph.outputs.map(({ name }) => name));
+    outputs.set(
+      call.graph,
+      graph.outputs.map(({ name }) => name),
+    );
   }
-  if (manifest.host.run.length === 0 || manifest.host.sizes.length === 0) throw fault("there is no graph to run, or no size");
+  if (manifest.host.run.length === 0 || manifest.host.sizes.length === 0)
+    throw fault("there is no graph to run, or no size");
 }
 
 function checkTypes(name, graph, fault) {
   for (const tensor of [...graph.inputs, ...graph.outputs]) {
-    if (!DTYPES.includes(tensor.dtype)) throw fault(`'${tensor.name}' of ${name} is ${tensor.dtype}, this host knows ${DTYPES.join(" and ")}`);
+    if (!DTYPES.includes(tensor.dtype))
+      throw fault(`'${tensor.name}' of ${name} is ${tensor.dtype}, this host knows ${DTYPES.join(" and ")}`);
   }
 }
 

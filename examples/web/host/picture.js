@@ -2,7 +2,7 @@
 
 /**
  * Rows of red, green and blue bytes of one picture.
- * @param {import("./tensors.js").Tensor} image (1,3,H,W)
+ * @param {import("./tensors.js").Floats} image (1,3,H,W)
  * @param rules the manifest's `host.picture`
  * @returns {{height: number, width: number, pixels: Uint8Array}}
  */

@@ -16,8 +16,15 @@ import { sizesFor } from "./sizes.js";
 
 /** @type {Options} */
 export const DEFAULTS = {
-  prompt: "", negative: "", seed: 0, steps: null, guidance: null,
-  decoderSteps: null, decoderGuidance: null, height: null, width: null,
+  prompt: "",
+  negative: "",
+  seed: 0,
+  steps: null,
+  guidance: null,
+  decoderSteps: null,
+  decoderGuidance: null,
+  height: null,
+  width: null,
 };
 
 /** One picture at a time. */
@@ -32,7 +39,14 @@ export function makePlan(manifest, asked) {
     stage_b: stage("stage_b", options.decoderSteps, options.decoderGuidance, manifest, sizes),
   };
   const noise = new TorchNoise(manifest.host.noise, options.seed);
-  const plan = { prompt: options.prompt, negative: options.negative, seed: options.seed, stages, sizes, noise };
+  const plan = {
+    prompt: options.prompt,
+    negative: options.negative,
+    seed: options.seed,
+    stages,
+    sizes,
+    noise,
+  };
   checkFixedShapes(manifest, plan);
   return plan;
 }
@@ -40,7 +54,8 @@ export function makePlan(manifest, asked) {
 function stage(name, steps, scale, manifest, sizes) {
   const denoiser = manifest.sampling[name];
   const guidance = scale ?? denoiser.guidance;
-  if (!Number.isFinite(guidance)) throw new UsageError(`the guidance scale is ${guidance}; it must be a number`);
+  if (!Number.isFinite(guidance))
+    throw new UsageError(`the guidance scale is ${guidance}; it must be a number`);
   return {
     name,
     rows: rowsFor(denoiser, manifest.host.schedule, steps),

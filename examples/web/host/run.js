@@ -28,12 +28,16 @@ export class Run {
    * @param {import("./plan.js").Plan} plan @param {Watch} watch
    */
   constructor(manifest, sessions, tokenizers, plan, watch = {}) {
-    Object.assign(this, { manifest, sessions, tokenizers, plan, watch });
+    this.manifest = manifest;
+    this.sessions = sessions;
+    this.tokenizers = tokenizers;
+    this.plan = plan;
+    this.watch = watch;
     /** @type {Record<string, {load: number, run: number}>} seconds by graph */
     this.seconds = {};
   }
 
-  /** The image (1,3,H,W), before it becomes bytes. @returns {Promise<Tensor>} */
+  /** The image (1,3,H,W), before it becomes bytes. @returns {Promise<import("./tensors.js").Floats>} */
   async image() {
     let outputs = new Map();
     for (const [index, call] of this.manifest.host.run.entries()) {
@@ -59,7 +63,10 @@ export class Run {
     const stage = this.plan.stages[call.stage];
     // What stays for all steps is fetched once.
     const changing = (feed) => feed.source === "sampler";
-    const constants = this.#feeds(call, call.feeds.filter((feed) => !changing(feed)));
+    const constants = this.#feeds(
+      call,
+      call.feeds.filter((feed) => !changing(feed)),
+    );
     let latents = this.#latentsOf(call.stage);
     for (const [index, row] of stage.rows.entries()) {
       const feeds = this.#feeds(call, call.feeds.filter(changing), row);
@@ -103,14 +110,16 @@ export class Run {
     if (source !== "sampler") return this.#values.get(`${source}.${output}`);
     if (output === "latents") return this.#latentsOf(call.stage);
     if (output === "timestep_embedding") return { dims: [1, row.embedding.length], data: row.embedding };
-    if (output === "image_embedding") return imageEmbedding(this.#latents.get("stage_c"), this.manifest.sampling);
+    if (output === "image_embedding")
+      return imageEmbedding(this.#latents.get("stage_c"), this.manifest.sampling);
     throw new RunError(`host.run: this host's sampler has no '${output}'`);
   }
 
   /** A source's rows as the call takes them: both halves, or the conditional one alone. */
   #rows(call, feed, values) {
     if (call.rows !== "guided") return values;
-    if (!this.plan.stages[call.stage].guided) return feed.unconditional === "negative_prompts" ? firstHalf(values) : values;
+    if (!this.plan.stages[call.stage].guided)
+      return feed.unconditional === "negative_prompts" ? firstHalf(values) : values;
     if (feed.unconditional === "repeat") return concatRows(values, values);
     return feed.unconditional === "zeros" ? concatRows(values, zerosLike(values)) : values;
   }

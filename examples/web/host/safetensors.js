@@ -12,9 +12,12 @@ export function readSafetensors(bytes, name) {
   try {
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     const start = 8 + Number(view.getBigUint64(0, true));
-    const { __metadata__: metadata = {}, ...entries } = JSON.parse(new TextDecoder().decode(bytes.subarray(8, start)));
+    const { __metadata__: metadata = {}, ...entries } = JSON.parse(
+      new TextDecoder().decode(bytes.subarray(8, start)),
+    );
     const tensors = new Map();
-    for (const [key, entry] of Object.entries(entries)) tensors.set(key, tensorOf(entry, bytes.subarray(start)));
+    for (const [key, entry] of Object.entries(entries))
+      tensors.set(key, tensorOf(entry, bytes.subarray(start)));
     return { tensors, metadata };
   } catch {
     throw new RunError(`${name} is no safetensors file, or it is cut off; export the bundle again`);

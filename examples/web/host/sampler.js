@@ -5,10 +5,10 @@ const f = Math.fround;
 /**
  * The latents after a step: a * x + b * epsilon + c * noise.
  * @param {import("./schedule.js").Row} row
- * @param {import("./tensors.js").Tensor} latents (B,C,H,W), as is `noise`
- * @param {import("./tensors.js").Tensor} epsilon as the graph gives it, both halves under guidance
+ * @param {import("./tensors.js").Floats} latents (B,C,H,W), as is `noise`
+ * @param {import("./tensors.js").Floats} epsilon as the graph gives it, both halves under guidance
  * @param {{guided: boolean, guidance: number}} stage
- * @returns {import("./tensors.js").Tensor}
+ * @returns {import("./tensors.js").Floats}
  */
 export function advance(row, latents, epsilon, noise, stage) {
   const [a, b, c] = [f(row.a), f(row.b), f(row.c)];
@@ -31,7 +31,7 @@ function guide(epsilon, scale) {
   return guided;
 }
 
-/** What Stage B is told of Stage C's latents. @returns {import("./tensors.js").Tensor} */
+/** What Stage B is told of Stage C's latents. @returns {import("./tensors.js").Floats} */
 export function imageEmbedding(latents, sampling) {
   const [mean, deviation] = [f(sampling.latent_mean), f(sampling.latent_std)];
   return { dims: latents.dims, data: latents.data.map((x) => f(x * mean) - deviation) };

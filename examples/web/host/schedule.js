@@ -19,7 +19,10 @@ const f = Math.fround;
  */
 export function rowsFor(denoiser, rules, steps) {
   if (steps !== null) return computedRows(denoiser, rules, evenTimesteps(steps));
-  return denoiser.schedule.map((row, i) => ({ ...row, embedding: Float32Array.from(denoiser.embeddings[i]) }));
+  return denoiser.schedule.map((row, i) => ({
+    ...row,
+    embedding: Float32Array.from(denoiser.embeddings[i]),
+  }));
 }
 
 /** Rows of any timesteps, from the manifest's constants. @returns {Row[]} */
@@ -41,7 +44,9 @@ export function evenTimesteps(steps) {
   // PyTorch computes the first half from the start and the second from the end.
   const rising = (i) => f(1 + step * i);
   const falling = (i) => f(0 - step * (steps - i));
-  return Array.from({ length: steps + 1 }, (_, i) => (i < Math.floor((steps + 1) / 2) ? rising(i) : falling(i)));
+  return Array.from({ length: steps + 1 }, (_, i) =>
+    i < Math.floor((steps + 1) / 2) ? rising(i) : falling(i),
+  );
 }
 
 /** The cosine schedule's share of signal at t, clamped. */

@@ -52,5 +52,7 @@ function nearest(cells, name, sampling) {
   if (above < cells + reach) found.push(above);
   const sides = found.map((n) => Math.trunc(n * sampling.resolution_multiple));
   if (sides.length === 0) return `no ${name} is valid: this checkpoint's stages do not fit together`;
-  return sides.length === 1 ? `the nearest valid ${name} is ${sides[0]}` : `the nearest valid ${name}s are ${sides.join(" and ")}`;
+  return sides.length === 1
+    ? `the nearest valid ${name} is ${sides[0]}`
+    : `the nearest valid ${name}s are ${sides.join(" and ")}`;
 }

@@ -2,7 +2,11 @@
 
 import { RunError } from "./errors.js";
 
-/** @typedef {{dims: number[], data: Float32Array | BigInt64Array}} Tensor */
+/**
+ * Sides and values; ids and masks are 64-bit integers, all else is fp32.
+ * @typedef {{dims: number[], data: Float32Array}} Floats
+ * @typedef {{dims: number[], data: Float32Array | BigInt64Array}} Tensor
+ */
 
 /** How many values a tensor of these dimensions has. */
 export function count(dims) {

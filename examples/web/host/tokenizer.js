@@ -20,7 +20,9 @@ export class Tokenizer {
     const added = this.rules.added;
     this.plain = finder(added.filter((token) => !token.normalized));
     this.normalized = finder(
-      added.filter((token) => token.normalized).map((token) => ({ ...token, content: this.normalize(token.content) })),
+      added
+        .filter((token) => token.normalized)
+        .map((token) => ({ ...token, content: this.normalize(token.content) })),
     );
   }
 
@@ -31,7 +33,9 @@ export class Tokenizer {
     const room = length - this.rules.frame.filter((part) => part !== "tokens").length;
     const parts = { bos: [this.spec.bos_id], tokens: tokens.slice(0, room), eos: [this.spec.eos_id] };
     const inputIds = this.rules.frame.flatMap((part) => parts[part]);
-    const mask = this.rules.frame.flatMap((part) => parts[part].map(() => Number(this.rules.mask.includes(part))));
+    const mask = this.rules.frame.flatMap((part) =>
+      parts[part].map(() => Number(this.rules.mask.includes(part))),
+    );
     const rest = length - inputIds.length;
     return {
       inputIds: [...inputIds, ...new Array(rest).fill(padding)],
@@ -42,7 +46,9 @@ export class Tokenizer {
 
   /** Ids without frame and padding. */
   tokens(text) {
-    return this.plain(text).flatMap((part) => (typeof part === "number" ? part : this.normalizedTokens(part)));
+    return this.plain(text).flatMap((part) =>
+      typeof part === "number" ? part : this.normalizedTokens(part),
+    );
   }
 
   normalizedTokens(text) {
@@ -93,7 +99,10 @@ export class Tokenizer {
   decode(ids) {
     const pieces = new Map([...this.vocab].map(([piece, id]) => [id, piece]));
     for (const { id, content } of this.rules.added) pieces.set(id, content);
-    const text = ids.map((id) => pieces.get(id) ?? "").join("").replaceAll(this.rules.end_of_word, " ");
+    const text = ids
+      .map((id) => pieces.get(id) ?? "")
+      .join("")
+      .replaceAll(this.rules.end_of_word, " ");
     const byteOf = new Map(this.bytes.map((character, byte) => [character, byte]));
     const bytes = Array.from(text, (character) => byteOf.get(character) ?? character.codePointAt(0));
     return new TextDecoder().decode(Uint8Array.from(bytes)).trim();
