@@ -161,7 +161,7 @@ def test_other_sizes_negative_prompts_and_the_check(bundles, tmp_path, serve):
 
 @pytest.mark.slow
 def test_bad_input_is_one_line_of_the_alert(bundles, tmp_path, serve):
-    source = bundles("one_level").folder
+    source = bundles("public").folder
     changes: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "version": (lambda m: m.update(format_version=3), "format version 3, this host reads 2"),
         "noise": (lambda m: m["host"]["noise"].update(algorithm="x"), 'noise.algorithm is "x"'),
@@ -176,9 +176,9 @@ def test_bad_input_is_one_line_of_the_alert(bundles, tmp_path, serve):
     messages += [("gone", "stage_b/model.onnx is missing"), ("nowhere", "is no bundle")]
     fetches = [{"does": "fetch", "address": f"{url}{name}/"} for name, _ in messages]
     runs = [
-        ({"height": 25}, "height 25 gives Stage B a latent side of"),
+        ({"height": 60}, "height 60 gives Stage B a latent side of"),
         ({"height": "", "guidance": "1e30"}, "NaN or infinite; lower guidance, which is 1e+30"),
-        ({"guidance": "", "height": 1000008, "width": 1000008}, "out of memory"),
+        ({"guidance": "", "height": 1024038, "width": 1024038}, "out of memory"),
         ({"height": "", "width": ""}, ""),
     ]
     made = browse(
