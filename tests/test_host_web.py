@@ -103,7 +103,8 @@ def test_no_address_of_another_server_is_in_the_page():
 
 
 @pytest.mark.slow
-def test_the_page_makes_pythons_picture_and_works_offline(bundles, tmp_path, serve):
+@pytest.mark.parametrize("dropped", [False, True], ids=["picked", "dropped"])
+def test_the_page_makes_pythons_picture_and_works_offline(bundles, tmp_path, serve, dropped):
     folder, prompt = bundles("one_level").folder, "a small blue star"
     url, server = serve()
     first, second = tmp_path / "first.rgb", tmp_path / "second.rgb"
@@ -113,13 +114,15 @@ def test_the_page_makes_pythons_picture_and_works_offline(bundles, tmp_path, ser
         [
             {"does": "goto", "url": url},
             {"does": "installed"},
-            {"does": "pick", "folder": str(folder)},
+            {"does": "drop" if dropped else "pick", "folder": str(folder)},
             make | {"pixels": str(first)},
         ],
     )
     assert made[0] == {"isolated": True}
     assert made[2] == {"alert": "", "bundle": made[2]["bundle"]} and "fp32" in made[2]["bundle"]
     assert re.search(rf"WebAssembly, {os.cpu_count()} thread", made[3]["caption"])
+    # Both stages were seen at work before the picture was.
+    assert made[3]["shown"] == ["latents of stage_c", "latents of stage_b", f"picture of: {prompt}"]
     wanted = python_picture(folder, prompt, tmp_path / "python.png", *FLAGS)
     assert np.abs(page_picture(first, made[3]) - wanted).max() <= SAME_SEED_LEVELS
 

@@ -47,6 +47,18 @@ const DO = {
     await settled("Ready.");
     return { alert: await alert(), bundle: await page.locator("#bundle").textContent() };
   },
+  /** A folder dropped on the page. */
+  async drop({ folder }) {
+    const devtools = await context.newCDPSession(page);
+    const data = { items: [], files: [folder], dragOperationsMask: 1 };
+    for (const type of ["dragEnter", "dragOver", "drop"]) {
+      await devtools.send("Input.dispatchDragEvent", { type, x: 100, y: 100, data });
+    }
+    await page
+      .catch(() => {});
+    await settled("Ready.");
+    return { alert: await alert(), bundle: await page.locator("#bundle").textContent() };
+  },
   async fetch({ address }) {
     await page.fill("#address", address);
     await page.click("#fetching button");
@@ -64,6 +76,12 @@ const DO = {
       await page.fill(`#making [name=${name}]`, String(value));
     await page.selectOption("#making [name=engine]", engine);
     await page.fill("#prompt", "");
+    await page.evaluate(() => {
+      const canvas = document.getElementById("canvas");
+      window.shown = new Set();
+      const note = () => window.shown.add(canvas.getAttribute("aria-label").split(" after ")[0]);
+      new MutationObserver(note).observe(canvas, { attributeFilter: ["aria-label"] });
+    });
     if (prompt.length > 40) await page.fill("#prompt", prompt);
     else await page.locator("#prompt").pressSequentially(prompt);
     await (keyboard ? pressButton() : page.click("#make"));
@@ -72,6 +90,7 @@ const DO = {
       alert: await alert(),
       note: await page.locator("#note").textContent(),
       caption: await page.locator("#caption").textContent(),
+      shown: await page.evaluate(() => [...window.shown]),
     };
     if (said.alert || !pixels) return said;
     return { ...said, ...(await savePixels(pixels)) };

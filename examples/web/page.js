@@ -90,6 +90,7 @@ const SHOW = {
 
   error({ message }) {
     alertOf(message);
+    $("stages").hidden = true;
     ready("It failed.");
   },
 };
@@ -164,7 +165,7 @@ function make(event) {
   busy("Making the picture …", true);
   $("stages").hidden = false;
   $("caption").textContent = "";
-  for (const id of ["compared", "save", "times-row"]) $(id).hidden = true;
+  for (const id of ["canvas", "compared", "save", "times-row"]) $(id).hidden = true;
   for (const id of ["stage_c", "stage_b"]) $(id).value = 0;
   const options = {
     prompt: data.prompt,
