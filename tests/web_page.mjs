@@ -54,8 +54,6 @@ const DO = {
     for (const type of ["dragEnter", "dragOver", "drop"]) {
       await devtools.send("Input.dispatchDragEvent", { type, x: 100, y: 100, data });
     }
-    await page
-      .catch(() => {});
     await settled("Ready.");
     return { alert: await alert(), bundle: await page.locator("#bundle").textContent() };
   },
