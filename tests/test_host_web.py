@@ -29,6 +29,7 @@ SWIFTSHADER = [
     "--enable-features=Vulkan",
 ]
 PHONE, DESKTOP = 375, 1280
+UNBUFFERED = os.environ | {"PYTHONUNBUFFERED": "1"}
 Serve = Callable[..., tuple[str, "subprocess.Popen[str]"]]
 
 
@@ -218,16 +219,57 @@ def test_the_page_in_light_and_dark_at_the_width_of_a_phone(bundles, tmp_path, s
             {"does": "fetch", "address": f"{url}demo/"},
             {"does": "make", "prompt": prompt, "pixels": str(tmp_path / "x.rgb")},
             *looks,
+            # More than a WebAssembly memory holds; the next picture is made all the same.
+            {"does": "make", "prompt": "a", "fields": FIELDS | {"height": 2048, "width": 2048}},
+            {"does": "make", "prompt": "a", "fields": FIELDS | {"height": "", "width": ""}},
         ],
     )
     wanted = python_picture(bundles("demo").folder, prompt, tmp_path / "python.png")
     difference = page_picture(tmp_path / "x.rgb", made[2]) - wanted
     assert np.abs(difference).max() <= SAME_SEED_LEVELS
-    assert made[3:] == [{"sideways": 0, "unlabelled": []}] * 4
+    assert made[3:7] == [{"sideways": 0, "unlabelled": []}] * 4
+    assert "out of memory" in made[7]["alert"] and made[8]["alert"] == ""
     # The page follows the scheme: its own colour is light, or dark.
     for look in looks:
         corner = pixels(Path(look["file"]))[2, 2].mean()
         assert (corner > 128) == (look["scheme"] == "light")
+
+
+@pytest.mark.slow
+def test_a_server_without_headers_then_stopping_and_forgetting(bundles, tmp_path):
+    line = [sys.executable, "-m", "http.server", "0", "--bind", "localhost", "--directory", WEB]
+    with subprocess.Popen(
+        [str(word) for word in line], stdout=subprocess.PIPE, env=UNBUFFERED
+    ) as server:
+        try:
+            assert server.stdout is not None
+            port = re.search(rb"port (\d+)", server.stdout.readline())
+            assert port is not None
+            make = {"does": "make", "prompt": "a star", "fields": FIELDS}
+            visit = {"does": "goto", "url": f"http://localhost:{int(port[1])}/"}
+            made = browse(
+                tmp_path,
+                [
+                    visit,
+                    {"does": "pick", "folder": str(bundles("one_level").folder)},
+                    make,
+                    {"does": "installed"},
+                    visit,
+                    {"does": "reopened"},
+                    make | {"fields": FIELDS | {"steps": 500}, "engine": "wasm"},
+                    {"does": "stop"},
+                    make,
+                    {"does": "forget"},
+                ],
+            )
+        finally:
+            server.kill()
+    assert made[0] == {"isolated": False} and "WebAssembly, 1 thread)" in made[2]["caption"]
+    # The service worker has sent the headers.
+    assert made[4] == {"isolated": True}
+    assert made[7] == {"alert": "", "stages": False}
+    assert made[8]["alert"] == "" and "WebAssembly" in made[8]["caption"]
+    assert made[9] == {"left": 0}
 
 
 @pytest.mark.slow

@@ -93,6 +93,21 @@ const DO = {
     if (said.alert || !pixels) return said;
     return { ...said, ...(await savePixels(pixels)) };
   },
+  /** Begun with a click, stopped once a step is done. */
+  async stop() {
+    await page.click("#make");
+    await page.waitForFunction(() => document.getElementById("stage_c").value > 0, null, WAIT);
+    await page.click("#stop");
+    await settled("Ready.");
+    return { alert: await alert(), stages: await page.locator("#stages").isVisible() };
+  },
+  async forget() {
+    await page.click("#forget");
+    await page.waitForFunction(() => document.getElementById("kept-row").hidden, null, WAIT);
+    return page.evaluate(async () => ({
+      left: (await (await caches.open("wuerstchen-bundles")).keys()).length,
+    }));
+  },
   async check() {
     await page.locator("#making details").evaluate((element) => (element.open = true));
     await page.click("#check");

@@ -180,6 +180,7 @@ function make(event) {
 function stop() {
   worker.terminate();
   start();
+  for (const id of ["stages", "canvas"]) $(id).hidden = true;
   send("reopen", { key: opened.key, name: opened.name });
 }
 

@@ -4,7 +4,9 @@
  * visit on. Bundles are kept by storage.js.
  */
 
-const CACHE = "wuerstchen-page-1";
+// Another number with every release of the page: what is kept is kept as a whole.
+const NAME = "wuerstchen-page-";
+const CACHE = `${NAME}1`;
 const PAGE = [
   "./",
   "index.html",
@@ -51,7 +53,7 @@ addEventListener("install", (event) => {
 });
 
 addEventListener("activate", (event) => {
-  event.waitUntil(self.clients.claim());
+  event.waitUntil(forgetOthers().then(() => self.clients.claim()));
 });
 
 addEventListener("fetch", (event) => {
@@ -59,6 +61,11 @@ addEventListener("fetch", (event) => {
   const isOurs = new URL(request.url).origin === self.location.origin;
   if (request.method === "GET" && isOurs) event.respondWith(answer(request));
 });
+
+async function forgetOthers() {
+  const others = (await caches.keys()).filter((name) => name.startsWith(NAME) && name !== CACHE);
+  await Promise.all(others.map((name) => caches.delete(name)));
+}
 
 /** From the network while there is one, so that a new version is seen at once. */
 async function answer(request) {

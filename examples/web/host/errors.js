@@ -11,7 +11,7 @@ export class RunError extends Error {
 }
 
 const OUT_OF_MEMORY =
-  /bad_alloc|out of memory|\boom\b|failed to allocate|allocation (size overflow|failed)|memory access out of bounds|invalid (typed )?array (buffer )?length|cannot enlarge memory/i;
+  /bad_alloc|out of memory|\boom\b|failed to allocate|allocation (size overflow|failed)|memory access out of bounds|invalid (typed )?array (buffer )?length|cannot enlarge memory|shape is too large/i;
 const FEWER_BYTES = "make a smaller picture, hold one graph at a time, or take an int8 or int4 bundle";
 
 /** What a library says of an error, which may be a page, on one line. */
