@@ -8,7 +8,7 @@ import { createRequire } from "node:module";
 
 const steps = JSON.parse(readFileSync(process.argv[2], "utf-8"));
 const { chromium } = createRequire(new URL("../examples/web/", import.meta.url))("playwright-core");
-const WAIT = { timeout: steps.timeout ?? 120_000 };
+const WAIT = { timeout: steps.timeout ?? 300_000 };
 
 const context = await chromium.launchPersistentContext(steps.profile, {
   executablePath: steps.chromium,

@@ -53,11 +53,12 @@ export async function webEngine(bundle, wanted, say) {
   return { open, computes, about };
 }
 
-/** WebGPU where there is an adapter for it, WebAssembly everywhere. */
+/** WebGPU where there is a GPU for it, WebAssembly everywhere. */
 async function chosen(wanted) {
   if (wanted === "wasm") return "wasm";
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (adapter) return "webgpu";
+  // One that is computed by the CPU is far slower than WebAssembly; it is taken where asked for.
+  if (adapter && (wanted === "webgpu" || !adapter.info.isFallbackAdapter)) return "webgpu";
   if (wanted === "webgpu") throw new UsageError("this browser has no WebGPU; choose WebAssembly");
   return "wasm";
 }

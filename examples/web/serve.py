@@ -42,6 +42,11 @@ class Handler(SimpleHTTPRequestHandler):
         finally:
             self.directory = page
 
+    def copyfile(self, source, outputfile) -> None:  # type: ignore[no-untyped-def]
+        """Send a file; a browser that goes away is no error."""
+        with suppress(ConnectionError):
+            super().copyfile(source, outputfile)
+
     def end_headers(self) -> None:
         for name, value in HEADERS.items():
             self.send_header(name, value)
