@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -175,9 +176,15 @@ def test_bad_input_is_one_line_of_the_alert(bundles, tmp_path, serve):
     folders = {name: copied(source, tmp_path / name, change[0]) for name, change in changes.items()}
     folders["gone"] = copied(source, tmp_path / "gone", lambda m: None)
     (folders["gone"] / "stage_b/model.onnx").unlink()
+    folders["bare"] = copied(source, tmp_path / "bare", lambda m: m["golden"].update(seed=1))
+    shutil.rmtree(folders["bare"] / "golden")  # which no picture needs
     url, _ = serve(**folders, good=source)
     messages = [(name, change[1]) for name, change in changes.items()]
-    messages += [("gone", "stage_b/model.onnx is missing"), ("nowhere", "is no bundle")]
+    messages += [
+        ("gone", "stage_b/model.onnx is missing"),
+        ("nowhere", "is no bundle"),
+        ("bare", ""),
+    ]
     fetches = [{"does": "fetch", "address": f"{url}{name}/"} for name, _ in messages]
     runs = [
         ({"height": 60}, "height 60 gives Stage B a latent side of"),

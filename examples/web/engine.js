@@ -58,7 +58,7 @@ async function chosen(wanted) {
   if (wanted === "wasm") return "wasm";
   const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
   // One that is computed by the CPU is far slower than WebAssembly; it is taken where asked for.
-  if (adapter && (wanted === "webgpu" || !adapter.info.isFallbackAdapter)) return "webgpu";
+  if (adapter && (wanted === "webgpu" || !adapter.info?.isFallbackAdapter)) return "webgpu";
   if (wanted === "webgpu") throw new UsageError("this browser has no WebGPU; choose WebAssembly");
   return "wasm";
 }

@@ -6,6 +6,7 @@ import { MANIFEST, sha256 } from "./host/manifest.js";
 /** @typedef {import("./host/manifest.js").Files} Files */
 
 const CACHE = "wuerstchen-bundles";
+const GOLDEN = "golden/";
 
 /** Files that were picked or dropped, by their path below the folder. @returns {Files} */
 export function pickedFiles(name, files) {
@@ -63,12 +64,18 @@ export async function keep(bundle, progress) {
   const paths = filesOf(bundle.manifest);
   const total = paths.reduce((sum, path) => sum + bundle.entry(path).size, 0);
   let done = 0;
-  for (const path of paths) {
-    await put(cache, urlOf(key, path), await bundle.read(path));
-    done += bundle.entry(path).size;
-    progress(done, total);
+  try {
+    for (const path of paths) {
+      const bytes = path.startsWith(GOLDEN) ? await bundle.readIfThere(path) : await bundle.read(path);
+      if (bytes !== null) await put(cache, urlOf(key, path), bytes);
+      done += bundle.entry(path).size;
+      progress(done, total);
+    }
+    await put(cache, urlOf(key, MANIFEST), bundle.bytes);
+  } catch (error) {
+    await forget(key); // half of it would only take room
+    throw error;
   }
-  await put(cache, urlOf(key, MANIFEST), bundle.bytes);
   return key;
 }
 
@@ -101,7 +108,7 @@ function filesOf(manifest) {
     `${folder}/vocab.json`,
     `${folder}/merges.txt`,
   ]);
-  const golden = Object.keys(manifest.files).filter((path) => path.startsWith("golden/"));
+  const golden = Object.keys(manifest.files).filter((path) => path.startsWith(GOLDEN));
   return [...new Set([...graphs, ...texts, ...golden])];
 }
 

@@ -66,15 +66,22 @@ export class Bundle {
 
   /** A file of the bundle; RunError when it is missing or not the one the manifest names. */
   async read(path) {
-    const entry = this.entry(path);
-    const bytes = await this.files.read(path);
+    const bytes = await this.readIfThere(path);
     if (bytes === null) throw new RunError(`${this.name}: ${path} is missing; export the bundle again`);
-    if (bytes.length !== entry.size) {
+    return bytes;
+  }
+
+  /** As `read`, but null for a file that is missing. */
+  async readIfThere(path) {
+    const { size, sha256: wanted } = this.entry(path);
+    const bytes = await this.files.read(path);
+    if (bytes === null) return null;
+    if (bytes.length !== size) {
       throw new RunError(
-        `${this.name}: ${path} has ${bytes.length} bytes, the manifest says ${entry.size}; export the bundle again`,
+        `${this.name}: ${path} has ${bytes.length} bytes, the manifest says ${size}; export the bundle again`,
       );
     }
-    if ((await sha256(bytes)) !== entry.sha256) throw this.changed(path);
+    if ((await sha256(bytes)) !== wanted) throw this.changed(path);
     return bytes;
   }
 
@@ -126,7 +133,22 @@ export function checkManifest(manifest, where) {
   for (const tokenizer of Object.values(manifest.tokenizers)) {
     checkKnown(tokenizer, "rules.algorithm", ["byte_level_bpe"], where);
   }
+  checkReferences(manifest, where);
   checkRun(manifest, where);
+}
+
+/** Everything the manifest refers to is among the files it vouches for. */
+function checkReferences({ graphs, tokenizers, files }, where) {
+  const ofGraphs = Object.values(graphs).flatMap(({ file, data }) => [
+    file,
+    ...data.map((part) => part.file),
+  ]);
+  const ofTexts = Object.values(tokenizers).flatMap(({ folder }) => [
+    `${folder}/vocab.json`,
+    `${folder}/merges.txt`,
+  ]);
+  const missing = [...ofGraphs, ...ofTexts].find((path) => !Object.hasOwn(files, path));
+  if (missing !== undefined) throw new RunError(`${where} names no ${missing} among its files`);
 }
 
 /** Parts joined by '/', none of them empty, '.' or '..'; no '\', which is a separator elsewhere. */
