@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,14 @@ PROMPT, NEGATIVE = "a large red circle", "a blue square"
 
 def built(folder: Path) -> Path:
     """The folder of the programs, with both engines and the warnings on."""
-    openvino = pytest.importorskip("openvino")
+    openvino = find_spec("openvino")
+    required(openvino, "openvino", "pip install openvino")
     cmake, ninja = command("cmake", INSTALL), command("ninja", INSTALL)
     headers = (TOOLS / "usr/include/onnxruntime", Path("/usr/include/onnxruntime"))
     required(any(map(Path.is_dir, headers)), "onnxruntime_cxx_api.h", INSTALL)
     for header in ("nlohmann/json.hpp", "stb/stb_image_write.h", "openssl/evp.h"):
         required((Path("/usr/include") / header).is_file(), header, INSTALL)
-    found = Path(openvino.__file__).parent / "cmake"
+    found = Path(openvino.origin).parent / "cmake"
     configure = [cmake, "-S", SOURCE, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     flags = [f"-DTOOLS={TOOLS}", f"-DOpenVINO_DIR={found}", "-DCMAKE_CXX_FLAGS=-Werror"]
     for words in ([*configure, *flags], [cmake, "--build", folder]):
