@@ -10,7 +10,7 @@ PROMPT ?= a large red circle on the left and a small blue star at the top right 
 # They come in the order of tests/conftest.py, not by how many tests a file has.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: demo test test-slow test-all test-latest lint format clean
+.PHONY: demo test test-slow test-hosts test-all test-latest lint format clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -34,7 +34,13 @@ test: lint  ## lint, type check, every behaviour once: 7 to 8 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md says what that is
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore-glob='tests/test_host_*'
+
+# Compilers, headers, Chromium and npm packages come by the two scripts, which need root or sudo.
+test-hosts: $(BIN)/.installed  ## hosts in C++, Node and a page, with what they are built and run with
+	examples/cpp/install_tools.sh examples/cpp/build/tools
+	bash examples/web/install_tools.sh
+	HOSTS=required $(PYTEST) tests/test_host_*.py
 
 test-all: lint  ## lint, type check, all tests in one run, which shares the bundles of both sizes
 	$(PYTEST)

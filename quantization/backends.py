@@ -6,7 +6,7 @@ needs neither onnx nor OpenVINO, and `--help` needs none of the three.
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from runtimes.errors import UsageError
 
 # handler(source, target, recipe, feeds) writes the graph `source` (a file, or a Core ML package) as
 # `target` and lists every weight, changed or not. `feeds` are what calibration recorded for the
-# graph, [] for recipes that measure nothing.
-Handler = Callable[[Path, Path, Any, list[Tensors]], list[Weight]]
+# graph, none for recipes that measure nothing.
+Handler = Callable[[Path, Path, Any, Sequence[Tensors]], list[Weight]]
 
 
 def _late(place: str) -> Callable[..., Any]:

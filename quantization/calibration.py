@@ -10,11 +10,13 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantization.calibrated import Calibrated
 from runtimes.bundle.manifest import DENOISERS, Calibration, Model
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Engine, Execution, Feeds, Tensors
@@ -45,7 +47,7 @@ class Samples:
     `epsilons` is what the denoisers made of theirs, `seconds` the median time of a step.
     """
 
-    feeds: dict[str, list[Tensors]]
+    feeds: dict[str, Calibrated]
     epsilons: dict[str, list[NDArray[np.float32]]]
     seconds: dict[str, float]
     about: Calibration
@@ -93,7 +95,11 @@ def record(
     give_back(sum(file.size for file in bundle.manifest.files.values()))
     seconds = {name: float(np.median(taken)) for name, taken in graphs.seconds.items()}
     about = _about(prompts, samples, seed, graphs.feeds)
-    return Samples(graphs.feeds, graphs.epsilons, seconds, about)
+    feeds = {
+        name: Calibrated(own, partial(progress.step, f"{name}, ranges"))
+        for name, own in graphs.feeds.items()
+    }
+    return Samples(feeds, graphs.epsilons, seconds, about)
 
 
 def check_samples(bundle: Bundle, samples: int) -> None:

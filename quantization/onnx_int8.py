@@ -12,6 +12,7 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from quantization.calibrated import Extremes, calibrated
 from quantization.channels_last import channels_last
 from quantization.instrumented import channel_extremes
 from quantization.integers import KEPT_BLOCK, Rounded
@@ -20,12 +21,10 @@ from quantization.onnx_forms import as_dynamic_products, as_int8_products
 from quantization.onnx_weights import compress
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.roles import Use, uses
-from quantization.smoothing import Extremes, normed, norms, smooth
+from quantization.smoothing import normed, norms, smooth
 from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError
-
-EXTREMES = "extremes.npz"  # in a folder that is a `cache`
 
 
 def quantize_int8(
@@ -33,17 +32,16 @@ def quantize_int8(
     target: Path,
     recipe: Int8,
     feeds: Sequence[Tensors],
-    cache: Path | None = None,
     rounded: Rounded | None = None,
 ) -> list[Weight]:
     """Write `source` as `target` with QuantizeLinear and DequantizeLinear around what is int8.
 
     Every product between activations and every weight that `roles.uses` has a reason for stays in
-    float. For another plan of the graph `cache`, a folder, keeps what calibration measured, and
-    `rounded` the integers.
+    float. For another plan of the graph feeds that are `Calibrated` keep what was measured over
+    them, and `rounded` the integers.
     Raises RunError where smoothing passes over what it was to change.
     """
-    model, extremes = prepared_int8(source, recipe, feeds, cache)
+    model, extremes = prepared_int8(source, recipe, feeds)
     activations: dict[onnx_ir.Value, onnx_ir.Value] = {}
 
     def write(value: onnx_ir.Value, weight: NDArray[np.float32]) -> None:
@@ -55,14 +53,14 @@ def quantize_int8(
 
 
 def prepared_int8(
-    source: Path, recipe: Int8, feeds: Sequence[Tensors], cache: Path | None = None
+    source: Path, recipe: Int8, feeds: Sequence[Tensors]
 ) -> tuple[onnx_ir.Model, Extremes]:
     """The graph in fp32 as int8 is made of it, channels last and smoothed, and its extremes.
 
     Raises RunError where smoothing passes over what it was to change.
     """
     model = load(source)
-    extremes = _extremes(model, source, feeds, cache)
+    extremes = _extremes(model, source, feeds)
     channels_last(model, fuse_attention=True)
     if recipe.smoothing > 0 or recipe.norm_smoothing > 0:
         extremes = _smoothed(model, source, extremes, recipe)
@@ -132,28 +130,17 @@ def _smoothed(model: onnx_ir.Model, source: Path, extremes: Extremes, recipe: In
     return {**extremes, **smooth(model, extremes, recipe.smoothing, recipe.norm_smoothing)}
 
 
-def _extremes(
-    model: onnx_ir.Model, source: Path, feeds: Sequence[Tensors], cache: Path | None
-) -> Extremes:
+def _extremes(model: onnx_ir.Model, source: Path, feeds: Sequence[Tensors]) -> Extremes:
     """The least and largest value per channel of what each weight of the source multiplies."""
-    kept = None if cache is None else cache / EXTREMES
-    if kept is not None and kept.exists():
-        with np.load(kept) as values:
-            return {name: (ends[0], ends[1]) for name, ends in values.items()}
-    nodes = {node.name: node for node in model.graph}
-    # What each product takes: queries, keys and values the same.
-    taken = {use.weight: _input(nodes[use.node]) for use in uses(model) if not use.reason}
-    measured = channel_extremes(source, list(dict.fromkeys(taken.values())), feeds)
-    extremes = {weight: measured[name] for weight, name in taken.items()}
-    if kept is not None:
-        write_extremes(kept, extremes)
-    return extremes
-
-
-def write_extremes(path: Path, extremes: Extremes) -> None:
-    """What a later call finds as its `cache`."""
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **dict(extremes))
+    known = calibrated(feeds)
+    if known.extremes is None:
+        nodes = {node.name: node for node in model.graph}
+        # What each product takes: queries, keys and values the same.
+        taken = {use.weight: _input(nodes[use.node]) for use in uses(model) if not use.reason}
+        names = list(dict.fromkeys(taken.values()))
+        measured = channel_extremes(source, names, known.told())
+        known.extremes = {weight: measured[name] for weight, name in taken.items()}
+    return known.extremes
 
 
 def _input(node: onnx_ir.Node) -> str:

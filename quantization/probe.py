@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from quantization.local_noise import Form, form_of, local_noise, rounded
 from quantization.onnx_files import load
-from quantization.onnx_int8 import EXTREMES
 from quantization.powers import product_powers, products
 from quantization.roles import Use, uses
 from quantization.rounded_alone import RoundedAlone
@@ -126,7 +125,7 @@ def _weights(trial: Trial, on_run: Callable[[], None]) -> dict[str, _Weight]:
     }
     feeds = _feeds(trial)
     powers = product_powers(trial.prepared, blocks, feeds, on_run)
-    ranges = _ranges(trial)
+    ranges = trial.ranges()
     weights = {}
     for name, use in found.items():
         form, exception = forms[name]
@@ -232,15 +231,6 @@ def matrix(model: onnx_ir.Model, use: Use) -> Floats:
 def _columns(weight: Floats) -> Floats:
     """Evenly spaced outputs of a weight."""
     return np.asarray(weight[:, :: -(-weight.shape[1] // COLUMNS)], np.float32)
-
-
-def _ranges(trial: Trial) -> dict[str, tuple[float, float]]:
-    """The calibrated ends of each weight's inputs."""
-    path = trial.prepared.parent / EXTREMES
-    if not path.exists():
-        return {}
-    with np.load(path) as values:
-        return {name: (ends[0].min(), ends[1].max()) for name, ends in values.items()}
 
 
 def _by_group(trial: Trial, noise: Mapping[str, Noise]) -> dict[str, Noise]:

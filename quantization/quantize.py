@@ -108,7 +108,7 @@ def _write(
     graphs, records = dict(bundle.manifest.graphs), {}
     for number, (name, recipe) in enumerate(plan.items(), 1):
         progress.line(f"[{number}/{len(plan)}] {name}: {recipe.name}")
-        feeds = samples.feeds.get(name, []) if samples else []
+        feeds: Sequence[Tensors] = samples.feeds.get(name, ()) if samples else ()
         graphs[name], done = _graph(bundle, folder, name, recipe, feeds)
         records[name] = dataclasses.replace(done, worst_db=worst_db.get(name))
         give_back(done.bytes_before)
@@ -131,7 +131,7 @@ def _write(
 
 
 def _graph(
-    bundle: Bundle, folder: Path, name: str, recipe: Recipe, feeds: list[Tensors]
+    bundle: Bundle, folder: Path, name: str, recipe: Recipe, feeds: Sequence[Tensors]
 ) -> tuple[Graph, Quantization]:
     """A graph without a weight to quantise stays as it is; a denoiser must have some."""
     graph, files = bundle.graph(name), bundle.files_of(name)

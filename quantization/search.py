@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantization import probe
+from quantization.calibrated import Calibrated
 from quantization.calibration import Samples, judging_options, large, record
 from quantization.picking import Picked, checked, levelled, pick, with_rest
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights, Recipe
@@ -103,7 +104,7 @@ def _trial(
     feeds, runs = judged.feeds[name], judged.about.prompts
     few = (0, len(feeds) // runs - 1) if large(bundle) else None
     evaluation = Evaluation(feeds, judged.epsilons[name], runs, few)
-    calibrated = calibration.feeds[name] if calibration else []
+    calibrated = calibration.feeds[name] if calibration else Calibrated()
     return Trial(bundle.path(bundle.graph(name).file), recipe, calibrated, evaluation, group)
 
 

@@ -9,7 +9,7 @@ Source: Xiao et al., SmoothQuant (ICML 2023), equation 4.
 Graphs are those of `channels_last`: a weight is (inputs, outputs).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,10 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx_ir import Graph, Model, Node, Value
 
+from quantization.calibrated import Extremes
 from quantization.onnx_files import add_initializer
 
 Floats = NDArray[np.float32]
-# The least and the largest value of each input channel of a product, (C,) each, by its weight.
-Extremes = Mapping[str, tuple[Floats, Floats]]
 # From GRN's sum of squares to the addition of 1 there are a root, a mean, a division and a product.
 _FARTHEST = 8
 

@@ -15,16 +15,11 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from quantization.calibrated import Calibrated, calibrated
 from quantization.channels_last import channels_last
 from quantization.integers import Rounded
 from quantization.onnx_files import load, save
-from quantization.onnx_int8 import (
-    EXTREMES,
-    prepared_int8,
-    quantize_int8,
-    quantize_int8_dynamic,
-    write_extremes,
-)
+from quantization.onnx_int8 import prepared_int8, quantize_int8, quantize_int8_dynamic
 from quantization.onnx_weights import quantize_weights
 from quantization.recipes import Int8, Int8Dynamic, IntegerWeights
 from quantization.roles import uses
@@ -108,7 +103,7 @@ class Trial:
         group: str = "weight",
     ) -> None:
         self._graph, self.recipe = graph, recipe
-        self._calibration, self.evaluation = calibration, evaluation
+        self._calibration, self.evaluation = calibrated(calibration), evaluation
         model = onnx_ir.load(graph)
         weights = [use.weight for use in uses(model) if not use.reason]
         tensors = {name: model.graph.initializers[name].const_value for name in weights}
@@ -127,6 +122,7 @@ class Trial:
         self._root = Path(self._folder.name)
         self._fp32: Run | None = None
         self._rounded: Rounded = {}
+        self._smoothed = Calibrated()  # of the prepared graph, whose weights are smoothed already
 
     @cached_property
     def prepared(self) -> Path:
@@ -134,8 +130,8 @@ class Trial:
         path = self._root / "prepared" / "model.onnx"
         path.parent.mkdir()
         if isinstance(self.recipe, Int8):
-            model, extremes = prepared_int8(self._graph, self.recipe, self._calibration, self._root)
-            write_extremes(path.parent / EXTREMES, extremes)
+            model, extremes = prepared_int8(self._graph, self.recipe, self._calibration)
+            self._smoothed.extremes = extremes
         else:
             model = load(self._graph)
             channels_last(model, fuse_attention=isinstance(self.recipe, Int8Dynamic))
@@ -143,6 +139,12 @@ class Trial:
         del model
         give_back(4 * sum(self.values.values()))
         return path
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The calibrated ends of each weight's inputs in the prepared graph; {} without any."""
+        assert self.prepared
+        extremes = self._smoothed.extremes or {}
+        return {name: (low.min(), high.max()) for name, (low, high) in extremes.items()}
 
     @contextmanager
     def quantised(
@@ -185,10 +187,9 @@ class Trial:
             quantize_weights(self.prepared, target, recipe, (), rounded)
         elif plain == self.recipe:
             done = dataclasses.replace(recipe, smoothing=0.0, norm_smoothing=0.0)
-            cache = self.prepared.parent
-            quantize_int8(self.prepared, target, done, (), cache, rounded)
+            quantize_int8(self.prepared, target, done, self._smoothed, rounded)
         else:  # smoothed in another way
-            quantize_int8(self._graph, target, recipe, self._calibration, self._root)
+            quantize_int8(self._graph, target, recipe, self._calibration)
 
     def _fp32_run(self) -> Run:
         if self._fp32 is None:

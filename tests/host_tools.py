@@ -1,5 +1,7 @@
-"""What hosts outside Python are built and run with: there, or a skip that names it (in CI a failure)."""
+"""What hosts outside Python are built and run with: there, or a named skip (in CI a failure)."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -27,3 +29,11 @@ def command(name: str, install: str) -> str:
     path = shutil.which(name)
     required(path, name, install)
     return str(path)
+
+
+def reseal(folder: Path, name: str) -> None:
+    """Have the manifest of a copied bundle vouch for a file as it is now."""
+    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    data = (folder / name).read_bytes()
+    manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -60,6 +60,7 @@ def test_every_option_has_help(name):
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
+        "examples/cpp/README.md",
     ],
 )
 def test_links_lead_somewhere(page):

@@ -161,7 +161,7 @@ def test_smoothing_changes_ranges_and_nothing_else(bundles, tmp_path):
     samples = record(bundle, default_prompts(bundle.manifest.model)[:2], 29, 0)
     feeds = samples.feeds["stage_c"][:4]
     model = load(path)
-    extremes = _extremes(model, path, feeds, None)
+    extremes = _extremes(model, path, feeds)
     channels_last(model)
     norms_there = list(normed(model))
     assert len(norms_there) == norms(model) == 21

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import spearmanr
 
 from quantization.backends import BACKENDS
+from quantization.calibrated import Calibrated
 from quantization.calibration import (
     JUDGED,
     default_prompts,
@@ -22,6 +23,7 @@ from quantization.calibration import (
 from quantization.cli import main
 from quantization.local_noise import form_of, local_noise
 from quantization.onnx_files import load
+from quantization.onnx_int8 import quantize_int8
 from quantization.picking import ladder, levelled, pick
 from quantization.plan_file import RECIPES, read_plan
 from quantization.powers import product_powers
@@ -215,6 +217,20 @@ def test_a_large_bundle_is_judged_by_a_short_run_with_the_ends_of_a_full_one(bun
         whole = getattr(sampling, name).timesteps
         assert len(short) == JUDGED[name] + 1 < len(whole)
         assert short[0] == whole[0] and short[-2:] == whole[-2:] and set(short) <= set(whole)
+
+
+def test_ranges_are_measured_once_for_all_plans_of_a_graph(products, tmp_path):
+    """At the public size that takes minutes."""
+    path, feeds = products
+    told = []
+    calibrated = Calibrated(feeds, lambda done, total: told.append((done, total)))
+    trial = Trial(path, Int8(**NO_NORMS), calibrated, evaluation_of(path, feeds))
+    for keep in ([], ["w0"]):
+        with trial.quantised(keep=keep):
+            pass
+    trial.close()
+    quantize_int8(path, tmp_path / "int8.onnx", Int8(**NO_NORMS), calibrated)
+    assert told == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.slow
