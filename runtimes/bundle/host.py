@@ -93,7 +93,7 @@ class Schedule:
 
     kind: v.Name
     alpha_clamp: tuple[v.Time, v.Time]
-    timestep_scale: v.Whole
+    timestep_scale: v.Factor
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Picture:
     """From `image` to bytes: clamped to `clamp`, times `scale`, rounded; rows of `channels`."""
 
     clamp: tuple[v.Number, v.Number]
-    scale: v.Whole
+    scale: v.Factor
     rounding: v.Name
     channels: Annotated[tuple[v.Name, ...], v.Few]
 

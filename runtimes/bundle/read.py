@@ -77,6 +77,7 @@ def open_bundle(
     root = Path(folder).resolve()  # links are compared with real paths below
     if root.name == MANIFEST_NAME and root.is_file():
         root = root.parent  # the manifest stands for its bundle
+    _inside(root, MANIFEST_NAME)
     bundle = Bundle(root, read_manifest(root))
     for name, file in bundle.manifest.files.items():
         _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
@@ -184,7 +185,10 @@ def _inside(folder: Path, name: str) -> Path:
     if relative.is_absolute() or ".." in relative.parts or {"\\", "\0"} & set(name):
         raise RunError(f"{folder}: the manifest names '{name}', a path outside the bundle")
     path = folder / name
-    target = path.resolve()
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # up to Python 3.12 for a link in a circle
+        raise RunError(f"{folder}: {name} is a link to itself") from None
     if not (target.is_relative_to(folder) or _in_own_blobs(folder, target)):
         raise RunError(
             f"{folder}: {name} links to {target}, outside the bundle; copy it "

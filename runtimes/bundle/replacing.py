@@ -12,7 +12,6 @@ one goes on from there (`finish`).
 """
 
 import glob
-import json
 import os
 import shutil
 import time
@@ -22,7 +21,9 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import is_litter
 from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
+from runtimes.bundle.manifest_json import MOST_BYTES
 from runtimes.bundle.read import strangers
+from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.errors import RunError, UsageError
 
 PART, NEW, OLD = ".part", ".new", ".old"
@@ -111,8 +112,8 @@ def known_files(folder: Path) -> set[str] | None:
     Names that lead out of the folder are left out.
     """
     try:
-        value = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
+    except (OSError, ValueError):
         return None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         return None

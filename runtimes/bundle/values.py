@@ -63,7 +63,7 @@ Count = Annotated[int, Range(0, 1 << 31)]
 Version = Annotated[int, Range(1, 1_000)]  # of operator sets and of ONNX's IR
 Bits = Annotated[int, Range(1, 64)]
 Number = Annotated[float, Range(-1e6, 1e6)]
-Whole = Annotated[int, Range(0, 1 << 31)]
+Factor = Annotated[int, Range(1, 1 << 31)]
 
 # How many of a thing there are. Fewer than this many tensors, tokens or files in any model.
 Few = Items(0, 1_000)

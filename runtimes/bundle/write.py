@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from runtimes.bundle.complete import completed
 from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest
-from runtimes.bundle.manifest_json import to_json
+from runtimes.bundle.manifest_json import read_manifest, to_json
 from runtimes.bundle.read import sha256
 from runtimes.bundle.replacing import PART, check_replaceable, locked, replace, sweep, sync_one
 from runtimes.errors import RunError, UsageError
@@ -125,7 +125,8 @@ def seal(
 ) -> Manifest:
     """Enter every file of a new bundle, and what hosts need, into its manifest; write that, last.
 
-    Returns the manifest that was written. `on_bytes` hears of each file that is hashed.
+    Returns the manifest that was written. `on_bytes` hears of each file that is hashed. RunError
+    for a value that its range in the manifest does not hold.
     """
     files = {}
     manifest_file = folder / MANIFEST_NAME
@@ -136,6 +137,7 @@ def seal(
         on_bytes(size)
     manifest = completed(folder, dataclasses.replace(manifest, files=files))
     manifest_file.write_text(to_json(manifest), encoding="utf-8", newline="\n")
+    read_manifest(folder)  # nobody could open it if a value were out of its range
     return manifest
 
 

@@ -1,0 +1,55 @@
+"""Reading JSON that a stranger wrote: what it is and how large is asked before it is parsed."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+_MEGABYTE = 1_000_000
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A regular file of at most `most` bytes.
+
+    Raises OSError where there is none, ValueError where it is something else (a pipe would wait
+    for a writer, a device never end) or larger.
+    """
+    # Without waiting: opening a pipe would otherwise do so until somebody writes.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no regular file")
+        if about.st_size > most:
+            raise ValueError(
+                f"it has {about.st_size / _MEGABYTE:.1f} MB, more than {most / _MEGABYTE:g} MB"
+            )
+        return file.read(most)
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON as the standard has it, in UTF-8; ValueError for anything else.
+
+    Python's parser alone takes NaN and Infinity, the last of two values for one key, and ends in
+    a RecursionError where lists are nested some thousand times.
+    """
+    try:
+        return json.loads(
+            data.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_distinct
+        )
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{ascii(name)[:60]} is there twice")
+        found[name] = value
+    return found
