@@ -122,7 +122,7 @@ def _run(args: argparse.Namespace) -> None:
         precision, plan = read_plan(args.plan)
     else:
         plan = PRESETS[precision]
-    bundle = open_bundle(args.bundle, verify_hashes=True)
+    bundle = open_bundle(args.bundle)
     if target is None and args.plan is None and bundle.manifest.backend == "onnx":
         target = TARGETS.get(precision)
     if any(isinstance(recipe, Int8 | Int8Dynamic) for recipe in plan.values()):
@@ -152,7 +152,7 @@ def require_onnx() -> None:
 
 def fp32_onnx_bundle(folder: Path) -> Bundle:
     """A bundle whose graphs can be measured from inside."""
-    bundle = open_bundle(folder, verify_hashes=True)
+    bundle = open_bundle(folder)
     manifest = bundle.manifest
     if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
         what = f"{manifest.backend} {manifest.precision}"

@@ -91,7 +91,7 @@ def quantize(
             plan[name], worst[name] = judged_half.recipe, judged_half.worst_db
     with atomic_folder(output) as folder:
         manifest = _write(bundle, folder, plan, request, samples, worst, progress)
-    open_bundle(output)
+    open_bundle(output, hashes="none")  # each file was hashed a moment ago
     return manifest
 
 

@@ -33,7 +33,7 @@ from runtimes.batches import (
     run_batches,
 )
 from runtimes.bundle.manifest import MANIFEST_NAME
-from runtimes.bundle.read import Bundle, open_bundle, sha256
+from runtimes.bundle.read import Bundle, Hashes, open_bundle, sha256
 from runtimes.console import run_cli
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
@@ -90,10 +90,17 @@ def _run_options(command_line: argparse.ArgumentParser) -> None:
         action="store_true",
         help="start even where the run is estimated not to fit into the memory that is free",
     )
-    add(
+    verify = command_line.add_mutually_exclusive_group()
+    verify.add_argument(
         "--verify",
         action="store_true",
-        help="check the SHA-256 of every file of the bundle first; without a prompt, nothing else",
+        help="check the SHA-256 of every file of the bundle first; without a prompt, nothing else "
+        "(default: of what is read of it, once, and again after a change)",
+    )
+    verify.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="check sizes only: a weight that was changed makes another picture",
     )
     add(
         "--replay",
@@ -224,7 +231,8 @@ def _replay(args: argparse.Namespace) -> None:
 
 def _open_bundle(args: argparse.Namespace) -> Bundle:
     """The bundle, every file of it hashed where asked for."""
-    bundle = open_bundle(args.bundle, verify_hashes=args.verify, verify_rest=args.verify)
+    hashes: Hashes = "none" if args.no_verify else "fresh" if args.verify else "remembered"
+    bundle = open_bundle(args.bundle, hashes=hashes, verify_rest=args.verify)
     if args.verify and (others := bundle.strangers()) and not args.quiet:
         print(f"note: no part of the bundle: {', '.join(others)}", file=sys.stderr)
     return bundle

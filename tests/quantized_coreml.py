@@ -25,7 +25,7 @@ def made(bundle, folder, precision, **exceptions):
         for name in bundle.manifest.graphs
     }
     quantize(bundle, folder, Request(precision, plan, [], 0, 0))
-    return open_bundle(folder, verify_hashes=True)
+    return open_bundle(folder, hashes="fresh")
 
 
 def package(bundle, name="stage_c"):

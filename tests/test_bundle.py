@@ -2,15 +2,17 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from bundle_places import in_hub_cache, littered, with_crlf
 
+from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import GRAPHS
 from runtimes.bundle.manifest_json import to_json
-from runtimes.bundle.read import open_bundle
+from runtimes.bundle.read import open_bundle, sha256
 from runtimes.cli import main
 from runtimes.errors import RunError
 from runtimes.recording import read_golden
@@ -64,9 +66,67 @@ def test_exchanged_file(folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    open_bundle(folder)
+    open_bundle(folder, hashes="none")
     with pytest.raises(RunError, match="SHA-256 differs"):
-        open_bundle(folder, verify_hashes=True)
+        open_bundle(folder)
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """The names of the files that are hashed from now on."""
+    names: list[str] = []
+
+    def counting(path: Path) -> str:
+        names.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("runtimes.bundle.read.sha256", counting)
+    return names
+
+
+def test_a_file_is_hashed_once_and_again_after_a_change(folder, hashed):
+    bundle = open_bundle(folder)
+    every = [name for name in bundle.manifest.files if engine_reads(bundle.manifest, name)]
+    assert len(hashed) == len(every)
+    hashed.clear()
+    open_bundle(folder)
+    assert hashed == []
+    path = folder / "stage_a/model.onnx"
+    os.utime(path, ns=(0, 0))
+    open_bundle(folder)
+    assert hashed == ["model.onnx"]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+    for _ in range(2):  # a file that failed is not remembered
+        with pytest.raises(RunError, match="SHA-256 differs"):
+            open_bundle(folder)
+    hashed.clear()
+    open_bundle(folder, hashes="none")
+    assert hashed == []
+
+
+def test_a_manifest_that_names_another_hash_is_not_what_was_remembered(folder):
+    open_bundle(folder)
+    edit(folder, lambda m: m["files"]["stage_a/model.onnx"].update(sha256="0" * 64))
+    with pytest.raises(RunError, match="SHA-256 differs"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("cache", ["a file", "nonsense", "a list"])
+def test_a_cache_that_does_not_work_is_none(folder, tmp_path, monkeypatch, hashed, cache):
+    place = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    if cache == "a file":
+        place.write_text("")
+        open_bundle(folder)
+    else:
+        open_bundle(folder)
+        (file,) = [path for path in place.rglob("*") if path.is_file()]
+        file.write_text("{" if cache == "nonsense" else "[]")
+    hashed.clear()
+    open_bundle(folder)
+    assert hashed
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../../evil", "..\\evil"])
@@ -93,7 +153,7 @@ def test_what_no_engine_reads_is_left_alone(folder):
     (folder / "README.md").write_text("my own words")
     (folder / "golden/run.safetensors").unlink()
     with_crlf(folder / "tokenizer/merges.txt")
-    bundle = open_bundle(folder, verify_hashes=True)
+    bundle = open_bundle(folder, hashes="fresh")
     assert bundle.strangers() == [
         ".DS_Store", ".cache/", ".git/", "golden/Thumbs.db", "notes/", "out.png", "picture.png",
         "stage_a/.DS_Store", "stage_a/._model.onnx",
@@ -110,7 +170,7 @@ def test_the_rest_is_verified_when_asked_for(folder, name, message):
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
     (folder / name).write_bytes(content + b"more" * (name == "README.md"))
-    bundle = open_bundle(folder, verify_hashes=True)
+    bundle = open_bundle(folder, hashes="fresh")
     with pytest.raises(RunError, match=message):
         open_bundle(folder, verify_rest=True)
     with pytest.raises(RunError, match=message):
@@ -146,7 +206,7 @@ def test_links_out_of_the_bundle(folder, tmp_path):
 
 def test_a_hub_caches_links_stay_valid(folder, tmp_path):
     """snapshots/<commit>/file -> ../../blobs/<hash>, as huggingface_hub lays a cache out."""
-    open_bundle(in_hub_cache(folder, tmp_path), verify_hashes=True, verify_rest=True)
+    open_bundle(in_hub_cache(folder, tmp_path), hashes="fresh", verify_rest=True)
 
 
 @pytest.mark.parametrize(

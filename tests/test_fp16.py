@@ -51,7 +51,7 @@ def fp16(bundles, tmp_path_factory):
     """As measuring makes it too, which takes longer: the demo needs no island."""
     folder = tmp_path_factory.mktemp("fp16") / "bundle"
     quantize(bundles("demo"), folder, Request("fp16", PRESETS["fp16"], [], 0, 0, target_db=0))
-    return open_bundle(folder, verify_hashes=True)
+    return open_bundle(folder, hashes="fresh")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def made(ir, tmp_path_factory):
     def get(precision):
         if precision not in found:
             quantize(ir, root / precision, Request(precision, PRESETS[precision], [], 29, 0))
-            found[precision] = open_bundle(root / precision, verify_hashes=True)
+            found[precision] = open_bundle(root / precision, hashes="fresh")
         return found[precision]
 
     return get

@@ -45,7 +45,7 @@ def by_plan(ir, prompts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planned") / "bundle"
     plan = {"stage_b": Int8(keep=KEEP, skip=(SKIP,))}
     quantize(ir, folder, Request("int8", plan, prompts, STEPS, 0))
-    return open_bundle(folder, verify_hashes=True)
+    return open_bundle(folder, hashes="fresh")
 
 
 @pytest.fixture(scope="module")

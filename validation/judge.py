@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("repeats", "pictures", "prompts"):
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} is for a comparison: give --report, or several bundles")
-    bundle = open_bundle(args.bundles[0], verify_hashes=True)
+    bundle = open_bundle(args.bundles[0])
     graphs = graphs_for(bundle, execution_of(args))
     gate = run_gate(bundle, graphs, _recording(args, [bundle]), progress=_progress(args))
     if args.json:
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     repeats = REPEATS if args.repeats is None else args.repeats
-    bundles = [open_bundle(folder, verify_hashes=True) for folder in args.bundles]
+    bundles = [open_bundle(folder) for folder in args.bundles]
     prompts = None
     if args.pictures != 0 and (args.pictures is not None or args.prompts is not None):
         prompts = prompts_for(bundles[0].manifest.model, args.prompts, args.pictures, "--pictures")

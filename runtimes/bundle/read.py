@@ -4,11 +4,16 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
 from runtimes.bundle.manifest import DENOISERS, MANIFEST_NAME, File, Graph, Manifest
 from runtimes.bundle.manifest_json import read_manifest
+from runtimes.bundle.remembered import Remembered, seen
 from runtimes.errors import RunError
+
+# Which files are hashed when a bundle is opened.
+Hashes = Literal["remembered", "fresh", "none"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,14 @@ class Bundle:
 
 
 def open_bundle(
-    folder: str | Path, *, verify_hashes: bool = False, verify_rest: bool = False
+    folder: str | Path, *, hashes: Hashes = "remembered", verify_rest: bool = False
 ) -> Bundle:
     """Open and verify a bundle: all paths, and what engines read of it.
 
-    Of that, sizes always, SHA-256 when `verify_hashes`. Of the rest (README, golden run, files for
-    other hosts) nothing unless `verify_rest`: it may have been edited, or left out. Files that the
-    manifest does not name are left alone where no engine looks.
+    Of that, sizes always, and SHA-256: by default of what was not hashed before, or was touched
+    since (runtimes.bundle.remembered); 'fresh': of all; 'none': of nothing. Of the rest (README,
+    golden run, files for other hosts) nothing unless `verify_rest`: it may have been edited, or
+    left out. Files that the manifest does not name are left alone where no engine looks.
 
     Raises RunError naming the first file that is missing, changed, outside the bundle or in the
     way.
@@ -79,16 +85,32 @@ def open_bundle(
         root = root.parent  # the manifest stands for its bundle
     _inside(root, MANIFEST_NAME)
     bundle = Bundle(root, read_manifest(root))
-    for name, file in bundle.manifest.files.items():
+    for name in bundle.manifest.files:
         _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
-        read = engine_reads(bundle.manifest, name)
-        if verify_rest or (read and verify_hashes):
-            bundle.verified(name)
-        elif read:
-            _check_file(bundle, name, file)
     _check_references(bundle)
     _check_strangers(bundle)
+    read = [name for name in bundle.manifest.files if engine_reads(bundle.manifest, name)]
+    for name in bundle.manifest.files if verify_rest else read:
+        _check_file(bundle, name, bundle.manifest.files[name])
+    if hashes != "none":
+        _check_hashes(bundle, read, Remembered(root), fresh=hashes == "fresh")
+    if verify_rest:
+        for name in bundle.manifest.files.keys() - set(read):
+            bundle.verified(name)
     return bundle
+
+
+def _check_hashes(
+    bundle: Bundle, names: Collection[str], remembered: Remembered, *, fresh: bool
+) -> None:
+    """Hash files, but for those that are known to be unchanged where they need not be `fresh`."""
+    for name in names:
+        path, sha256 = bundle.path(name), bundle.manifest.files[name].sha256
+        if fresh or not remembered.has(name, path, sha256):
+            before = seen(path, sha256)
+            bundle.verified(name)
+            remembered.add(name, before)
+    remembered.save()
 
 
 def strangers(folder: Path, known: Collection[str]) -> list[str]:

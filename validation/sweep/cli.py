@@ -61,11 +61,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure every cell that is not there yet, and write the table and the plot."""
-    bundle = open_bundle(args.bundle, verify_hashes=True)
+    bundle = open_bundle(args.bundle)
     cells = _cells(args, bundle)
     folder = args.output / text_free.FOLDER
     pair = text_free.sources(bundle, folder, args.reference, args.prior) if args.preset else None
-    against = None if args.against is None else open_bundle(args.against, verify_hashes=True)
+    against = None if args.against is None else open_bundle(args.against)
     request = _request(args, bundle, against)
     _check(bundle, request, cells, compared=bool(args.preset or args.against))
     progress = Progress(quiet=args.quiet or args.json)

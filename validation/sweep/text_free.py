@@ -47,7 +47,7 @@ def text_free(
 ) -> Bundle:
     """The bundle in `folder`; exported first from `pair`, as `bundle` was, if there is one."""
     if pair is None:
-        return open_bundle(folder, verify_hashes=True)
+        return open_bundle(folder)
     from exporter.export import export
     from exporter.options import ExportOptions
 
@@ -66,4 +66,4 @@ def text_free(
     )
     progress.line(f"exporting the text-free bundle to {folder}")
     export(*pair, folder, options, progress)
-    return open_bundle(folder, verify_hashes=True)
+    return open_bundle(folder)

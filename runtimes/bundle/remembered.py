@@ -1,0 +1,66 @@
+"""Which files of a bundle were hashed before and are untouched since, in the user's own cache.
+
+Hashing reads every byte: once for a file, not once a run. A file counts as untouched while its
+size, its time of change, its inode and its device are those it had; who can set these back can
+also write the cache, and no hash in the bundle is proof against them.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from runtimes.bundle.untrusted import parse_json, read_regular
+
+_MOST_BYTES = 16_000_000
+_Seen = list[int | str]
+
+
+class Remembered:
+    """The files of one bundle folder that had the hash which the manifest names.
+
+    A cache that cannot be read or written is none: everything is hashed, and nobody is told.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._file = cache_folder() / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+        self._known: dict[str, object] = {}
+        self._changed = False
+        with suppress(OSError, ValueError):
+            known = parse_json(read_regular(self._file, _MOST_BYTES))
+            self._known = known if isinstance(known, dict) else {}
+
+    def has(self, name: str, path: Path, sha256: str) -> bool:
+        """Whether the file `name`, at `path`, had this hash when it was last looked at."""
+        return self._known.get(name) == seen(path, sha256)
+
+    def add(self, name: str, seen: _Seen) -> None:
+        """Remember what `seen` said of the file before it was hashed."""
+        self._known[name], self._changed = seen, True
+
+    def save(self) -> None:
+        """Write what was added, all or nothing."""
+        if not self._changed:
+            return
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", dir=self._file.parent, delete=False, encoding="utf-8"
+            ) as file:
+                json.dump(self._known, file)
+            os.replace(file.name, self._file)
+
+
+def seen(path: Path, sha256: str) -> _Seen:
+    """What tells a file from itself after a change; to be asked before it is hashed."""
+    about = path.stat()
+    return [about.st_size, about.st_mtime_ns, about.st_ino, about.st_dev, sha256]
+
+
+def cache_folder() -> Path:
+    """Where it is kept: below $XDG_CACHE_HOME, on Windows %LOCALAPPDATA%, else ~/.cache."""
+    place = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    base = Path(place) if place else Path.home() / ".cache"
+    return base / "wuerstchen-export" / "verified"
