@@ -1,0 +1,202 @@
+"""An ONNX graph as a stranger wrote it: refused before an engine or a quantiser sees it.
+
+An engine maps the bytes that a graph asks for and runs the operators that it names. So every
+tensor has to lie whole in the graph itself or in the files which the manifest lists for it, and
+every operator has to be one that computes, and nothing else.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtimes.bundle.protobuf import Value, as_bytes, as_number, as_text, fields, numbers
+from runtimes.errors import RunError
+
+# Domains of operators, and the operators of each: what exports, quantisers and fusions write, and
+# what else torch.onnx makes of the same modules. None has a graph inside (If, Loop, Scan), reads
+# or writes anything but tensors, or is somebody's own.
+_STANDARD = """
+    Abs Add And Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
+    ConstantOfShape Conv ConvInteger ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div
+    DynamicQuantizeLinear Einsum Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND
+    Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish
+    Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log MatMul
+    MatMulInteger Max Min Mod Mul Neg Not Or Pad Pow QLinearConv QLinearMatMul QuantizeLinear
+    RMSNormalization Range Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Relu Reshape Resize ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice
+    Softmax SpaceToDepth Split Sqrt Squeeze Sub Swish Tanh Tile Transpose Trilu Unsqueeze Where Xor
+"""
+_MICROSOFT = """
+    Attention BiasGelu DynamicQuantizeMatMul FastGelu FusedMatMul GatherBlockQuantized Gelu
+    MatMulIntegerToFloat MatMulNBits MultiHeadAttention QuickGelu SkipLayerNormalization
+"""
+OPERATORS = {
+    domain: frozenset(names.split())
+    for domain, names in (("", _STANDARD), ("ai.onnx", _STANDARD), ("com.microsoft", _MICROSOFT))
+}
+# Bits of a value of each data type (TensorProto.DataType): float, uint8, int8, uint16, int16,
+# int32, int64, bool, float16, double, uint32, uint64, bfloat16, the four of 8-bit floats, uint4,
+# int4, and float4. None of strings and complex numbers, which no graph here has.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
+         16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
+_MOST_TYPED = 1 << 16  # values written one by one, not as raw bytes: exporters' small constants
+
+# Field numbers of onnx.proto.
+_GRAPH, _OPSETS, _TRAINING, _FUNCTIONS = 7, 8, 20, 25  # ModelProto
+_DOMAIN = 1  # OperatorSetIdProto
+_NODE, _INITIALIZER, _SPARSE = 1, 5, 15  # GraphProto
+_OP, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7  # NodeProto
+_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS = 5, 10  # AttributeProto
+_ATTRIBUTE_GRAPHS = (6, 11, 22, 23)  # and sparse tensors
+_DIMS, _TYPE, _TENSOR_NAME, _RAW, _EXTERNAL, _PLACE = 1, 2, 8, 9, 13, 14  # TensorProto
+_TYPED = (4, 5, 7, 10, 11)
+_KEY, _VALUE = 1, 2  # StringStringEntryProto
+
+
+def check_onnx(path: Path, data: Mapping[str, int]) -> None:
+    """RunError for a graph that asks for anything but tensors of its own and known operators.
+
+    `data` are the sizes in bytes of the graph's further files, by the location that it may call
+    them. Nothing of them is read.
+    """
+    try:
+        for fault in _model(path.read_bytes(), data):
+            raise RunError(f"{path}: {fault}; do not run it")
+    except (IndexError, KeyError, ValueError, TypeError):
+        raise RunError(f"{path} is no ONNX file; export the bundle again") from None
+
+
+def _model(model: bytes, data: Mapping[str, int]) -> Iterator[str]:
+    graphs = 0
+    for number, value in fields(model):
+        if number in (_FUNCTIONS, _TRAINING):
+            yield "it brings functions or training steps of its own"
+        if number == _OPSETS:
+            domain = as_text(dict(fields(as_bytes(value))).get(_DOMAIN, b""))
+            if domain not in OPERATORS:
+                yield f"it asks for operators of {ascii(domain)[:60]}"
+        if number == _GRAPH:
+            graphs += 1
+            yield from _graph(as_bytes(value), data)
+    if graphs != 1:
+        yield f"it has {graphs} graphs"
+
+
+def _graph(graph: bytes, data: Mapping[str, int]) -> Iterator[str]:
+    for number, value in fields(graph):
+        if number == _NODE:
+            yield from _node(as_bytes(value))
+        if number == _INITIALIZER:
+            yield from _tensor(as_bytes(value), data)
+        if number == _SPARSE:
+            yield "it has sparse weights"
+
+
+def _node(node: bytes) -> Iterator[str]:
+    operator, domain = "", ""
+    for number, value in fields(node):
+        if number == _OP:
+            operator = as_text(value)
+        if number == _NODE_DOMAIN:
+            domain = as_text(value)
+        if number == _ATTRIBUTE:
+            yield from _attribute(as_bytes(value))
+    if operator not in OPERATORS.get(domain, ()):
+        yield f"it has an operator {ascii(f'{domain}:{operator}'.lstrip(':'))[:60]}"
+
+
+def _attribute(attribute: bytes) -> Iterator[str]:
+    tensors = 0
+    for number, value in fields(attribute):
+        tensors += number == _ATTRIBUTE_TENSOR
+        if tensors > 1:  # a parser would make one of them, which nobody looked at
+            yield "an attribute has two tensors"
+        if number in _ATTRIBUTE_GRAPHS:
+            yield "a node holds a graph or a sparse tensor"
+        if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
+            yield from _tensor(as_bytes(value), {})
+
+
+@dataclass
+class _Stored:
+    """A tensor as it is written: its sizes and type, and what of its values is where.
+
+    `raw` bytes are in the graph, `typed` values written one by one, `places` the entries that say
+    where else it lies.
+    """
+
+    name: str = "a tensor"
+    dims: list[int] = field(default_factory=list)
+    kind: int = 0
+    raw: int | None = None
+    typed: bool = False
+    external: bool = False
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def _stored(tensor: bytes) -> _Stored:
+    found = _Stored()
+    for number, value in fields(tensor):
+        if number == _DIMS:
+            found.dims += numbers(value)
+        elif number == _TYPE:
+            found.kind = as_number(value)
+        elif number == _TENSOR_NAME:
+            found.name = ascii(as_text(value))[:60]
+        elif number == _RAW:
+            found.raw = len(as_bytes(value))
+        elif number == _PLACE:
+            found.external = as_number(value) != 0
+        elif number == _EXTERNAL:
+            _add_place(found, dict(fields(as_bytes(value))))
+        found.typed = found.typed or number in _TYPED
+    found.external = found.external or bool(found.places)
+    return found
+
+
+def _add_place(found: _Stored, pair: Mapping[int, Value]) -> None:
+    key = as_text(pair[_KEY])
+    if key in found.places:
+        raise ValueError(f"{key} is there twice")
+    found.places[key] = as_text(pair.get(_VALUE, b""))
+
+
+def _tensor(tensor: bytes, data: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with where a tensor's values lie, or how many they are."""
+    stored = _stored(tensor)
+    if stored.kind not in _BITS:
+        yield f"{stored.name} has values of a kind that is not known"
+        return
+    if any(size >= 1 << 63 for size in stored.dims):  # negative, as the format writes them
+        yield f"{stored.name} has a negative size"
+        return
+    count = math.prod(stored.dims)
+    needed = -(-count * _BITS[stored.kind] // 8)
+    if stored.external:
+        yield from _external(stored, needed, data)
+    elif stored.raw is not None:
+        if stored.raw != needed:
+            yield f"{stored.name} takes {needed} bytes and has {stored.raw}"
+    elif count > (_MOST_TYPED if stored.typed else 0):
+        yield f"{stored.name} has too few values"
+
+
+def _external(stored: _Stored, needed: int, data: Mapping[str, int]) -> Iterator[str]:
+    name, places = stored.name, stored.places
+    location = places.get("location", "")
+    if location not in data:
+        yield f"{name} lies in {ascii(location)[:60]}, none of the graph's own files"
+        return
+    offset, length = _count(places.get("offset", "0")), _count(places.get("length", ""))
+    if offset is None or length is None:
+        yield f"{name} does not say where in {location} it lies"
+    elif length != needed:
+        yield f"{name} takes {needed} bytes and asks for {length}"
+    elif offset + length > data[location]:
+        yield f"{name} ends at byte {offset + length} of {location}, which has {data[location]}"
+
+
+def _count(text: str) -> int | None:
+    """A whole number from 0, in as many digits as a file has bytes; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
