@@ -122,29 +122,32 @@ class Trial:
         self._root = Path(self._folder.name)
         self._fp32: Run | None = None
         self._rounded: Rounded = {}
-        self._smoothed = Calibrated()  # of the prepared graph, whose weights are smoothed already
 
-    @cached_property
+    @property
     def prepared(self) -> Path:
         """The fp32 graph as the recipe's integers are made of it: channels last, smoothed."""
+        return self._prepared[0]
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The calibrated ends of each weight's inputs in the prepared graph; {} without any."""
+        extremes = self._prepared[1].extremes or {}
+        return {name: (low.min(), high.max()) for name, (low, high) in extremes.items()}
+
+    @cached_property
+    def _prepared(self) -> tuple[Path, Calibrated]:
+        """That graph, and the extremes that its weights have now that they are smoothed."""
         path = self._root / "prepared" / "model.onnx"
         path.parent.mkdir()
+        extremes = None
         if isinstance(self.recipe, Int8):
             model, extremes = prepared_int8(self._graph, self.recipe, self._calibration)
-            self._smoothed.extremes = extremes
         else:
             model = load(self._graph)
             channels_last(model, fuse_attention=isinstance(self.recipe, Int8Dynamic))
         save(model, path)
         del model
         give_back(4 * sum(self.values.values()))
-        return path
-
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """The calibrated ends of each weight's inputs in the prepared graph; {} without any."""
-        assert self.prepared
-        extremes = self._smoothed.extremes or {}
-        return {name: (low.min(), high.max()) for name, (low, high) in extremes.items()}
+        return path, Calibrated(extremes=extremes)
 
     @contextmanager
     def quantised(
@@ -187,7 +190,8 @@ class Trial:
             quantize_weights(self.prepared, target, recipe, (), rounded)
         elif plain == self.recipe:
             done = dataclasses.replace(recipe, smoothing=0.0, norm_smoothing=0.0)
-            quantize_int8(self.prepared, target, done, self._smoothed, rounded)
+            prepared, smoothed = self._prepared
+            quantize_int8(prepared, target, done, smoothed, rounded)
         else:  # smoothed in another way
             quantize_int8(self._graph, target, recipe, self._calibration)
 

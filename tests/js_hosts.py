@@ -1,6 +1,5 @@
 """The hosts in JavaScript, run by node, and bundles that are changed for them."""
 
-import hashlib
 import json
 import shutil
 import struct
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from host_tools import EXAMPLES, command, required
+from host_tools import EXAMPLES, command, required, reseal
 from numpy.typing import NDArray
 from PIL import Image
+
+from runtimes.bundle.manifest import GOLDEN_FILE
 
 INSTALL = "examples/web/install_tools.sh"
 UNITS = Path(__file__).with_name("js_units.mjs")
@@ -59,12 +60,11 @@ def copied(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) 
 
 def with_golden_value(bundle: Path, folder: Path, tensor: str) -> Path:
     """A copy whose golden run has one byte of a tensor changed, and a manifest that agrees."""
-    golden = "golden/run.safetensors"
-    data = bytearray((bundle / golden).read_bytes())
+    shutil.copytree(bundle, folder)
+    data = bytearray((folder / GOLDEN_FILE).read_bytes())
     (length,) = struct.unpack("<Q", data[:8])
     start = json.loads(data[8 : 8 + length])[tensor]["data_offsets"][0]
     data[8 + length + start + 3] ^= 0x40  # of an fp32's exponent: 2^128 or 2^-128 times
-    digest = hashlib.sha256(data).hexdigest()
-    copied(bundle, folder, lambda value: value["files"][golden].update(sha256=digest))
-    (folder / golden).write_bytes(data)
+    (folder / GOLDEN_FILE).write_bytes(data)
+    reseal(folder, GOLDEN_FILE)
     return folder
