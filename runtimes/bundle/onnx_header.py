@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.bundle.protobuf import as_bytes, as_number, as_text, fields
+from runtimes.bundle.protobuf import Message, as_message, as_number, as_text, fields
 from runtimes.errors import RunError
 
 # Field numbers of onnx.proto.
@@ -41,21 +41,21 @@ def _header(content: bytes) -> OnnxHeader:
         if number == _IR_VERSION:
             version = as_number(value)
         elif number == _OPSETS:
-            opset = dict(fields(as_bytes(value)))
+            opset = dict(fields(as_message(value)))
             domain = as_text(opset.get(_DOMAIN, b"")) or "ai.onnx"
             opsets[domain] = as_number(opset.get(_VERSION, 0))
         elif number == _GRAPH:
-            locations |= set(_locations(as_bytes(value)))
+            locations |= set(_locations(as_message(value)))
     if not version or not opsets:
         raise ValueError("no version")
     return OnnxHeader(version, dict(sorted(opsets.items())), tuple(sorted(locations)))
 
 
-def _locations(graph: bytes) -> Iterator[str]:
+def _locations(graph: Message) -> Iterator[str]:
     """The files that hold a graph's weights, as they are named there."""
     for number, tensor in fields(graph):
-        for field, entry in fields(as_bytes(tensor)) if number == _INITIALIZER else ():
+        for field, entry in fields(as_message(tensor)) if number == _INITIALIZER else ():
             if field == _EXTERNAL_DATA:
-                pair = dict(fields(as_bytes(entry)))
+                pair = dict(fields(as_message(entry)))
                 if pair.get(_KEY) == b"location":
                     yield as_text(pair[_VALUE])

@@ -6,12 +6,12 @@ every operator has to be one that computes, and nothing else.
 """
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtimes.bundle.protobuf import Value, as_bytes, as_number, as_text, fields, numbers
-from runtimes.errors import RunError
+from runtimes.bundle.protobuf import Message, Value, as_message, as_number, as_text, fields, numbers
 
 # Domains of operators, and the operators of each: what exports, quantisers and fusions write, and
 # what else torch.onnx makes of the same modules. None has a graph inside (If, Loop, Scan), reads
@@ -54,46 +54,45 @@ _TYPED = (4, 5, 7, 10, 11)
 _KEY, _VALUE = 1, 2  # StringStringEntryProto
 
 
-def check_onnx(path: Path, data: Mapping[str, int]) -> None:
-    """RunError for a graph that asks for anything but tensors of its own and known operators.
+def onnx_faults(path: Path, files: Mapping[str, int]) -> Iterator[str]:
+    """What a graph asks for beside tensors of its own and known operators.
 
-    `data` are the sizes in bytes of the graph's further files, by the location that it may call
-    them. Nothing of them is read.
+    `files` are the sizes in bytes of the graph's further files, by the location that it may call
+    them. Nothing of them is read. ValueError, IndexError, KeyError or TypeError for a file that is
+    no graph.
     """
-    try:
-        for fault in _model(path.read_bytes(), data):
-            raise RunError(f"{path}: {fault}; do not run it")
-    except (IndexError, KeyError, ValueError, TypeError):
-        raise RunError(f"{path} is no ONNX file; export the bundle again") from None
+    with path.open("rb") as file:
+        model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    return _model(model, files)
 
 
-def _model(model: bytes, data: Mapping[str, int]) -> Iterator[str]:
+def _model(model: Message, files: Mapping[str, int]) -> Iterator[str]:
     graphs = 0
     for number, value in fields(model):
         if number in (_FUNCTIONS, _TRAINING):
             yield "it brings functions or training steps of its own"
         if number == _OPSETS:
-            domain = as_text(dict(fields(as_bytes(value))).get(_DOMAIN, b""))
+            domain = as_text(dict(fields(as_message(value))).get(_DOMAIN, b""))
             if domain not in OPERATORS:
                 yield f"it asks for operators of {ascii(domain)[:60]}"
         if number == _GRAPH:
             graphs += 1
-            yield from _graph(as_bytes(value), data)
+            yield from _graph(as_message(value), files)
     if graphs != 1:
         yield f"it has {graphs} graphs"
 
 
-def _graph(graph: bytes, data: Mapping[str, int]) -> Iterator[str]:
+def _graph(graph: Message, files: Mapping[str, int]) -> Iterator[str]:
     for number, value in fields(graph):
         if number == _NODE:
-            yield from _node(as_bytes(value))
+            yield from _node(as_message(value))
         if number == _INITIALIZER:
-            yield from _tensor(as_bytes(value), data)
+            yield from _tensor(as_message(value), files)
         if number == _SPARSE:
             yield "it has sparse weights"
 
 
-def _node(node: bytes) -> Iterator[str]:
+def _node(node: Message) -> Iterator[str]:
     operator, domain = "", ""
     for number, value in fields(node):
         if number == _OP:
@@ -101,12 +100,12 @@ def _node(node: bytes) -> Iterator[str]:
         if number == _NODE_DOMAIN:
             domain = as_text(value)
         if number == _ATTRIBUTE:
-            yield from _attribute(as_bytes(value))
+            yield from _attribute(as_message(value))
     if operator not in OPERATORS.get(domain, ()):
         yield f"it has an operator {ascii(f'{domain}:{operator}'.lstrip(':'))[:60]}"
 
 
-def _attribute(attribute: bytes) -> Iterator[str]:
+def _attribute(attribute: Message) -> Iterator[str]:
     tensors = 0
     for number, value in fields(attribute):
         tensors += number == _ATTRIBUTE_TENSOR
@@ -115,7 +114,7 @@ def _attribute(attribute: bytes) -> Iterator[str]:
         if number in _ATTRIBUTE_GRAPHS:
             yield "a node holds a graph or a sparse tensor"
         if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            yield from _tensor(as_bytes(value), {})
+            yield from _tensor(as_message(value), {})
 
 
 @dataclass
@@ -135,7 +134,7 @@ class _Stored:
     places: dict[str, str] = field(default_factory=dict)
 
 
-def _stored(tensor: bytes) -> _Stored:
+def _stored(tensor: Message) -> _Stored:
     found = _Stored()
     for number, value in fields(tensor):
         if number == _DIMS:
@@ -145,11 +144,11 @@ def _stored(tensor: bytes) -> _Stored:
         elif number == _TENSOR_NAME:
             found.name = ascii(as_text(value))[:60]
         elif number == _RAW:
-            found.raw = len(as_bytes(value))
+            found.raw = len(as_message(value))
         elif number == _PLACE:
             found.external = as_number(value) != 0
         elif number == _EXTERNAL:
-            _add_place(found, dict(fields(as_bytes(value))))
+            _add_place(found, dict(fields(as_message(value))))
         found.typed = found.typed or number in _TYPED
     found.external = found.external or bool(found.places)
     return found
@@ -162,7 +161,7 @@ def _add_place(found: _Stored, pair: Mapping[int, Value]) -> None:
     found.places[key] = as_text(pair.get(_VALUE, b""))
 
 
-def _tensor(tensor: bytes, data: Mapping[str, int]) -> Iterator[str]:
+def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
     """What is wrong with where a tensor's values lie, or how many they are."""
     stored = _stored(tensor)
     if stored.kind not in _BITS:
@@ -174,7 +173,7 @@ def _tensor(tensor: bytes, data: Mapping[str, int]) -> Iterator[str]:
     count = math.prod(stored.dims)
     needed = -(-count * _BITS[stored.kind] // 8)
     if stored.external:
-        yield from _external(stored, needed, data)
+        yield from _external(stored, needed, files)
     elif stored.raw is not None:
         if stored.raw != needed:
             yield f"{stored.name} takes {needed} bytes and has {stored.raw}"
@@ -182,10 +181,10 @@ def _tensor(tensor: bytes, data: Mapping[str, int]) -> Iterator[str]:
         yield f"{stored.name} has too few values"
 
 
-def _external(stored: _Stored, needed: int, data: Mapping[str, int]) -> Iterator[str]:
+def _external(stored: _Stored, needed: int, files: Mapping[str, int]) -> Iterator[str]:
     name, places = stored.name, stored.places
     location = places.get("location", "")
-    if location not in data:
+    if location not in files:
         yield f"{name} lies in {ascii(location)[:60]}, none of the graph's own files"
         return
     offset, length = _count(places.get("offset", "0")), _count(places.get("length", ""))
@@ -193,8 +192,8 @@ def _external(stored: _Stored, needed: int, data: Mapping[str, int]) -> Iterator
         yield f"{name} does not say where in {location} it lies"
     elif length != needed:
         yield f"{name} takes {needed} bytes and asks for {length}"
-    elif offset + length > data[location]:
-        yield f"{name} ends at byte {offset + length} of {location}, which has {data[location]}"
+    elif offset + length > files[location]:
+        yield f"{name} ends at byte {offset + length} of {location}, which has {files[location]}"
 
 
 def _count(text: str) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files, guarded_folders
+from runtimes.bundle.graph_trust import check_graph
 from runtimes.bundle.manifest import DENOISERS, MANIFEST_NAME, File, Graph, Manifest
 from runtimes.bundle.manifest_json import read_manifest
 from runtimes.bundle.remembered import Remembered, seen
@@ -70,7 +71,7 @@ class Bundle:
 def open_bundle(
     folder: str | Path, *, hashes: Hashes = "remembered", verify_rest: bool = False
 ) -> Bundle:
-    """Open and verify a bundle: all paths, and what engines read of it.
+    """Open and verify a bundle: all paths, what engines read of it, and what its graphs ask for.
 
     Of that, sizes always, and SHA-256: by default of what was not hashed before, or was touched
     since (runtimes.bundle.remembered); 'fresh': of all; 'none': of nothing. Of the rest (README,
@@ -94,6 +95,8 @@ def open_bundle(
         _check_file(bundle, name, bundle.manifest.files[name])
     if hashes != "none":
         _check_hashes(bundle, read, Remembered(root), fresh=hashes == "fresh")
+    for name in bundle.manifest.graphs:
+        check_graph(root, bundle.manifest, name)
     if verify_rest:
         for name in bundle.manifest.files.keys() - set(read):
             bundle.verified(name)

@@ -1,16 +1,16 @@
 """Core ML: a graph's .mlpackage driven by coremltools, which predicts on macOS only."""
 
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.bundle.coreml_trust import specification_file
 from runtimes.bundle.graph_files import real_files
 from runtimes.console import imported
 from runtimes.engines.base import (
@@ -112,15 +112,6 @@ def read_specification(package: Path) -> Any:
         return Model.FromString(specification_file(package).read_bytes())
     except (OSError, KeyError, TypeError, ValueError, DecodeError) as error:
         raise RunError(f"{package} is no readable Core ML package: {one_line(error)}") from error
-
-
-def specification_file(package: Path) -> Path:
-    """Where the package's manifest says that its program is."""
-    manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
-    path = PurePosixPath(str(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]))
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"its manifest leads out of the package, to {path}")
-    return package / "Data" / path
 
 
 def function_shapes(spec: Any) -> dict[str, Shapes]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtimes.engines.coreml import read_specification, specification_file
+from runtimes.bundle.coreml_trust import specification_file
+from runtimes.engines.coreml import read_specification
 from runtimes.errors import RunError
 
 # MIL's DataType (MIL.proto) as torch's; strings are parameters only.
