@@ -1,0 +1,110 @@
+"""Graphs that a stranger wrote: refused in one line before an engine or a quantiser sees them.
+
+A sound graph of each format passes; every change of it that a parser would follow does not.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import hostile_graphs as cases
+import onnx
+import pytest
+
+from quantization.cli import main as quantization
+from runtimes.bundle.graph_trust import check_graph
+from runtimes.bundle.manifest import File
+from runtimes.bundle.read import open_bundle, sha256
+from runtimes.cli import main as runtimes
+from runtimes.errors import RunError
+from validation.cli import main as validation
+
+SAVE = {
+    "onnx": cases.save_onnx,
+    "openvino": cases.save_openvino,
+    "coreml": cases.save_coreml,
+}
+ALL = [
+    pytest.param(backend, case, id=f"{backend}-{case.what}")
+    for backend, found in (("onnx", cases.ONNX), ("openvino", cases.OPENVINO),
+                           ("coreml", cases.COREML))
+    for case in found
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> dict[str, Path]:
+    """A sound graph of each format, in a folder of its own."""
+    return {key: save(tmp_path_factory.mktemp(key)) for key, save in SAVE.items()}
+
+
+def check(backend: str, path: Path) -> None:
+    """As an opener does, of a graph whose folder holds what the manifest lists."""
+    files = {name: File(size, "") for name, size in cases.sizes(path.parent).items()}
+    graph = SimpleNamespace(file=path.name, data=())
+    check_graph(
+        path.parent, SimpleNamespace(backend=backend, graphs={"g": graph}, files=files), "g"
+    )
+
+
+@pytest.mark.parametrize("backend", SAVE)
+def test_a_sound_graph_passes(sound, backend):
+    check(backend, sound[backend])
+
+
+@pytest.mark.parametrize(("backend", "case"), ALL)
+def test_a_hostile_graph_is_refused(sound, tmp_path, backend, case):
+    folder = Path(shutil.copytree(sound[backend].parent, tmp_path / "graph"))
+    path = folder / sound[backend].name
+    case.spoil(path)
+    with pytest.raises(RunError) as error:
+        check(backend, path)
+    message = str(error.value)
+    assert case.word in message and str(path) in message
+    assert "\n" not in message and message.isprintable() and len(message) < len(str(path)) + 200
+
+
+def resealed(folder: Path, name: str) -> None:
+    """The manifest names the file as it is now: what a stranger would do, too."""
+    path = folder / "bundle.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    value["files"][name] = {
+        "size": (folder / name).stat().st_size, "sha256": sha256(folder / name)
+    }  # fmt: skip
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        cases.node("Loop", body=cases.EMPTY),
+        cases.in_onnx(lambda m: m.graph.initializer[0].dims.append(1000)),
+    ],
+)
+def test_every_command_refuses_it(bundles, tmp_path, capsys, spoil):
+    folder = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
+    spoil(folder / "stage_a/model.onnx")
+    resealed(folder, "stage_a/model.onnx")
+    for main, words in (
+        (runtimes, ["a prompt", "-o", str(tmp_path / "out.png")]),
+        (quantization, [str(tmp_path / "out"), "--precision", "int8-weights"]),
+        (validation, ["--report", str(tmp_path / "out")]),
+    ):
+        assert main([str(folder), *words]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("error: ") and "stage_a/model.onnx" in line and "do not run" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_weights_that_the_manifest_does_not_give_the_graph_are_refused(bundles, tmp_path):
+    """As if they were another graph's: engines would compute with other bytes."""
+    folder = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
+    path = folder / "stage_a/model.onnx"
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="w.data")
+    resealed(folder, "stage_a/model.onnx")
+    (folder / "stage_a/w.data").rename(folder / "stage_b/w.data")
+    resealed(folder, "stage_b/w.data")
+    with pytest.raises(RunError, match="none of the graph's own files"):
+        open_bundle(folder)
