@@ -1,11 +1,11 @@
 """What hosts outside Python are built and run with: there, or a named skip (in CI a failure)."""
 
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 
+import manifests
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -33,7 +33,7 @@ def command(name: str, install: str) -> str:
 
 def reseal(folder: Path, name: str) -> None:
     """Have the manifest of a copied bundle vouch for a file as it is now."""
-    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    manifest = manifests.read(folder)
     data = (folder / name).read_bytes()
     manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    manifests.write(folder, manifest)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import manifests
 import numpy as np
 from host_tools import EXAMPLES, command, required, reseal
 from numpy.typing import NDArray
@@ -52,9 +53,9 @@ def pixels(path: Path) -> NDArray[np.int16]:
 def copied(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     """A copy of a bundle whose manifest `change` has changed."""
     shutil.copytree(bundle, folder)
-    value = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    value = manifests.read(folder)
     change(value)
-    (folder / "bundle.json").write_text(json.dumps(value), encoding="utf-8")
+    manifests.write(folder, value)
     return folder
 
 

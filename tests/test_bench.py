@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import manifests
 import pytest
 import torch
 
@@ -228,8 +229,8 @@ def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path, narrow):
 def test_bad_use(capsys, bundles, tmp_path):
     demo, other = bundles("demo").folder, bundles("one_level").folder
     ir = Path(shutil.copytree(other, tmp_path / "ir"))
-    manifest = json.loads((ir / "bundle.json").read_text())
-    (ir / "bundle.json").write_text(json.dumps(manifest | {"backend": "openvino"}))
+    manifest = manifests.read(ir)
+    manifests.write(ir, manifest | {"backend": "openvino"})
     one = "give a bundle to time, or --real-size, or --blocks"
     for words, message in (
         ([], one),

@@ -1,6 +1,5 @@
 """Opening a bundle: every kind of damage has its own clear error."""
 
-import json
 import math
 import os
 import shutil
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bundle_places import in_hub_cache, littered, with_crlf
+from manifests import edit
 
 from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import GRAPHS
@@ -22,13 +22,6 @@ from runtimes.recording import read_golden
 def folder(bundles, tmp_path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
-
-
-def edit(folder: Path, change) -> None:
-    path = folder / "bundle.json"
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
 
 
 def test_the_manifest_names_every_file_and_round_trips(bundles):
@@ -275,3 +268,18 @@ def test_manifest_that_is_no_json(folder):
     (folder / "bundle.json").write_text("{")
     with pytest.raises(RunError, match="not valid JSON"):
         open_bundle(folder)
+
+
+def test_a_manifest_that_is_not_as_it_was_written_is_refused(folder):
+    """A digit of a constant, say, which is in its range all the same; by version control it may."""
+    path = folder / "bundle.json"
+    content = path.read_bytes()
+    place = content.index(b'"guidance": 4.0') + len('"guidance": ')
+    for changed in (content[:place] + b"5" + content[place + 1 :], content + b" "):
+        path.write_bytes(changed)
+        with pytest.raises(RunError, match=r'is not as it was written .* remove its "sha256"'):
+            open_bundle(folder)
+    path.write_bytes(content.replace(b"\n", b"\r\n"))
+    open_bundle(folder)
+    edit(folder, lambda m: m["sampling"]["stage_c"].update(guidance=5.0))  # on purpose
+    assert open_bundle(folder).manifest.sampling.stage_c.guidance == 5

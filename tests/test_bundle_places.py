@@ -5,11 +5,11 @@ refuse links that lead out of the graph's folder.
 """
 
 import io
-import json
 import os
 import shutil
 from pathlib import Path
 
+import manifests
 import numpy as np
 import onnx
 import onnx_ir
@@ -160,12 +160,12 @@ def test_a_quantised_bundle_lacks_a_golden_run_that_nobody_can_vouch_for(bundles
 def test_graphs_at_the_top_are_quantised(bundles, tmp_path):
     """A bundle of another's making: the graph beside the manifest, and no folder of its own."""
     folder = Path(shutil.copytree(bundles(NAME).folder, tmp_path / "bundle"))
-    value = json.loads((folder / "bundle.json").read_text())
+    value = manifests.read(folder)
     for path in (folder / GRAPH).iterdir():
         path.rename(folder / path.name)
     value["graphs"][GRAPH]["file"] = "model.onnx"
     value["files"] = {n.removeprefix(f"{GRAPH}/"): file for n, file in value["files"].items()}
-    (folder / "bundle.json").write_text(json.dumps(value))
+    manifests.write(folder, value)
     bundle = open_bundle(folder, hashes="fresh", verify_rest=True)
     request = Request("int8-weights", {GRAPH: PRESETS["int8-weights"][GRAPH]}, [], 1, 0)
     quantize(bundle, tmp_path / "made", request)

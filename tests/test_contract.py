@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import jsonschema
+import manifests
 import onnx
 import pytest
 from hosting_page import BLOCK, BLOCKS, PAGE, filled
@@ -37,7 +38,7 @@ def as_version_1(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle as it was written before version 2."""
     shutil.copytree(bundle.folder, folder)
     (folder / TOKENS_FILE).unlink()
-    value = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    value = manifests.read(folder)
     value["format_version"] = 1
     del value["host"], value["files"][TOKENS_FILE]
     for graph in value["graphs"].values():
@@ -45,7 +46,7 @@ def as_version_1(bundle: Bundle, folder: Path) -> Bundle:
             del graph[name]
     for tokenizer in value["tokenizers"].values():
         del tokenizer["rules"]
-    (folder / "bundle.json").write_text(json.dumps(value))
+    manifests.write(folder, value)
     return open_bundle(folder, verify_rest=True)
 
 
@@ -186,9 +187,9 @@ def test_a_replay_of_version_1(old):
 )
 def test_what_a_replay_finds(bundles, tmp_path, capsys, change, what):
     folder = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
-    value = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    value = manifests.read(folder)
     change(value)
-    (folder / "bundle.json").write_text(json.dumps(value))
+    manifests.write(folder, value)
     assert runtimes([str(folder), "--replay"]) == (0 if what is None else RunError.exit_code)
     said = capsys.readouterr()
     assert what is None or what in said.err
@@ -234,6 +235,6 @@ def test_real_manifests_validate(bundles, name):
     ],
 )
 def test_what_is_no_manifest_of_this_version_does_not_validate(bundles, change):
-    value = json.loads((bundles("one_level").folder / "bundle.json").read_text(encoding="utf-8"))
+    value = manifests.read(bundles("one_level").folder)
     change(value)
     assert not jsonschema.Draft202012Validator(schema()).is_valid(value)

@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import manifests
 import pytest
 import tiny
 import torch
@@ -261,7 +262,7 @@ def test_combined_folder_equals_the_pair(capsys, tmp_path, bundles, folders):
     assert main([str(w) for w in words]) == 0
     made = (tmp_path / "b/stage_c/model.onnx").read_bytes()
     assert made == bundles("public").path("stage_c/model.onnx").read_bytes()
-    manifest = json.loads((tmp_path / "b/bundle.json").read_text())
+    manifest = manifests.read(tmp_path / "b")
     assert manifest["sampling"]["latent_mean"] == 42.0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import manifests
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -270,7 +271,7 @@ def test_the_first_tensor_that_differs_is_named(host, copy, tensor):
 
 
 def test_a_changed_weight_is_named_by_the_graph_it_changes(host, copy):
-    graph = json.loads((copy / "bundle.json").read_text())["graphs"]["stage_a"]
+    graph = manifests.read(copy)["graphs"]["stage_a"]
     files = [entry["file"] for entry in graph["data"]] or [graph["file"]]
     path = copy / files[0]
     data = bytearray(path.read_bytes())
@@ -330,9 +331,9 @@ def test_a_size_that_does_not_close_names_the_nearest(host, bundles, tmp_path):
 
 
 def edited(folder: Path, change: Callable[[dict], object]) -> None:
-    manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    manifest = manifests.read(folder)
     change(manifest)
-    (folder / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    manifests.write(folder, manifest)
 
 
 def data_of(manifest: dict, graph: str = "text_encoder") -> dict:

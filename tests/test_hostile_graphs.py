@@ -3,12 +3,12 @@
 A sound graph of each format passes; every change of it that a parser would follow does not.
 """
 
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import hostile_graphs as cases
+import manifests
 import onnx
 import pytest
 
@@ -67,12 +67,8 @@ def test_a_hostile_graph_is_refused(sound, tmp_path, backend, case):
 
 def resealed(folder: Path, name: str) -> None:
     """The manifest names the file as it is now: what a stranger would do, too."""
-    path = folder / "bundle.json"
-    value = json.loads(path.read_text(encoding="utf-8"))
-    value["files"][name] = {
-        "size": (folder / name).stat().st_size, "sha256": sha256(folder / name)
-    }  # fmt: skip
-    path.write_text(json.dumps(value), encoding="utf-8")
+    about = {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    manifests.edit(folder, lambda m: m["files"].update({name: about}))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import jsonschema
+import manifests
 import pytest
 
 from runtimes.bundle.manifest_json import MOST_BYTES, read_manifest
@@ -85,7 +86,7 @@ RELATIONS = {
 
 @pytest.fixture(scope="module")
 def manifest(bundles) -> dict:
-    return json.loads((bundles("one_level").folder / "bundle.json").read_text(encoding="utf-8"))
+    return manifests.read(bundles("one_level").folder)
 
 
 def changed(manifest: dict, place: tuple, value: object) -> dict:

@@ -1,9 +1,9 @@
 """Hub ids, from a local cache laid out as huggingface_hub lays one out."""
 
-import json
 from pathlib import Path
 
 import checkpoints_found as make
+import manifests
 import pytest
 from huggingface_hub import constants
 
@@ -28,7 +28,7 @@ def cache(folders, tmp_path, monkeypatch) -> Path:
 def test_ids_resolve_to_commits_and_the_card_names_the_prior(cache, tmp_path):
     words = ["-m", "owner/wuerstchen", "--revision", "v1", "--modules", "stage_a", "--quiet"]
     assert main([str(tmp_path / "b"), *words]) == 0
-    model = json.loads((tmp_path / "b/bundle.json").read_text())["model"]
+    model = manifests.read(tmp_path / "b")["model"]
     assert model == {
         "id": "owner/wuerstchen",
         "revision": COMMIT["wuerstchen"],

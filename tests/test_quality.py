@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import manifests
 import numpy as np
 import pytest
 import torch
@@ -51,9 +52,9 @@ def without_times(value):
 def variant(bundle: Bundle, folder: Path, edit: Callable[[dict], None]) -> Path:
     """A copy of a bundle with another manifest."""
     shutil.copytree(bundle.folder, folder)
-    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest = manifests.read(folder)
     edit(manifest)
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     return folder
 
 

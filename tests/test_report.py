@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import manifests
 import numpy as np
 import onnx
 import pytest
@@ -70,10 +71,10 @@ def spoil(bundle: Bundle, output: Path, graph: str = "stage_c") -> Path:
         if values.dtype == np.float32 and values.ndim == 2:
             weight.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), weight.name))
     onnx.save(model, path)
-    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest = manifests.read(folder)
     name = f"{graph}/model.onnx"
     manifest["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     return folder
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import manifests
 import pytest
 
 from runtimes.bundle.manifest import Model
@@ -67,11 +68,10 @@ def test_the_json_option_prints_what_is_written(bundles, capsys, tmp_path):
 def edited(bundle: Bundle, output: Path, **changes) -> Path:
     """A copy whose manifest says something else."""
     folder = Path(shutil.copytree(bundle.folder, output))
-    path = folder / "bundle.json"
-    value = json.loads(path.read_text())
+    value = manifests.read(folder)
     for key, change in changes.items():
         value[key] |= change
-    path.write_text(json.dumps(value))
+    manifests.write(folder, value)
     return folder
 
 

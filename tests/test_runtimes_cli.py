@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import manifests
 import numpy as np
 import onnx
 import pytest
@@ -210,11 +211,11 @@ def test_nan_in_a_graph_stops_the_run(capsys, bundle, tmp_path):
     values.flat[0] = np.nan
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     onnx.save(model, path)
-    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest = manifests.read(folder)
     manifest["files"]["stage_b/model.onnx"] = {
         "size": path.stat().st_size, "sha256": sha256(path),
     }  # fmt: skip
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     code, _, err = run(capsys, folder, "a", "-o", tmp_path / "p.png", "--quiet", *SHORT)
     assert code == 1
     assert "stage_b, step 1 of 2" in err and "NaN" in err

@@ -5,6 +5,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import manifests
 import pytest
 
 from runtimes.errors import UsageError
@@ -155,9 +156,9 @@ def test_a_sweep_is_kept_cell_by_cell(capsys, bundles, tmp_path, monkeypatch):
 def test_a_sweep_of_another_bundle_or_seed_is_refused(capsys, bundles, tmp_path):
     folder, out = bundles("one_level").folder, tmp_path / "out"
     other = Path(shutil.copytree(folder, tmp_path / "other"))
-    manifest = json.loads((other / "bundle.json").read_text())
+    manifest = manifests.read(other)
     manifest["sampling"]["latent_mean"] *= 1.01
-    (other / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(other, manifest)
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\na blue star\n")
     words = ["--steps", "2", "--decoder-steps", "2", "--prompts", path, "-o", out]
@@ -208,7 +209,7 @@ def test_the_text_free_preset_exports_and_compares(capsys, bundles, folders, tmp
     code, text, err = run(capsys, *words)
     assert code == 0 and "exporting the text-free bundle" in err
     assert f"text-free against {bundle.folder.name}" in text and "PSNR" in text
-    manifest = json.loads((out / "text-free/bundle.json").read_text())
+    manifest = manifests.read(out / "text-free")
     assert manifest["text_graphs"]["stage_b"] is None
     (cell,) = json.loads((out / "sweep.json").read_text())["cells"]
     change = {metric["name"]: metric["value"] for metric in cell["change"]}

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import manifests
 import numpy as np
 import onnx
 import pytest
@@ -39,9 +40,9 @@ def test_a_spoilt_weight_fails_and_is_named(capsys, bundles, tmp_path):
             spoilt = onnx.numpy_helper.from_array((values * 1.01).astype(np.float32), weight.name)
             weight.CopyFrom(spoilt)
     onnx.save(model, path)
-    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest = manifests.read(folder)
     manifest["files"]["stage_c/model.onnx"] = {"size": path.stat().st_size, "sha256": sha256(path)}
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     code, out, err = run(capsys, folder, "--golden")
     assert code == 1
     assert "FAILED" in out
@@ -82,9 +83,9 @@ def test_golden_and_reference_exclude_each_other(capsys, bundles):
 def test_exported_without_golden(capsys, bundles, tmp_path):
     folder = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
     shutil.rmtree(folder / "golden")
-    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest = manifests.read(folder)
     del manifest["files"]["golden/run.safetensors"]
-    (folder / "bundle.json").write_text(json.dumps(manifest))
+    manifests.write(folder, manifest)
     code, _, err = run(capsys, folder, "--golden")
     assert code == 1 and "has no golden run" in err
 

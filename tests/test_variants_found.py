@@ -1,6 +1,5 @@
 """Weight files as they are found: variants, shards, what is missing, what a hub is asked for."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import checkpoints_found as make
+import manifests
 import pytest
 import torch
 from diffusers import WuerstchenPriorPipeline, pipelines
@@ -160,7 +160,7 @@ def test_a_mixed_checkpoint_validates(pair, tmp_path, capsys):
     output = tmp_path / "bundle"
     assert main([str(w) for w in (output, "-m", pair[0], "--prior", pair[1], "--no-golden")]) == 0
     assert "no plain weights, the fp16 ones are taken" in capsys.readouterr().err
-    assert json.loads((output / "bundle.json").read_text())["model"]["variant"] == ""
+    assert manifests.read(output)["model"]["variant"] == ""
     words = [output, "--reference", pair[0], "--prior", pair[1]]
     assert validate([str(word) for word in words]) == 0
 

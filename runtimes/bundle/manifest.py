@@ -14,6 +14,7 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 # Of a field whose default stands for its absence in version 1: from 2 on it has another value.
 SINCE_2 = {"since": 2}
+OPTIONAL = {"optional": True}  # of a field that manifests of every version may lack
 MANIFEST_NAME = "bundle.json"
 GOLDEN_FILE = "golden/run.safetensors"
 TOKENS_FILE = "golden/tokens.json"
@@ -299,7 +300,8 @@ class Manifest:
     are the only picture sizes (height, width) its graphs take, none if sizes are open;
     `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
     `golden` what was recorded (None: nothing, or by a version that did not say), `host` the rules
-    of a run for hosts in any language (None: format version 1).
+    of a run for hosts in any language (None: format version 1). `sha256` is bundle.json's own, as
+    it is with 64 zeros in this place ('': not said; nothing tells then whether it is unchanged).
     """
 
     format: v.Name
@@ -319,3 +321,4 @@ class Manifest:
     adapters: Annotated[tuple[Adapter, ...], v.Few] = ()
     golden: Golden | None = None
     host: Host | None = field(default=None, metadata=SINCE_2)
+    sha256: v.Origin = field(default="", metadata=OPTIONAL)

@@ -1,6 +1,7 @@
 """The manifest as JSON, and what its values have to be beside their types."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -26,10 +27,16 @@ Fault = tuple[str, str]  # where in the manifest, and what is wrong there
 
 
 def to_json(manifest: Manifest) -> str:
-    """The manifest as indented JSON text."""
-    return json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+    """The manifest as indented JSON text, its own hash in it."""
+    value = dataclasses.asdict(dataclasses.replace(manifest, sha256=_BLANK))
+    before, blank, after = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").rpartition(
+        _BLANK
+    )
+    digest = hashlib.sha256((before + blank + after).encode()).hexdigest()
+    return before + digest + after
 
 
+_BLANK = "0" * 64  # in the place of a manifest's own hash while it is computed
 _MAKE = "make one with 'python -m exporter'"
 
 
@@ -37,7 +44,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Parse `folder/bundle.json`; RunError names what is missing, unknown or mistyped."""
     path = folder / MANIFEST_NAME
     try:
-        value = parse_json(read_regular(path, MOST_BYTES))
+        content = read_regular(path, MOST_BYTES)
+        value = parse_json(content)
     except (FileNotFoundError, NotADirectoryError):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"did you mean {folder / inside[0]}?" if inside else _MAKE
@@ -55,9 +63,23 @@ def read_manifest(folder: Path) -> Manifest:
             f"{' and '.join(map(str, READABLE_VERSIONS))}; export the bundle again with a matching "
             "version"
         )
+    _check_unchanged(path, content, value.get("sha256"))
     manifest = decode(Manifest, value, str(path))
     check_manifest(manifest, str(path))
     return manifest
+
+
+def _check_unchanged(path: Path, content: bytes, claimed: object) -> None:
+    """RunError when a manifest is not as it was written; what is no hash is for `decode`."""
+    if not isinstance(claimed, str) or not claimed.isascii() or len(claimed) != len(_BLANK):
+        return
+    for text in (content, content.replace(b"\r\n", b"\n")):  # version control may rewrite these
+        if hashlib.sha256(text.replace(claimed.encode(), _BLANK.encode())).hexdigest() == claimed:
+            return
+    raise RunError(
+        f"{path} is not as it was written (SHA-256 differs); export the bundle again, or remove "
+        'its "sha256" where you changed it yourself'
+    )
 
 
 def check_manifest(manifest: Manifest, where: str) -> None:

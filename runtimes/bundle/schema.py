@@ -79,7 +79,9 @@ def _object(kind: Any, definitions: dict[str, Schema]) -> Schema:
         "description": inspect.getdoc(kind),
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": [
+            field.name for field in dataclasses.fields(kind) if "optional" not in field.metadata
+        ],
         "additionalProperties": False,
     }
 

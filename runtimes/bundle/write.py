@@ -137,8 +137,7 @@ def seal(
         on_bytes(size)
     manifest = completed(folder, dataclasses.replace(manifest, files=files))
     manifest_file.write_text(to_json(manifest), encoding="utf-8", newline="\n")
-    read_manifest(folder)  # nobody could open it if a value were out of its range
-    return manifest
+    return read_manifest(folder)  # nobody could open it if a value were out of its range
 
 
 def check_space(output: Path, needed: int, advice: str = "choose another place") -> None:
