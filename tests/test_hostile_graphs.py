@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import hostile_graphs as cases
+import hostile_graphs
 import manifests
 import onnx
 import pytest
@@ -19,18 +19,24 @@ from runtimes.bundle.read import open_bundle, sha256
 from runtimes.cli import main as runtimes
 from runtimes.errors import RunError
 from validation.cli import main as validation
+from validation.trust import hostile_onnx
+from validation.trust.graphs import hostile
 
 SAVE = {
-    "onnx": cases.save_onnx,
-    "openvino": cases.save_openvino,
-    "coreml": cases.save_coreml,
+    "onnx": hostile_graphs.save_onnx,
+    "openvino": hostile_graphs.save_openvino,
+    "coreml": hostile_graphs.save_coreml,
 }
 ALL = [
     pytest.param(backend, case, id=f"{backend}-{case.what}")
-    for backend, found in (("onnx", cases.ONNX), ("openvino", cases.OPENVINO),
-                           ("coreml", cases.COREML))
-    for case in found
-]  # fmt: skip
+    for backend in SAVE
+    for case in hostile(backend)
+]
+WEIGHTS = {
+    "onnx": "model.onnx.data",
+    "openvino": "model.bin",
+    "coreml": "Data/com.apple.CoreML/weights/weight.bin",
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def sound(tmp_path_factory) -> dict[str, Path]:
 
 def check(backend: str, path: Path) -> None:
     """As an opener does, of a graph whose folder holds what the manifest lists."""
-    files = {name: File(size, "") for name, size in cases.sizes(path.parent).items()}
+    files = {name: File(size, "") for name, size in hostile_graphs.sizes(path.parent).items()}
     graph = SimpleNamespace(file=path.name, data=())
     check_graph(
         path.parent, SimpleNamespace(backend=backend, graphs={"g": graph}, files=files), "g"
@@ -57,11 +63,11 @@ def test_a_sound_graph_passes(sound, backend):
 def test_a_hostile_graph_is_refused(sound, tmp_path, backend, case):
     folder = Path(shutil.copytree(sound[backend].parent, tmp_path / "graph"))
     path = folder / sound[backend].name
-    case.spoil(path)
+    case.spoil(path, WEIGHTS[backend])
     with pytest.raises(RunError) as error:
         check(backend, path)
     message = str(error.value)
-    assert case.word in message and str(path) in message
+    assert case.words in message and str(path) in message
     assert "\n" not in message and message.isprintable() and len(message) < len(str(path)) + 200
 
 
@@ -74,13 +80,13 @@ def resealed(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        cases.node("Loop", body=cases.EMPTY),
-        cases.in_onnx(lambda m: m.graph.initializer[0].dims.append(1000)),
+        hostile_onnx.node("Softplus"),
+        hostile_onnx.outside(location="../../x"),
     ],
 )
 def test_every_command_refuses_it(bundles, tmp_path, capsys, spoil):
     folder = Path(shutil.copytree(bundles("one_level").folder, tmp_path / "bundle"))
-    spoil(folder / "stage_a/model.onnx")
+    spoil(folder / "stage_a/model.onnx", "")
     resealed(folder, "stage_a/model.onnx")
     for main, words in (
         (runtimes, ["a prompt", "-o", str(tmp_path / "out.png")]),

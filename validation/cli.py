@@ -12,6 +12,7 @@ from pathlib import Path
 import validation.bench.cli as bench
 import validation.quality.cli as quality
 import validation.sweep.cli as sweep
+import validation.trust.cli as trust
 from runtimes.arguments import Parser, add_execution_options, integer
 from runtimes.console import run_cli
 from validation import judge
@@ -113,6 +114,15 @@ COMMANDS = {
         sweep.add_options,
         sweep.run,
         "finished pictures are kept: run it again",
+    ),
+    "trust": Command(
+        "Damage a copy of a bundle in every way that a disk, a kill or a stranger could, "
+        "and count what is refused by name, what changes nothing, and what is taken for sound. "
+        "Exits with 1 where anything is.",
+        (QUIET, JSON, DEBUG),
+        trust.add_options,
+        trust.run,
+        "nothing was changed",
     ),
     "public-checkpoint": Command(
         "Write a checkpoint of the public Wuerstchen architecture with seeded random "

@@ -16,6 +16,7 @@ from runtimes.bundle.manifest import (
     Manifest,
     Tensor,
 )
+from runtimes.bundle.ranges import shown
 from runtimes.bundle.typed_json import decode
 from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.errors import RunError
@@ -59,7 +60,7 @@ def read_manifest(folder: Path) -> Manifest:
     version = value.get("format_version")
     if type(version) is not int or version not in READABLE_VERSIONS:
         raise RunError(
-            f"{path} has format version {version}, this program reads "
+            f"{path} has format version {shown(version)}, this program reads "
             f"{' and '.join(map(str, READABLE_VERSIONS))}; export the bundle again with a matching "
             "version"
         )
