@@ -14,7 +14,7 @@ from validation.trust import manifests
 from validation.trust.attempt import Copy
 from validation.trust.checks import CHECKS
 
-TRIES = 24
+TRIES = 36
 
 
 @pytest.fixture
