@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
-import manifests
 import pytest
 import torch
+from openvino_cases import as_ir
 
 import validation.bench.conditioning
 import validation.bench.peak
@@ -228,9 +226,7 @@ def test_real_size_on_a_small_model(capsys, monkeypatch, tmp_path, narrow):
 
 def test_bad_use(capsys, bundles, tmp_path):
     demo, other = bundles("demo").folder, bundles("one_level").folder
-    ir = Path(shutil.copytree(other, tmp_path / "ir"))
-    manifest = manifests.read(ir)
-    manifests.write(ir, manifest | {"backend": "openvino"})
+    ir = as_ir(bundles("one_level"), tmp_path / "ir").folder
     one = "give a bundle to time, or --real-size, or --blocks"
     for words, message in (
         ([], one),

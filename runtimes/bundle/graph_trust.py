@@ -32,16 +32,18 @@ def check_graph(folder: Path, manifest: Manifest, name: str) -> None:
     home = PurePosixPath(graph.file)
     if manifest.backend != "coreml":
         home = home.parent
+    files = graph_files(manifest, name)
     sizes = {
         PurePosixPath(key).relative_to(home).as_posix(): file.size
-        for key, file in graph_files(manifest, name).items()
+        for key, file in files.items()
         if key != graph.file and PurePosixPath(key).is_relative_to(home)
     }
     try:
         for fault in FAULTS[manifest.backend](path, sizes):
             raise RunError(f"{path}: {fault}; do not run it")
         for data in graph.data:
-            if (home / data.location).as_posix() != data.file or data.location not in sizes:
+            place = PurePosixPath(graph.file).parent / data.location
+            if place.as_posix() != data.file or data.file not in files:
                 raise RunError(f"{path}: {data.file} is no file of it; export the bundle again")
     except (IndexError, KeyError, ValueError, TypeError, OSError, struct.error):
         raise RunError(
