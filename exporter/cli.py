@@ -22,7 +22,11 @@ from runtimes.errors import UsageError
 if TYPE_CHECKING:
     from exporter.options import ExportOptions
 
-COMMANDS = {"inspect": "exporter.inspect_cli"}
+COMMANDS = {
+    "inspect": "exporter.inspect_cli:main",
+    "sign": "exporter.signing:main_sign",
+    "verify": "exporter.signing:main_verify",
+}
 DEFAULT_OUTPUT = "wuerstchen-bundle"
 _INTERRUPTED = "no bundle was written; --resume goes on from the graphs that are finished"
 
@@ -32,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(
         prog="python -m exporter",
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
-        "'python -m exporter inspect' prints its costs instead.",
+        "'python -m exporter inspect' prints its costs instead, 'sign' and 'verify' sign a bundle.",
     )
     add_arguments(command_line)
     return command_line
@@ -182,8 +186,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> None:
-    if args.output == Path("inspect"):
-        raise UsageError("write 'inspect' first: python -m exporter inspect ...")
+    if str(args.output) in COMMANDS:
+        raise UsageError(f"write '{args.output}' first: python -m exporter {args.output} ...")
     settle_size(args)
     require_export_packages()
     _require_backend_packages(args.backend)

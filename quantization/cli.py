@@ -23,8 +23,8 @@ from runtimes.prompts import read_prompts
 
 SAMPLES = 64
 COMMANDS = {
-    "sensitivity": "quantization.sensitivity_cli",
-    "ranges": "quantization.ranges_cli",
+    "sensitivity": "quantization.sensitivity_cli:main",
+    "ranges": "quantization.ranges_cli:main",
 }
 
 

@@ -164,10 +164,11 @@ def _finish(output: TextIO) -> None:
 def subcommand(
     words: Sequence[str], commands: Mapping[str, str]
 ) -> Callable[[Sequence[str]], int] | None:
-    """The `main` of the module that `commands` has for the first word; None when it has none."""
+    """The function ('module:name') that `commands` has for the first word; None without one."""
     if not words or words[0] not in commands:
         return None
-    main: Callable[[Sequence[str]], int] = importlib.import_module(commands[words[0]]).main
+    module, _, name = commands[words[0]].partition(":")
+    main: Callable[[Sequence[str]], int] = getattr(importlib.import_module(module), name)
     return main
 
 
