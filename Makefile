@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 LATEST ?= .venv-latest
+AUDIT  ?= .venv-audit
 BIN    := $(VENV)/bin
 OUT    ?= out
 PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
@@ -10,7 +11,7 @@ PROMPT ?= a large red circle on the left and a small blue star at the top right 
 # They come in the order of tests/conftest.py, not by how many tests a file has.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: demo test test-slow test-hosts test-all test-latest lint format clean
+.PHONY: demo test test-slow test-hosts test-all test-latest lint format audit sbom clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -71,5 +72,20 @@ format: $(BIN)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(AUDIT)/.installed:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install -q --disable-pip-version-check pip-audit cyclonedx-bom
+	@touch $@
+
+# Asks the package index's advisories, so it needs the network; --strict fails where none answers.
+audit: $(AUDIT)/.installed  ## known holes in the versions of constraints.txt
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+sbom: $(AUDIT)/.installed $(BIN)/.installed  ## out/sbom.json: what .venv holds, as CycloneDX has it
+	@mkdir -p $(OUT)
+	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+		--output-reproducible -o $(OUT)/sbom.json
+	@echo "the bill of materials is $(OUT)/sbom.json"
+
 clean:
-	rm -rf $(OUT) $(VENV) $(LATEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(OUT) $(VENV) $(LATEST) $(AUDIT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
