@@ -14,6 +14,7 @@ from openvino_cases import as_ir
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
 from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
