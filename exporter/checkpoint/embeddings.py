@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
+from exporter.checkpoint.files import PICKLES
+from exporter.checkpoint.reading import FLOATS, open_safetensors
 from exporter.checkpoint.vocabulary import with_ids
 from exporter.checkpoint.weights import WeightSource
 from exporter.formats.clip_bpe import Added, Vocabulary, normalizer, numbered

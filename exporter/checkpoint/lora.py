@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
+from exporter.checkpoint.files import PICKLES
 from exporter.checkpoint.lora_config import LoraConfig, read_config
 from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
+from exporter.checkpoint.reading import FLOATS, open_safetensors
 from exporter.checkpoint.shapes import Shapes
 from exporter.checkpoint.weights import WeightSource
 from runtimes.bundle.manifest import Adapter
