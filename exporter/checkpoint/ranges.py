@@ -35,7 +35,11 @@ Offset = Annotated[float, Range(0, 1, above=True)]  # `s`: 0.008
 Exponent = values.Exponent
 Positive = Annotated[float, Range(0, 1e6, above=True)]  # what multiplies latents: 42
 
+# Of an embedding, each a token: a prompt holds 75. Its word ends in messages and in the manifest.
+Vectors = Annotated[int, Range(1, 100)]
+Token = Annotated[str, Text(1, 200, "[^\\u0000-\\u001f\\u007f\\u2028\\u2029]*")]
 Rank = Annotated[int, Range(1, 65_536)]  # of an adapter
-Strength = values.Strength
+MOST_STRENGTH = 1e6
+Strength = Annotated[float, Range(-MOST_STRENGTH, MOST_STRENGTH)]
 Ranks = Annotated[dict[str, Rank], Entries(0, 10_000)]
 Strengths = Annotated[dict[str, Strength], Entries(0, 10_000)]

@@ -86,16 +86,25 @@ def open_safetensors(path: Path, flag: str = "", advice: str = "") -> Any:
 
 
 def read_tensor(path: Path, name: str) -> Tensor:
-    """A tensor of a file that `open_safetensors` opened before, its pages mapped.
-
-    RunError where the file has changed, or a value is not finite.
-    """
+    """A tensor of a file that `open_safetensors` opened before, its pages mapped."""
     try:
         with safe_open(path, framework="pt") as handle:
             tensor: Tensor = handle.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path} has changed ({one_line(error)}); export again") from None
-    # The least and the largest value are NaN where any is, and no mask as large is made.
-    if tensor.is_floating_point() and not all(map(torch.isfinite, tensor.aminmax())):
+    return tensor
+
+
+def read_finite(path: Path, name: str) -> Tensor:
+    """The same; RunError where a value is NaN or infinite."""
+    tensor = read_tensor(path, name)
+    if not is_finite(tensor):
         raise RunError(f"{path}: '{name}' holds values that are not finite; fetch it again")
     return tensor
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without a mask as large as the tensor."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return all(bool(torch.isfinite(bound)) for bound in tensor.aminmax())  # NaN where any is

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from exporter.checkpoint.reading import FLOATS, open_safetensors, read_tensor, refuse_pointer
+from exporter.checkpoint.reading import FLOATS, open_safetensors, read_finite, refuse_pointer
 from exporter.checkpoint.shapes import TEXT_PREFIX, Shapes
 from exporter.modules.layout import Pointwise
 from runtimes.errors import RunError, UsageError
@@ -68,7 +68,7 @@ class Weights:
 
     def __getitem__(self, name: str) -> Tensor:
         name = name.removeprefix(self._prefix)
-        tensor = read_tensor(self._files[name], name)
+        tensor = read_finite(self._files[name], name)
         # Each tensor keeps its whole file mapped: too much address space for the many small ones.
         return tensor.float() if tensor.numel() > SMALL else tensor.clone().float()
 
