@@ -41,5 +41,6 @@ Token = Annotated[str, Text(1, 200, "[^\\u0000-\\u001f\\u007f\\u2028\\u2029]*")]
 Rank = Annotated[int, Range(1, 65_536)]  # of an adapter
 MOST_STRENGTH = 1e6
 Strength = Annotated[float, Range(-MOST_STRENGTH, MOST_STRENGTH)]
-Ranks = Annotated[dict[str, Rank], Entries(0, 10_000)]
-Strengths = Annotated[dict[str, Strength], Entries(0, 10_000)]
+# Of single layers: the public prior and its text encoder have some 500.
+Ranks = Annotated[dict[str, Rank], Entries(0, 2_000)]
+Strengths = Annotated[dict[str, Strength], Entries(0, 2_000)]
