@@ -163,8 +163,8 @@ def test_numbers_that_no_config_has(pair, file, key):
     for value in NUMBERS[file, key]:
         path.write_text(before)
         hostile.edited(**{key: value})(path)
-        for call in (opened, inspected):
-            refused(lambda call=call: call(pair))
+        refused(lambda: opened(pair))
+    refused(lambda: inspected(pair))
     path.write_text(before)
     assert opened(pair).plans  # it was these
 
@@ -231,8 +231,10 @@ def test_indexes_of_shards(pair, kind):
     refused(lambda: opened(pair), str(pair[0] / "vqgan"), message)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(torch.nan, torch.float32), (torch.inf, torch.float16), (-torch.inf, torch.bfloat16)],
+)
 def test_weights_that_are_not_finite_are_found_when_they_are_read(pair, value, dtype):
     path = pair[0] / WEIGHTS
     tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
