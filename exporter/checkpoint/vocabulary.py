@@ -23,7 +23,7 @@ from exporter.checkpoint.tokenizer_files import (
     read_words,
     tokenizer_config,
 )
-from exporter.formats.clip_bpe import Vocabulary, build
+from exporter.formats.clip_bpe import END_OF_WORD, Vocabulary, build
 from runtimes.bundle.ranges import shown
 from runtimes.errors import UsageError
 
@@ -39,9 +39,6 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     serialized = read_serialized(path) if path.exists() else None
     if serialized is None:
         vocab, merges = read_words(folder), read_merges(folder)
-        for symbol in (symbol for a, b in merges for symbol in (a, b, a + b)):
-            if symbol not in vocab:
-                raise UsageError(f"{folder}/merges.txt: {shown(symbol)} is not in vocab.json")
         unk = content_of(config["unk_token"])
     else:
         model = read_clip_model(path)
@@ -49,6 +46,8 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         check_older_files(folder, vocab, merges)
     special = {key: content_of(config[key]) for key in SPECIAL_TOKENS}
     added = added_tokens(folder, config, serialized)
+    if serialized is None:
+        _check_merges(folder, vocab, merges, {*added, *special.values()})
     for key, token in special.items():
         if token not in vocab and added[token].id is None:
             where = "vocab.json" if serialized is None else "tokenizer.json"
@@ -65,6 +64,28 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     if serialized is not None:
         _check_frame(path, vocabulary)
     return vocabulary
+
+
+def _check_merges(
+    folder: Path, vocab: dict[str, int], merges: tuple[tuple[str, str], ...], whole: set[str]
+) -> None:
+    """UsageError where merges make what is no word, or a word of several letters is never made.
+
+    Without the end of merges.txt, prompts would have other ids and nobody would notice. The tokens
+    `whole` are looked for as they are.
+    """
+    made = set()
+    for first, second in merges:
+        for symbol in (first, second, first + second):
+            if symbol not in vocab:
+                raise UsageError(f"{folder}/merges.txt: {shown(symbol)} is not in vocab.json")
+        made.add(first + second)
+    for word in vocab.keys() - made - whole:
+        if len(word.removesuffix(END_OF_WORD)) > 1:
+            raise UsageError(
+                f"{folder}/merges.txt: no pair makes {shown(word)} of vocab.json; a file is cut, "
+                "or they are not of one tokenizer"
+            )
 
 
 def with_ids(vocabulary: Vocabulary) -> Vocabulary:

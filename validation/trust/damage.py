@@ -56,7 +56,7 @@ def damages(path: Path, seed: int, count: int) -> Iterator[Damage]:
     size = path.stat().st_size
     draw = random.Random(f"{path.name} {size} {seed}")
     for index in range(count):
-        if index % 3 == 2:
+        if index % 3 == 1:
             yield Damage(path, "cut", draw.randrange(max(size - _MOST_CUT, 0), size))
         else:
             yield Damage(path, "flip", draw.randrange(size), draw.randrange(8))
