@@ -213,7 +213,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> "ExportOptions":
     from exporter.checkpoint.embeddings import parse_embedding
-    from exporter.checkpoint.lora import parse_lora
+    from exporter.checkpoint.lora_file import parse_lora
     from exporter.options import ExportOptions
 
     return ExportOptions(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from exporter.checkpoint.embeddings import EmbeddingFile
-from exporter.checkpoint.lora import LoraFile
+from exporter.checkpoint.lora_file import LoraFile
 from exporter.formats.openvino_tokenizer import check_openvino_tokenizers
 from exporter.formats.table import BACKENDS
 from exporter.golden import GoldenSteps

@@ -29,7 +29,9 @@ from quantization.recipes import (
     in_steps,
 )
 from runtimes.bundle.manifest import DENOISERS, GRAPHS
-from runtimes.errors import UsageError
+from runtimes.bundle.ranges import shown
+from runtimes.bundle.untrusted import read_regular
+from runtimes.errors import UsageError, one_line
 
 _RECIPES: tuple[Recipe, ...] = (
     Float16(),
@@ -42,23 +44,27 @@ _RECIPES: tuple[Recipe, ...] = (
     PALETTE6,
     PALETTE4,
 )
+_MOST_BYTES = 1_000_000  # of a file: one that names every weight of the public model has 0.1 MB
+_MOST_GROUP = 65_536  # weights that share a scale
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def read_plan(path: Path) -> tuple[str, Plan]:
     """The precision a plan names and its recipes; UsageError names what is wrong in it."""
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        value = tomllib.loads(read_regular(path, _MOST_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--plan {path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--plan {path} is no TOML: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"--plan {path} is no TOML: {one_line(error)}") from None
+    except RecursionError:
+        raise UsageError(f"--plan {path}: its values are nested too deeply") from None
     precision = value.pop("precision", None)
-    if precision not in RECIPES:
+    if not isinstance(precision, str) or precision not in RECIPES:
         raise UsageError(f"--plan {path}: precision must be one of {', '.join(RECIPES)}")
     unknown = [name for name in value if name not in GRAPHS]
     if unknown:
-        raise UsageError(f"--plan {path}: unknown graph '{unknown[0]}' of {', '.join(GRAPHS)}")
+        raise UsageError(f"--plan {path}: unknown graph {shown(unknown[0])} of {', '.join(GRAPHS)}")
     recipes = {name: _recipe(name, table, f"{path}: [{name}]") for name, table in value.items()}
     return precision, recipes
 
@@ -81,9 +87,10 @@ def write_plan(path: Path, precision: str, plan: Plan) -> None:
 
 
 def _recipe(graph: str, table: Any, where: str) -> Recipe:
-    if not isinstance(table, dict) or table.get("recipe") not in RECIPES:
+    name = table.get("recipe") if isinstance(table, dict) else None
+    if not isinstance(name, str) or name not in RECIPES:
         raise UsageError(f"{where}: recipe must be one of {', '.join(RECIPES)}")
-    recipe = RECIPES[table["recipe"]]
+    recipe = RECIPES[name]
     if graph in DENOISERS and isinstance(recipe, IntegerWeights):
         recipe = in_steps(recipe)
     allowed = {field.name for field in dataclasses.fields(recipe)} - {"name", "bits", "islands"}
@@ -91,7 +98,7 @@ def _recipe(graph: str, table: Any, where: str) -> Recipe:
         if key == "recipe":
             continue
         if key not in allowed:
-            raise UsageError(f"{where}: unknown key '{key}' of {', '.join(sorted(allowed))}")
+            raise UsageError(f"{where}: unknown key {shown(key)} of {', '.join(sorted(allowed))}")
         recipe = dataclasses.replace(recipe, **{key: _typed(key, value, where)})
     return recipe
 
@@ -101,13 +108,13 @@ def _typed(key: str, value: Any, where: str) -> Any:
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return tuple(value)
         raise UsageError(f"{where}: '{key}' must be a list of weight names")
-    if key == "group" and type(value) is int and value >= 0:
+    if key == "group" and type(value) is int and 0 <= value <= _MOST_GROUP:
         return value
     if key == "activation_bits" and value in (8, 32) and type(value) is int:
         return value
     if key in ("smoothing", "norm_smoothing") and type(value) in (int, float) and 0 <= value <= 1:
         return float(value)
-    raise UsageError(f"{where}: '{key}' is {value!r}")
+    raise UsageError(f"{where}: '{key}' is {shown(value)}")
 
 
 def exceptions(recipe: Recipe) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ _OTHER_MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+_MOST_BYTES, _MOST_PROMPTS = 16_000_000, 100_000  # runs of that many pictures take months
 # str.splitlines would also split at U+2028, U+0085 and control characters inside a prompt.
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _BYTE_LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -40,6 +41,10 @@ def read_prompts(path: Path, option: str, *, distinct: bool = False) -> list[str
             )
         first.setdefault(prompt, number)
         prompts.append(prompt)
+        if len(prompts) > _MOST_PROMPTS:
+            raise UsageError(
+                f"{option} {path} has more than {_MOST_PROMPTS:,} prompts; give it in parts"
+            )
     if not prompts:
         raise UsageError(f"{option} {path} holds no prompts; give one a line")
     return prompts
@@ -68,18 +73,32 @@ def check_text(text: str, what: str) -> None:
 
 
 def _numbered(path: Path, option: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_LINE_END.split(_text(path, option)), 1):
+    for number, line in enumerate(_lines(_text(path, option)), 1):
         stripped = line.strip()
         if stripped and not stripped.startswith("#"):
             yield number, re.sub(r"^\\(?=\\*#)", "", stripped)
 
 
+def _lines(text: str) -> Iterator[str]:
+    """One after the other: a list of the shortest would take thirty times the text's memory."""
+    start = 0
+    for end in _LINE_END.finditer(text):
+        yield text[start : end.start()]
+        start = end.end()
+    yield text[start:]
+
+
 def _text(path: Path, option: str) -> str:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:  # a pipe is one, too
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"{option} {path} cannot be read: {reason}") from None
+    if len(data) > _MOST_BYTES:
+        raise UsageError(
+            f"{option} {path} has more than {_MOST_BYTES // 1_000_000} MB; give it in parts"
+        )
     for mark, encoding in _OTHER_MARKS.items():
         if data.startswith(mark):
             raise UsageError(f"{option} {path} is in {encoding}; save it as UTF-8")

@@ -4,19 +4,36 @@ Names are '<graph>.<tensor>', '<denoiser>/start.latents' and, per step, '<denois
 (the graph's own output), '.noise' and '.latents' (after the step).
 """
 
-import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE
 from runtimes.bundle.read import Bundle
+from runtimes.bundle.safetensors_header import read_header
+from runtimes.bundle.typed_json import decode
+from runtimes.bundle.values import Guidance, Seed, Side, Steps
 from runtimes.errors import RunError
 from runtimes.plan import Options
 
 _DTYPES = {"F32": np.float32, "I64": np.int64}
+# The options that a recording says, each with its range.
+_OPTIONS: dict[str, Any] = {
+    "seed": Seed,
+    "steps": Steps | None,
+    "decoder_steps": Steps | None,
+    "height": Side,
+    "width": Side,
+    "guidance": Guidance | None,
+    "decoder_guidance": Guidance | None,
+}
+# None, the manifest's, in runs recorded before they said it.
+_ADDED = ("guidance", "decoder_guidance")
 
 
 @dataclass(frozen=True)
@@ -44,37 +61,61 @@ class Recording:
         return [values.astype(np.float32, copy=False) for values in draws]
 
 
+class _Tensors(dict[str, NDArray[np.generic]]):
+    """Tensors by name; RunError for one that was not recorded."""
+
+    def __missing__(self, name: str) -> NDArray[np.generic]:
+        raise RunError(f"the golden run has no '{name}'; export the bundle again")
+
+
 def read_golden(bundle: Bundle) -> Recording:
-    """A bundle's golden run, verified. NumPy alone reads it, so that any host with Python can."""
+    """A bundle's golden run, verified. NumPy alone reads it, so that any host with Python can.
+
+    Raises RunError where there is none, or it is damaged.
+    """
     if GOLDEN_FILE not in bundle.manifest.files:
         folder = bundle.folder
         raise RunError(f"{folder} has no golden run ({GOLDEN_FILE}): export without --no-golden")
-    path = bundle.verified(GOLDEN_FILE)
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        body = file.read()
-    meta = header.pop("__metadata__")
-    tensors = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        dtype = _DTYPES[entry["dtype"]]
-        tensors[name] = np.frombuffer(body[start:end], dtype).reshape(entry["shape"])
-    options = Options(
-        seed=int(meta["seed"]),
-        steps=_count(meta["steps"]),
-        decoder_steps=_count(meta["decoder_steps"]),
-        height=int(meta["height"]),
-        width=int(meta["width"]),
-        guidance=_scale(meta, "guidance"),
-        decoder_guidance=_scale(meta, "decoder_guidance"),
-    )
-    return Recording("golden run", tensors, meta["prompt"], meta["negative_prompt"], options)
+    return read_recording(bundle.verified(GOLDEN_FILE))
 
 
-def _scale(meta: Mapping[str, str], key: str) -> float | None:
-    """A guidance scale; None, the manifest's, in runs recorded before they said it."""
-    return float(meta[key]) if key in meta else None
+def read_recording(path: Path) -> Recording:
+    """The run in a safetensors file; RunError where it is none, with the file's name."""
+    try:
+        header = read_header(path)
+        with path.open("rb") as file:
+            file.seek(header.start)
+            body = file.read()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RunError(f"{path} is no golden run ({error}); export the bundle again") from None
+    tensors = _Tensors()
+    for name, stored in header.tensors.items():
+        if stored.dtype not in _DTYPES:
+            raise RunError(f"{path}: '{name}' is {stored.dtype}, expected {' or '.join(_DTYPES)}")
+        if not stored.shape:
+            raise RunError(f"{path}: '{name}' has no batch axis; export the bundle again")
+        start, end = stored.data_offsets
+        values = np.frombuffer(body[start:end], _DTYPES[stored.dtype])
+        tensors[name] = values.reshape(stored.shape)
+    meta = header.metadata
+    prompt, negative = (_entry(meta, key, path) for key in ("prompt", "negative_prompt"))
+    options = Options(**{key: _option(meta, key, path) for key in _OPTIONS})
+    return Recording("golden run", tensors, prompt, negative, options)
 
 
-def _count(text: str) -> int | None:
-    return None if text == "default" else int(text)
+def _entry(meta: Mapping[str, str], key: str, path: Path) -> str:
+    if key not in meta:
+        raise RunError(f"{path} does not say its '{key}'; export the bundle again")
+    return meta[key]
+
+
+def _option(meta: Mapping[str, str], key: str, path: Path) -> Any:
+    """An option that the run was made with, from its text; RunError out of its range."""
+    if key in _ADDED and key not in meta:
+        return None
+    value: Any = _entry(meta, key, path)
+    with suppress(ValueError):  # its range shows it as it is
+        value = float(value) if key in _ADDED else None if value == "default" else int(value)
+    return decode(_OPTIONS[key], value, f"{path}: '{key}'")

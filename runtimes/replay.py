@@ -4,9 +4,9 @@ The graphs' recorded outputs stand in for the graphs. What is left is tokens, no
 guidance, what feeds what, and sizes: wherever a host goes wrong first.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from runtimes.bundle.host import Call, Feed
 from runtimes.bundle.manifest import DENOISERS, TOKENS_FILE, Manifest
 from runtimes.bundle.read import Bundle
+from runtimes.bundle.typed_json import decode
+from runtimes.bundle.untrusted import parse_json, read_regular
+from runtimes.bundle.values import Count, RawText, TokenId
 from runtimes.errors import RunError
 from runtimes.pipeline import load_tokenizers
 from runtimes.plan import Plan, Stage, make_plan
@@ -25,6 +28,8 @@ from runtimes.tolerances import EMBEDDING, NOISE, REPLAYED_LATENTS, SCHEDULE
 
 Values = NDArray[np.generic]
 Tokenizers = Mapping[str, PromptTokenizer]
+_MOST_BYTES = 16_000_000  # of golden/tokens.json: some 40,000 of the demo's prompts
+_Ids = dict[str, tuple[TokenId, ...]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def replay(bundle: Bundle, seed: int | None = None) -> tuple[Replayed, ...]:
     plan = make_plan(manifest.sampling, recording.options, 1, None)
     tokenizers = load_tokenizers(bundle)
     checks = [
-        Replayed("tokens", max(_tokens(bundle, tokenizers, recording)), 0),
+        Replayed("tokens", max(_tokens(bundle, tokenizers, recording), default=0.0), 0),
         *(_tables(manifest, name) for name in DENOISERS),
     ]
     for stage in (plan.stage_c, plan.stage_b):
@@ -73,9 +78,29 @@ def _tokens(bundle: Bundle, tokenizers: Tokenizers, recording: Recording) -> Ite
             yield _error(encoding.input_ids, recording.tensors[f"{graph}.input_ids"])
             yield _error(encoding.attention_mask, recording.tensors[f"{graph}.attention_mask"])
     if TOKENS_FILE in bundle.manifest.files:
-        for entry in json.loads(bundle.verified(TOKENS_FILE).read_text("utf-8")):
-            for graph, ids in entry["input_ids"].items():
-                yield _error(tokenizers[graph]([entry["prompt"]]).input_ids[0], np.array(ids))
+        for entry in _prompts(bundle.verified(TOKENS_FILE)):
+            for graph, ids in entry.input_ids.items():
+                if graph not in tokenizers:
+                    raise RunError(f"{TOKENS_FILE}: the bundle has no tokenizer of '{graph}'")
+                encoding = tokenizers[graph]([entry.prompt])
+                yield _error(encoding.input_ids[0], np.array(ids))
+                yield _error(encoding.attention_mask.sum(), np.array(entry.length.get(graph, -1)))
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    prompt: RawText
+    input_ids: _Ids
+    length: dict[str, Count]
+
+
+def _prompts(path: Path) -> tuple[_Prompt, ...]:
+    """The entries of `golden/tokens.json`; RunError where it is none."""
+    try:
+        value = parse_json(read_regular(path, _MOST_BYTES))
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
+    return decode(tuple[_Prompt, ...], value, str(path))
 
 
 def _tables(manifest: Manifest, name: str) -> Replayed:
@@ -92,6 +117,7 @@ def _tables(manifest: Manifest, name: str) -> Replayed:
 def _stage(stage: Stage, plan: Plan, recording: Recording) -> Iterator[Replayed]:
     """A stage's noise and latents where the recorded epsilons stand in for its graph."""
     tensors, name = recording.tensors, stage.name
+    _check_shapes(stage, recording)
     start = plan.noise.draw(stage.latent_shape(1))
     noise, latents = [_error(start, tensors[f"{name}/start.latents"])], [0.0]
     for step in sample(_recorded(stage, recording), stage, start, plan.noise):
@@ -99,6 +125,22 @@ def _stage(stage: Stage, plan: Plan, recording: Recording) -> Iterator[Replayed]
         latents.append(_error(step.latents, tensors[f"{name}/{step.index}.latents"]))
     yield Replayed(f"{name}: noise", max(noise), NOISE)
     yield Replayed(f"{name}: latents after every step", max(latents), REPLAYED_LATENTS)
+
+
+def _check_shapes(stage: Stage, recording: Recording) -> None:
+    """RunError where what was recorded of a stage is not of the size that its options make."""
+    shape = stage.latent_shape(1)
+    rows = (2 if stage.guided else 1, *shape[1:])
+    expected = {"start.latents": shape}
+    for index in range(len(stage.rows)):
+        expected |= {f"{index}.noise": shape, f"{index}.latents": shape, f"{index}.epsilon": rows}
+    for tensor, wanted in expected.items():
+        found = recording.tensors[f"{stage.name}/{tensor}"].shape
+        if found != wanted:
+            raise RunError(
+                f"{recording.source}: '{stage.name}/{tensor}' has shape {found}, its options make "
+                f"it {wanted}; export the bundle again"
+            )
 
 
 def _recorded(stage: Stage, recording: Recording) -> Denoise:
@@ -164,4 +206,4 @@ def _tensor(recording: Recording, name: str) -> Values:
 def _error(values: Values, recorded: Values) -> float:
     if values.shape != recorded.shape:
         return float("inf")
-    return float(np.abs(values.astype(np.float64) - recorded.astype(np.float64)).max())
+    return float(np.abs(values.astype(np.float64) - recorded.astype(np.float64)).max(initial=0.0))

@@ -1,5 +1,7 @@
 """Prompts to token ids, with the bundle's own tokenizer.json."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
 from runtimes.bundle.manifest import Tokenizer
+from runtimes.bundle.tokenizer_file import read_tokenizer
+from runtimes.errors import RunError, one_line
 
 Ids = NDArray[np.int64]
 
@@ -22,11 +26,16 @@ class Encoding:
 
 
 class PromptTokenizer:
-    """CLIP's byte-level BPE: lower-cased, framed by start and end, padded to max_length."""
+    """CLIP's byte-level BPE: lower-cased, framed by start and end, padded to max_length.
+
+    RunError for a tokenizer.json that is none of CLIP's kind.
+    """
 
     def __init__(self, folder: Path, spec: Tokenizer) -> None:
         self._spec = spec
-        self._tokenizer = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+        self._path = folder / "tokenizer.json"
+        with self._reported():
+            self._tokenizer = FastTokenizer.from_str(read_tokenizer(self._path).text)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
@@ -36,7 +45,8 @@ class PromptTokenizer:
         ids, mask = np.full(shape, spec.pad_id, np.int64), np.zeros(shape, np.int64)
         truncated = []
         for row, prompt in enumerate(prompts):
-            tokens = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            with self._reported():
+                tokens = self._tokenizer.encode(prompt, add_special_tokens=False).ids
             room = spec.max_length - 2  # the start and the end take two places
             kept, lost = tokens[:room], tokens[room:]
             framed = [spec.bos_id, *kept, spec.eos_id]
@@ -44,3 +54,16 @@ class PromptTokenizer:
             mask[row, : len(framed)] = 1
             truncated.append(self._tokenizer.decode(lost).strip() if lost else "")
         return Encoding(ids, mask, tuple(truncated))
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """The library's errors, which have no class of their own, as RunError."""
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"{self._path}: the tokenizers library cannot use it ({one_line(error)}); export "
+                "the bundle again"
+            ) from None

@@ -10,7 +10,8 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint.find import find_pair
-from exporter.checkpoint.lora import LoraFile, open_lora, parse_lora
+from exporter.checkpoint.lora import open_lora
+from exporter.checkpoint.lora_file import LoraFile, parse_lora
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main
 from exporter.graphs import lora_shapes, plan_graphs
@@ -250,9 +251,9 @@ def test_an_adapter_for_something_else(capsys, folders, tmp_path):
         ({"peft_type": "LOHA"}, "peft_type 'LOHA' cannot be fused"),
         ({"bias": "all"}, "bias 'all' cannot be fused"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens [1, 2] cannot be fused"),
-        ({"lora_alpha": "much"}, "lora_alpha is 'much', no number"),
+        ({"lora_alpha": "much"}, "lora_alpha: expected float, found str"),
         ({"alpha_pattern": {"(": 1}}, "has no pattern '('"),
-        ({"rank_pattern": {"to_q": "4"}}, "must map names to numbers"),
+        ({"rank_pattern": {"to_q": "4"}}, "rank_pattern.to_q: expected int, found str"),
         ([1], "holds no JSON object"),
     ],
 )
@@ -265,7 +266,7 @@ def test_configurations(capsys, folders, saved, tmp_path, config, message):
 def test_a_configuration_that_is_no_text(capsys, folders, saved, tmp_path):
     saved[2].rename(tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_bytes(b"\xff\xfe")
-    refused(capsys, folders, tmp_path, tmp_path, "adapter_config.json cannot be read: 'utf-8'")
+    refused(capsys, folders, tmp_path, tmp_path, "adapter_config.json is not valid JSON: 'utf-8'")
 
 
 def test_a_path_with_a_colon(saved, tmp_path):

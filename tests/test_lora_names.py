@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTokenizer
 
 from exporter.checkpoint.find import find_pair
-from exporter.checkpoint.lora import LoraFile, open_lora
+from exporter.checkpoint.lora import open_lora
+from exporter.checkpoint.lora_file import LoraFile
 from exporter.checkpoint.lora_names import Target, spellings
 from exporter.checkpoint.open import open_checkpoint
 from exporter.cli import main

@@ -14,9 +14,9 @@ from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
 from exporter.checkpoint.configs import TextConfig, parse_config
-from exporter.checkpoint.files import read_json
 from exporter.checkpoint.find import find_pair
 from exporter.checkpoint.open import open_checkpoint
+from exporter.checkpoint.reading import read_json
 from exporter.checkpoint.shapes import text_shapes
 from exporter.checkpoint.vocabulary import read_vocabulary
 from exporter.checkpoint.weights import Weights
@@ -276,7 +276,7 @@ def broken(path, case):
         ("normalizer", "no tokenizer of CLIP's kind: its normalizer differs"),
         ("words", "no tokenizer of CLIP's kind: its pre_tokenizer differs"),
         ("kind", "no tokenizer of CLIP's kind: its model has type 'WordLevel', CLIP's 'BPE'"),
-        ("json", "tokenizers library cannot read it"),
+        ("json", "its model has type None, CLIP's 'BPE'"),
         ("unnamed", "pad_token '<pad>' is not in tokenizer.json"),
     ],
 )

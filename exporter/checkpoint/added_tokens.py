@@ -10,6 +10,7 @@ from typing import Any
 
 from exporter.checkpoint.tokenizer_files import added_tokens_file, content_of, listed_tokens
 from exporter.formats.clip_bpe import Added
+from runtimes.bundle.ranges import shown
 from runtimes.errors import UsageError
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -20,7 +21,7 @@ def added_tokens(
 ) -> dict[str, Added]:
     """Every added token by its content; two files may have one."""
     added: dict[str, Added] = {}
-    named = {content_of(token): token for token in _special_tokens(config)}
+    named = {content_of(token): token for token in _special_tokens(folder, config)}
     for file, value, number in _declared(folder, config, serialized, set(named)):
         token = _added(value, number, f"{folder}/{file}")
         if token.content in added:
@@ -42,22 +43,26 @@ def _merged(first: Added, second: Added, where: str) -> Added:
     """One token of two files. transformers then looks for both: in the text, and in lower case."""
     if first.id != second.id:
         raise UsageError(
-            f"{where}: added token {first.content!r} has ids {first.id} and {second.id}"
+            f"{where}: added token {shown(first.content)} has ids {first.id} and {second.id}"
         )
     merged = replace(second, normalized=first.normalized or second.normalized)
     if replace(first, normalized=merged.normalized, special=merged.special) != merged:
         raise UsageError(
-            f"{where}: added token {first.content!r} has other flags than in tokenizer.json"
+            f"{where}: added token {shown(first.content)} has other flags than in tokenizer.json"
         )
     return merged
 
 
-def _special_tokens(config: dict[str, Any]) -> Iterator[Any]:
+def _special_tokens(folder: Path, config: dict[str, Any]) -> Iterator[Any]:
     """Special tokens, as strings or objects, in transformers' order."""
     order = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
-    yield from (config[key] for key in (*order, "mask_token") if config.get(key))
-    yield from listed_tokens(config, "additional_special_tokens")
-    yield from listed_tokens(config, "extra_special_tokens")
+    named = [config[key] for key in (*order, "mask_token") if config.get(key)]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        named += listed_tokens(config, key)
+    for token in named:
+        if not isinstance(content_of(token), str):
+            raise UsageError(f"{folder}: {shown(token)} is no special token")
+        yield token
 
 
 def _declared(
@@ -69,11 +74,16 @@ def _declared(
     if "added_tokens_decoder" in config:
         decoder = config["added_tokens_decoder"]
         for key in sorted(decoder, key=lambda key: (len(key), key)):
-            yield "tokenizer_config.json", decoder[key], int(key) if key.isdecimal() else key
+            yield "tokenizer_config.json", decoder[key], _number(key)
     else:
         for content, number in added_tokens_file(folder):
             normalized = content not in special
             yield "added_tokens.json", {"content": content, "normalized": normalized}, number
+
+
+def _number(key: str) -> Any:
+    """The id that a key of added_tokens_decoder is; the key itself, which is none, otherwise."""
+    return int(key) if key.isdecimal() and len(key) < 10 else key
 
 
 def _added(value: Any, number: Any, where: str) -> Added:
@@ -81,7 +91,7 @@ def _added(value: Any, number: Any, where: str) -> Added:
     content = content_of(value)
     right = isinstance(content, str) and content and all(type(f) is bool for f in flags.values())
     if not right or not (number is None or (type(number) is int and number >= 0)):
-        raise UsageError(f"{where}: {value!r} with id {number!r} is no added token")
+        raise UsageError(f"{where}: {shown(value)} with id {shown(number)} is no added token")
     flags.setdefault("normalized", not flags.get("special", False))
     return Added(content, number, **flags)
 
@@ -92,7 +102,7 @@ def _check_left_out(folder: Path, added: dict[str, Added]) -> None:
         if content not in added or added[content].id != number:
             instead = f"id {added[content].id}" if content in added else "no such token"
             raise UsageError(
-                f"{folder}: added_tokens.json gives {content!r} id {number}, the files that "
-                f"transformers reads instead have {instead}: list it in tokenizer_config.json's "
-                "added_tokens_decoder, or remove it"
+                f"{folder}: added_tokens.json gives {shown(content)} id {shown(number)}, the files "
+                f"that transformers reads instead have {instead}: list it in "
+                "tokenizer_config.json's added_tokens_decoder, or remove it"
             )

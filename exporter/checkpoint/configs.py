@@ -4,48 +4,49 @@ Unknown keys and values are errors that name themselves: a config this code does
 understand would export to a graph that is silently wrong.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+from exporter.checkpoint import ranges as r
 from exporter.checkpoint.harmless import is_harmless
-from runtimes.errors import UsageError
+from runtimes.bundle.ranges import shown
+from runtimes.bundle.typed_json import decode
+from runtimes.errors import RunError, UsageError
 
 
 @dataclass(frozen=True)
 class StageCConfig:
     """WuerstchenPrior: `depth` times ResBlock, TimestepBlock, AttnBlock at width c."""
 
-    c_in: int = 16
-    c: int = 1280
-    c_cond: int = 1024
-    c_r: int = 64
-    depth: int = 16
-    nhead: int = 16
+    c_in: r.Channels = 16
+    c: r.Width = 1280
+    c_cond: r.Width = 1024
+    c_r: r.TimestepWidth = 64
+    depth: r.Blocks = 16
+    nhead: r.Heads = 16
 
     def check(self) -> None:
         _check_divides(self.nhead, self.c, "nhead")
-        _check_timestep_width(self.c_r)
 
 
 @dataclass(frozen=True)
 class StageBConfig:
     """WuerstchenDiffNeXt: a U-Net over levels of ResBlocks (C), timestep (T), attention (A)."""
 
-    c_in: int = 4
-    c_out: int = 4
-    c_r: int = 64
-    patch_size: int = 2
-    c_cond: int = 1024
-    c_hidden: tuple[int, ...] = (320, 640, 1280, 1280)
-    nhead: tuple[int, ...] = (-1, 10, 20, 20)
-    blocks: tuple[int, ...] = (4, 4, 14, 4)
-    level_config: tuple[str, ...] = ("CT", "CTA", "CTA", "CTA")
-    inject_effnet: tuple[bool, ...] = (False, True, True, True)
-    effnet_embd: int = 16
-    clip_embd: int = 1024
-    kernel_size: int = 3
+    c_in: r.Channels = 4
+    c_out: r.Channels = 4
+    c_r: r.TimestepWidth = 64
+    patch_size: r.Factor = 2
+    c_cond: r.Width = 1024
+    c_hidden: Annotated[tuple[r.Width, ...], r.A_LEVEL] = (320, 640, 1280, 1280)
+    nhead: Annotated[tuple[r.HeadsOrNone, ...], r.A_LEVEL] = (-1, 10, 20, 20)
+    blocks: Annotated[tuple[r.Blocks, ...], r.A_LEVEL] = (4, 4, 14, 4)
+    level_config: Annotated[tuple[r.Kinds, ...], r.A_LEVEL] = ("CT", "CTA", "CTA", "CTA")
+    inject_effnet: Annotated[tuple[bool, ...], r.A_LEVEL] = (False, True, True, True)
+    effnet_embd: r.Channels = 16
+    clip_embd: r.Width = 1024
+    kernel_size: r.Kernel = 3
 
     @property
     def levels(self) -> int:
@@ -84,26 +85,28 @@ class StageBConfig:
                 f"kernel_size {self.kernel_size} is even: blocks would not keep their size"
             )
         for width, heads, kinds in zip(self.c_hidden, self.nhead, self.level_config, strict=True):
-            if set(kinds) - set("CTA"):
-                raise ValueError(f"level_config '{kinds}' has blocks other than C, T and A")
             if "A" in kinds:
                 _check_divides(heads, width, "nhead")
-        _check_timestep_width(self.c_r)
+        count = sum(n * len(kinds) for n, kinds in zip(self.blocks, self.level_config, strict=True))
+        if count > r.MOST_BLOCKS:
+            raise ValueError(
+                f"'blocks' and 'level_config' make {count} blocks, more than any model"
+            )
 
 
 @dataclass(frozen=True)
 class StageAConfig:
     """PaellaVQModel; the decoder half runs, the encoder and codebook do not."""
 
-    in_channels: int = 3
-    out_channels: int = 3
-    up_down_scale_factor: int = 2
-    levels: int = 2
-    bottleneck_blocks: int = 12
-    embed_dim: int = 384
-    latent_channels: int = 4
-    num_vq_embeddings: int = 8192
-    scale_factor: float = 0.3764
+    in_channels: r.Channels = 3
+    out_channels: r.Channels = 3
+    up_down_scale_factor: r.Factor = 2
+    levels: r.Levels = 2
+    bottleneck_blocks: r.Blocks = 12
+    embed_dim: r.Width = 384
+    latent_channels: r.Channels = 4
+    num_vq_embeddings: r.Rows = 8192
+    scale_factor: r.ScaleFactor = 0.3764
 
     @property
     def scale(self) -> int:
@@ -118,37 +121,36 @@ class StageAConfig:
     def check(self) -> None:
         if self.out_channels != 3:
             raise ValueError(f"out_channels is {self.out_channels}; pictures have 3")
+        if self.widths[-1] < 1:
+            raise ValueError(f"embed_dim {self.embed_dim} cannot be halved at {self.levels} levels")
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """CLIPTextModel: a causal pre-norm transformer."""
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    vocab_size: r.Rows = 49408
+    hidden_size: r.Width = 512
+    intermediate_size: r.Width = 2048
+    num_hidden_layers: r.Blocks = 12
+    num_attention_heads: r.Heads = 8
+    max_position_embeddings: r.Positions = 77
+    hidden_act: r.Activation = "quick_gelu"
+    layer_norm_eps: r.Epsilon = 1e-5
 
     def check(self) -> None:
         _check_divides(self.num_attention_heads, self.hidden_size, "num_attention_heads")
-        if self.hidden_act not in ("gelu", "quick_gelu"):
-            raise ValueError(f"hidden_act '{self.hidden_act}' is neither gelu nor quick_gelu")
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
     """DDPMWuerstchenScheduler."""
 
-    s: float = 0.008
-    scaler: float = 1.0
+    s: r.Offset = 0.008
+    scaler: r.Exponent = 1.0
 
     def check(self) -> None:
-        if not 0 < self.s < 1 or self.scaler <= 0:
-            raise ValueError(f"s {self.s} and scaler {self.scaler} make no schedule")
+        """Nothing beside the ranges."""
 
 
 # All of them compute the same hidden states; the latter two hold more, which is not exported.
@@ -163,22 +165,18 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
 
     As in diffusers, a key named by `_use_default_values` takes its class's default.
     """
-    defaulted = () if kind is TextConfig else value.get("_use_default_values") or ()
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    kinds = get_type_hints(kind, include_extras=True)
+    defaulted = () if kind is TextConfig else _names(value.get("_use_default_values"), where)
     values = {}
     for key, item in value.items():
         if key.startswith("_") or key in defaulted:
             continue
-        if key not in fields:
-            if is_harmless(kind.__name__, key, item, where):
-                continue
-            raise UsageError(f"{where}: unknown key '{key}' (value {item!r}) for {kind.__name__}")
-        values[key] = _typed(item, fields[key].default, f"{where}: '{key}'")
-    for key, item in values.items():
-        numbers = item if isinstance(item, tuple) else (item,)
-        least = -1 if key == "nhead" else 1  # -1: a level without attention
-        if not numbers or any(type(n) is int and n < least for n in numbers):
-            raise UsageError(f"{where}: '{key}' is {value[key]!r}; numbers here are at least 1")
+        if key in kinds:
+            values[key] = read(kinds[key], item, f"{where}: {shown(key)}")
+        elif not is_harmless(kind.__name__, key, item, where):
+            raise UsageError(
+                f"{where}: unknown key {shown(key)} (value {shown(item)}) for {kind.__name__}"
+            )
     config = kind(**values)
     try:
         config.check()
@@ -187,10 +185,23 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
     return config
 
 
+def read(kind: Any, value: Any, where: str) -> Any:
+    """A value of a type and its range, as `decode` has it; UsageError for any other."""
+    try:
+        return decode(kind, value, where)
+    except RunError as error:
+        raise UsageError(str(error)) from None
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    return tuple(read(tuple[str, ...] | None, value, f"{where}: '_use_default_values'") or ())
+
+
 def class_of(config: dict[str, Any]) -> str | None:
     """The class that a config.json is of, by its name, else by transformers' model type."""
-    named = config.get("_class_name") or next(iter(config.get("architectures") or []), None)
-    return named or _TYPES.get(str(config.get("model_type")))
+    listed = config.get("architectures")
+    named = config.get("_class_name") or (listed[0] if isinstance(listed, list) and listed else "")
+    return str(named) if named else _TYPES.get(str(config.get("model_type")))
 
 
 def text_section(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -214,24 +225,6 @@ def text_section(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], tu
     return section, (f"{path} is a whole CLIPModel's: its text encoder alone is taken",)
 
 
-def _typed(value: Any, default: Any, where: str) -> Any:
-    """`value`, if it has the type of `default`; lists become tuples."""
-    if isinstance(default, tuple):
-        if not isinstance(value, list | tuple):
-            raise UsageError(f"{where} is {value!r}, expected a list")
-        return tuple(_typed(item, default[0], where) for item in value)
-    if type(default) is float and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise UsageError(f"{where} is {value!r}, expected {type(default).__name__}")
-    return value
-
-
 def _check_divides(heads: int, width: int, key: str) -> None:
     if heads < 1 or width % heads:
         raise ValueError(f"'{key}' {heads} does not divide the width {width}")
-
-
-def _check_timestep_width(c_r: int) -> None:
-    if c_r < 4:
-        raise ValueError(f"c_r {c_r} is too narrow for a timestep embedding (at least 4)")

@@ -14,7 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
+from exporter.checkpoint.configs import read
+from exporter.checkpoint.files import PICKLES
+from exporter.checkpoint.ranges import Token, Vectors
+from exporter.checkpoint.reading import (
+    FLOATS,
+    is_finite,
+    open_safetensors,
+    read_finite,
+    read_tensor,
+)
 from exporter.checkpoint.vocabulary import with_ids
 from exporter.checkpoint.weights import WeightSource
 from exporter.formats.clip_bpe import Added, Vocabulary, normalizer, numbered
@@ -52,9 +61,7 @@ class Embedding:
 
     def vectors(self) -> Tensor:
         """(count, width) in fp32."""
-        with open_safetensors(self.file, "--embedding") as handle:
-            vectors: Tensor = handle.get_tensor(self.key).float().reshape(self.count, self.width)
-        return vectors
+        return read_finite(self.file, self.key).float().reshape(self.count, self.width)
 
 
 @dataclass(frozen=True)
@@ -131,19 +138,20 @@ def open_embedding(embedding_file: EmbeddingFile, widths: Mapping[str, int]) -> 
             raise UsageError(
                 f"--embedding {file}: '{key}' is {piece.get_dtype()} of shape {shape}, no vectors"
             )
-        finite = bool(torch.isfinite(handle.get_tensor(key).float()).all())
-    if not finite:
-        raise UsageError(f"--embedding {file}: '{key}' holds values that are not finite")
     if shape[-1] not in widths.values():
         known = " and ".join(f"{name} is {width}" for name, width in widths.items())
         raise UsageError(
             f"--embedding {file}: its vectors are {shape[-1]} wide and fit no text encoder of "
             f"this export: {known} wide"
         )
+    count = read(Vectors, math.prod(shape[:-1]), f"--embedding {file}: vectors of '{key}'")
+    if not is_finite(read_tensor(file, key)):
+        raise UsageError(f"--embedding {file}: '{key}' holds values that are not finite")
     name_in_file = metadata.get("name") or file.stem if key in _NAMELESS else key
     token = embedding_file.token or name_in_file
+    read(Token, token, f"--embedding {file}: its token, which FILE:TOKEN names otherwise,")
     adapter = Adapter(f"{file.name}:{token}", sha256(file), 1.0)
-    return Embedding(file, key, token, math.prod(shape[:-1]), shape[-1], adapter)
+    return Embedding(file, key, token, count, shape[-1], adapter)
 
 
 def extended(

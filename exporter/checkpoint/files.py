@@ -1,65 +1,25 @@
-"""The files of a checkpoint: JSON and safetensors, and which of them are a component's weights.
+"""The files of a checkpoint: which of them are a component's weights.
 
 Weights are plain or of a variant, whole or in shards. As in diffusers 0.39: a component without
 files of the variant asked for has its plain ones taken. Beyond it: where no variant is asked for
 and there are files of a single one alone, they are taken.
 """
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from safetensors import SafetensorError, safe_open
-
-from runtimes.errors import UsageError
+from exporter.checkpoint.reading import read_json, refuse_pointer
+from runtimes.bundle.ranges import Entries
+from runtimes.bundle.typed_json import decode
+from runtimes.bundle.values import FileName
+from runtimes.errors import RunError, UsageError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # they run code when they are read
-FLOATS = {"F64", "F32", "F16", "BF16"}  # safetensors' names of floating-point types
-_POINTER = b"version https://git-lfs"
 _SHARD = r"-\d{5}-of-\d{5}"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; UsageError when it is missing or is none."""
-    refuse_pointer(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{path} is missing: this is no complete Wuerstchen checkpoint") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} holds no JSON object")
-    return value
-
-
-def refuse_pointer(path: Path) -> None:
-    """UsageError for a git-lfs pointer: a few lines that git left where git-lfs fetched nothing."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_POINTER))
-    except OSError:
-        return  # a missing file is its reader's to report
-    if head == _POINTER:
-        raise UsageError(
-            f"{path} is a git-lfs pointer, not the file itself: run 'git lfs pull' in "
-            f"{path.parent}, or give the model's hub id"
-        )
-
-
-def open_safetensors(path: Path, flag: str = "", advice: str = "") -> Any:
-    """A safetensors file's handle; UsageError when it cannot be read.
-
-    The error begins with the `flag` that named the file, and ends with `advice`.
-    """
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        named = f"{flag} {path}" if flag else str(path)
-        raise UsageError(f"{named} is truncated or no safetensors file ({error}){advice}") from None
+_WeightMap = Annotated[dict[str, FileName], Entries(1, 100_000)]
 
 
 def cached_model(snapshot: Path) -> str | None:
@@ -150,11 +110,13 @@ def _names(stem: str, variant: str) -> Iterator[str]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    weight_map = read_json(index).get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not names or any(Path(str(name)).name != name for name in names):
-        raise UsageError(f"{index}: 'weight_map' does not name safetensors files beside it")
-    return tuple(index.parent / name for name in sorted(names))
+    try:
+        weight_map = decode(_WeightMap, read_json(index).get("weight_map"), "'weight_map'")
+    except RunError as error:
+        raise UsageError(
+            f"{index}: 'weight_map' does not name safetensors files beside it ({error})"
+        ) from None
+    return tuple(index.parent / name for name in sorted(set(weight_map.values())))
 
 
 def _why_none(folder: Path, names: list[str], variant: str | None) -> str:

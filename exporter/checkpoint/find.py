@@ -12,7 +12,9 @@ from pathlib import Path
 
 from exporter.checkpoint.files import cached_model, files_of, stem_of
 from exporter.checkpoint.folders import Role, hub_id, locate, not_a_folder, roles, subfolders
+from exporter.checkpoint.reading import CONFIG_BYTES
 from runtimes.bundle.manifest import DEMO_REVISION
+from runtimes.bundle.untrusted import read_regular
 from runtimes.errors import UsageError
 
 # Configs, tokenizer, model card; the weights are added by name. No pickles.
@@ -35,11 +37,23 @@ class Source:
     @property
     def front_matter(self) -> dict[str, str]:
         """The model card's one-line YAML fields; a list's first entry stands for the list."""
-        card = self.folder / "README.md"
-        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        text = _card(self.folder / "README.md")
         match = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
         pairs = re.findall(r"^(\w+):[ \t]*(?:\n- *)?(.*)$", match[1] if match else "", re.MULTILINE)
-        return {key: value.strip().strip("'\"") for key, value in pairs}
+        return {key: _plain(value) for key, value in pairs}
+
+
+def _card(path: Path) -> str:
+    """A model card's text; '' where there is none that can be read: people write it for people."""
+    try:
+        return read_regular(path, CONFIG_BYTES).decode("utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
+
+
+def _plain(value: str) -> str:
+    """A field's value as it can be shown and stored: without quotes, on one line."""
+    return "".join(filter(str.isprintable, value)).strip().strip("'\"")[:500]
 
 
 # The checkpoint that ships with this package: the default model.

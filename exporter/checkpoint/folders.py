@@ -1,11 +1,11 @@
 """What a folder on disk is: a Wuerstchen decoder, a prior, both, or something else."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from exporter.checkpoint.files import PICKLES
+from exporter.checkpoint.reading import read_json
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.errors import UsageError
 
@@ -144,7 +144,6 @@ def _component_classes(index: dict[str, Any]) -> list[str]:
 def _peek(path: Path) -> dict[str, Any]:
     """A JSON object to recognise a folder by; {} where there is none to read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except UsageError:
         return {}
-    return value if isinstance(value, dict) else {}

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from runtimes.bundle.ranges import shown
 from runtimes.errors import UsageError
 
 
@@ -112,7 +113,7 @@ def is_harmless(kind: str, key: str, value: Any, where: str) -> bool:
         return group is not None
     only = " or ".join(map(repr, group.values))
     raise UsageError(
-        f"{where}: '{key}' is {value!r}, which could change the graph and is not supported; "
+        f"{where}: '{key}' is {shown(value)}, which could change the graph and is not supported; "
         f"only {only} is"
     )
 

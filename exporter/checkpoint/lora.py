@@ -11,25 +11,19 @@ from typing import Any
 
 from torch import Tensor
 
-from exporter.checkpoint.files import FLOATS, PICKLES, open_safetensors
-from exporter.checkpoint.lora_config import LoraConfig, read_config
+from exporter.checkpoint.configs import read
+from exporter.checkpoint.lora_config import Scaling, read_config
+from exporter.checkpoint.lora_file import FILES, LoraFile
 from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
+from exporter.checkpoint.ranges import Rank, Strength
+from exporter.checkpoint.reading import FLOATS, is_finite, open_safetensors, read_finite
 from exporter.checkpoint.shapes import Shapes
 from exporter.checkpoint.weights import WeightSource
 from runtimes.bundle.manifest import Adapter
 from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 
-_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 Roles = dict[str, str]  # a weight's tensors in the file by role: 'down', 'up' and perhaps 'alpha'
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """An adapter as asked for: a safetensors file, or the folder that holds it, and its weight."""
-
-    path: Path
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,9 @@ class LoraPart:
         layer = self.layers.get(name)
         if layer is None:
             return None
-        with open_safetensors(self.file, "--lora") as handle:
-            down, up = (
-                handle.get_tensor(key).double().flatten(1) for key in (layer.down, layer.up)
-            )
+        down, up = (
+            read_finite(self.file, key).double().flatten(1) for key in (layer.down, layer.up)
+        )
         product: Tensor = layer.factor * (up @ down)
         return product
 
@@ -89,20 +82,6 @@ class Fused:
         return fused.float()
 
 
-def parse_lora(text: str) -> LoraFile:
-    """PATH or PATH:SCALE. UsageError for a path that is not there or a scale that is no number."""
-    head, colon, tail = text.rpartition(":")
-    if Path(text).exists() or not (colon and Path(head).exists()):
-        return LoraFile(_safetensors(Path(text), text))
-    try:
-        scale = float(tail)
-    except ValueError:
-        scale = math.nan
-    if not math.isfinite(scale):
-        raise UsageError(f"--lora {text}: the scale '{tail}' is no number such as 0.8")
-    return LoraFile(_safetensors(Path(head), text), scale)
-
-
 def open_lora(lora_file: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
     """Match an adapter's tensors to the weights of each part; nothing of it is left out.
 
@@ -118,10 +97,10 @@ def open_lora(lora_file: LoraFile, shapes: Mapping[str, Shapes]) -> Lora:
                 target.module: roles for target, roles in tensors.items() if target.part == part
             }
             if modules:
-                config = read_config(file, handle.metadata() or {}, part)
-                layers = _layers(file, handle, part, modules, shapes[part], config)
+                scaling = read_config(file, handle.metadata() or {}, part)
+                layers = _layers(file, handle, part, modules, shapes[part], scaling)
                 parts[part] = LoraPart(file, _scaled(layers, lora_file.scale))
-    name = file.resolve().parent.name if file.name in _FILES else file.name
+    name = file.resolve().parent.name if file.name in FILES else file.name
     return Lora(parts, Adapter(name, sha256(file), lora_file.scale))
 
 
@@ -175,7 +154,7 @@ def _layers(
     part: str,
     modules: Mapping[str, Roles],
     shapes: Shapes,
-    config: LoraConfig,
+    scaling: Scaling,
 ) -> dict[str, Layer]:
     """Each adapted weight's tensors and alpha / rank, before the adapter's own weight."""
     layers, ranks, without_alpha = {}, set(), []
@@ -184,10 +163,14 @@ def _layers(
         _check_shapes(file, handle, CALLED[part], module, roles, shapes[name])
         rank = handle.get_slice(roles["down"]).get_shape()[0]
         alpha = _scalar(file, handle, roles["alpha"]) if "alpha" in roles else None
-        layers[name] = Layer(roles["down"], roles["up"], config.factor(file, module, rank, alpha))
+        layers[name] = Layer(roles["down"], roles["up"], scaling.factor(file, module, rank, alpha))
         ranks.add(rank)
         # kohya's loader takes a missing alpha for the rank, diffusers' for that of most layers.
-        if alpha is None and config.lora_alpha is None and not roles["down"].startswith("lora_"):
+        if (
+            alpha is None
+            and scaling.config.lora_alpha is None
+            and not roles["down"].startswith("lora_")
+        ):
             without_alpha.append(module)
     if len(without_alpha) == len(layers) and len(ranks) > 1:
         raise UsageError(
@@ -222,32 +205,14 @@ def _check_shapes(
             f"--lora {file}: '{module}' is for a weight of {up[0]} x {math.prod(down[1:])}, "
             f"{whose}'s has shape {shape}"
         )
+    read(Rank, down[0], f"--lora {file}: rank of '{module}'")
+    for role in slices:
+        if not is_finite(handle.get_tensor(roles[role])):
+            raise UsageError(f"--lora {file}: '{roles[role]}' holds values that are not finite")
 
 
 def _scalar(file: Path, handle: Any, key: str) -> float:
-    value = handle.get_tensor(key)
-    if value.numel() != 1 or not math.isfinite(value.item()):
+    if math.prod(handle.get_slice(key).get_shape()) != 1:
         raise UsageError(f"--lora {file}: '{key}' is no single number")
-    return float(value.item())
-
-
-def _safetensors(path: Path, text: str) -> Path:
-    """The one safetensors file that a path stands for."""
-    if not path.exists():
-        raise UsageError(f"--lora {text}: no such file or folder")
-    if path.is_dir():
-        names = [name for name in _FILES if (path / name).is_file()]
-        if len(names) == 1:
-            return path / names[0]
-        if names:
-            raise UsageError(f"--lora {path} holds {' and '.join(names)}; give one of the files")
-        pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-        if not pickles:
-            raise UsageError(f"--lora {path} holds none of {', '.join(_FILES)}; give the file")
-        path = path / pickles[0]
-    if path.suffix in PICKLES:
-        raise UsageError(
-            f"--lora {path} is a pickle, which runs code when it is read; save the adapter with "
-            "safe_serialization=True"
-        )
-    return path
+    number: float = read(Strength, float(handle.get_tensor(key).item()), f"--lora {file}: '{key}'")
+    return number

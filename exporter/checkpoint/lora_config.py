@@ -1,14 +1,19 @@
 """How strongly an adapter is meant to act: rank and alpha from its PEFT configuration."""
 
-import json
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from exporter.checkpoint.configs import read
 from exporter.checkpoint.lora_names import DOTTED
+from exporter.checkpoint.lora_patterns import Patterns, compiled
+from exporter.checkpoint.ranges import Rank, Ranks, Strength, Strengths
+from exporter.checkpoint.reading import CONFIG_BYTES
+from runtimes.bundle.ranges import shown
+from runtimes.bundle.tokenizer_file import MOST_VALUES
+from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.errors import UsageError
 
 _BESIDE = "adapter_config.json"  # PEFT's, next to its adapter_model.safetensors
@@ -33,16 +38,22 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """PEFT's LoraConfig as far as it matters once trained; None where a file has none.
+    """PEFT's LoraConfig as far as it matters once trained; None where a file has none."""
 
-    Patterns are regular expressions that a module's name ends with, after a dot or in full.
-    """
+    r: Rank | None = None
+    lora_alpha: Strength | None = None
+    rank_pattern: Ranks | None = None
+    alpha_pattern: Strengths | None = None
+    use_rslora: bool | None = None
 
-    r: int | None = None
-    lora_alpha: float | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    use_rslora: bool = False
+
+@dataclass(frozen=True)
+class Scaling:
+    """How each module's rank and alpha are meant: a configuration with its patterns compiled."""
+
+    config: LoraConfig
+    ranks: Patterns
+    alphas: Patterns
 
     def factor(self, file: Path, module: str, rank: int, alpha: float | None) -> float:
         """alpha / rank of a module, alpha / sqrt(rank) under rsLoRA; 1 where no alpha is given.
@@ -50,51 +61,59 @@ class LoraConfig:
         `alpha` is the one in the file's tensors. Raises UsageError when the rank is another than
         the configuration's.
         """
-        expected = _pattern(self.rank_pattern, module, self.r)
+        expected = self.ranks.value(module, self.config.r)
         if expected is not None and expected != rank:
             raise UsageError(
-                f"--lora {file}: '{module}' has rank {rank}, its configuration says {expected}"
+                f"--lora {file}: '{module}' has rank {rank}, its configuration says {expected:g}"
             )
         if alpha is None:
-            alpha = _pattern(self.alpha_pattern, module, self.lora_alpha)
+            alpha = self.alphas.value(module, self.config.lora_alpha)
         if alpha is None:
             return 1.0
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return alpha / (math.sqrt(rank) if self.config.use_rslora else rank)
 
 
-def read_config(file: Path, header: Mapping[str, str], part: str) -> LoraConfig:
+def read_config(file: Path, header: Mapping[str, str], part: str) -> Scaling:
     """One part's configuration in a file's header or beside it, an empty one without either.
 
     Raises UsageError for one that cannot be read, or that asks for what is no plain LoRA.
     """
     beside = file.with_name(_BESIDE)
     if _HEADER in header:
-        where, text = f"{file}, {_HEADER}", header[_HEADER]
-    elif file.name == "adapter_model.safetensors" and beside.is_file():
+        where, text = f"{file}, {_HEADER}", header[_HEADER].encode("utf-8", errors="replace")
+    elif file.name == "adapter_model.safetensors" and beside.exists():
         where, text = str(beside), _text(beside)
     elif file.name == "adapter_model.safetensors":
         raise UsageError(f"--lora {file}: {_BESIDE} is missing beside it, which has its alpha")
     else:
-        return LoraConfig()
+        return Scaling(LoraConfig(), Patterns(), Patterns())
+    return _scaling(_of_part(_object(text, where), part), where)
+
+
+def _scaling(value: Mapping[str, Any], where: str) -> Scaling:
+    for key, harmless in _REFUSED.items():
+        if value.get(key) not in harmless:
+            raise UsageError(f"--lora {where}: {key} {shown(value[key])} cannot be fused")
+    kinds = get_type_hints(LoraConfig, include_extras=True)
+    known = {k: read(kinds[k], value[k], f"--lora {where}: {k}") for k in kinds if k in value}
+    config = LoraConfig(**known)
+    patterns = []
+    for name in ("rank_pattern", "alpha_pattern"):
+        try:
+            patterns.append(compiled(getattr(config, name) or {}))
+        except ValueError as error:
+            raise UsageError(f"--lora {where}: {name} {error}") from None
+    return Scaling(config, *patterns)
+
+
+def _object(text: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse_json(text, MOST_VALUES)
     except ValueError as error:
         raise UsageError(f"--lora {where} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"--lora {where} holds no JSON object")
-    value = _of_part(value, part)
-    for key, harmless in _REFUSED.items():
-        if value.get(key) not in harmless:
-            raise UsageError(f"--lora {where}: {key} {value[key]!r} cannot be fused")
-    config = LoraConfig(
-        r=value.get("r"),
-        lora_alpha=value.get("lora_alpha"),
-        rank_pattern=value.get("rank_pattern") or {},
-        alpha_pattern=value.get("alpha_pattern") or {},
-        use_rslora=value.get("use_rslora") or False,
-    )
-    _check(config, where)
-    return config
+    return value
 
 
 def _of_part(value: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -108,37 +127,10 @@ def _of_part(value: Mapping[str, Any], part: str) -> dict[str, Any]:
     return settings
 
 
-def _text(file: Path) -> str:
+def _text(file: Path) -> bytes:
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_regular(file, CONFIG_BYTES)
+    except OSError as error:
+        raise UsageError(f"--lora {file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise UsageError(f"--lora {file} cannot be read: {error}") from None
-
-
-def _check(config: LoraConfig, where: str) -> None:
-    for name in ("rank_pattern", "alpha_pattern"):
-        pairs = getattr(config, name)
-        if not isinstance(pairs, dict) or not all(_is_number(n) for n in pairs.values()):
-            raise UsageError(f"--lora {where}: {name} must map names to numbers")
-        for pattern in pairs:
-            try:
-                re.compile(pattern)
-            except re.error:
-                raise UsageError(f"--lora {where}: {name} has no pattern '{pattern}'") from None
-    for name in ("r", "lora_alpha"):
-        value = getattr(config, name)
-        if value is not None and not _is_number(value):
-            raise UsageError(f"--lora {where}: {name} is {value!r}, no number")
-    if type(config.use_rslora) is not bool:
-        raise UsageError(f"--lora {where}: use_rslora is {config.use_rslora!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _pattern(pairs: Mapping[str, float], module: str, default: float | None) -> float | None:
-    for pattern, value in pairs.items():
-        if re.match(rf"(?:.*\.)?(?:{pattern})$", module):
-            return value
-    return default

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
+from exporter.checkpoint import ranges as r
 from exporter.checkpoint.configs import (
     TEXT_CLASSES,
     SchedulerConfig,
@@ -13,12 +14,15 @@ from exporter.checkpoint.configs import (
     TextConfig,
     class_of,
     parse_config,
+    read,
     text_section,
 )
-from exporter.checkpoint.files import read_json, refuse_pointer, weight_files
+from exporter.checkpoint.files import weight_files
 from exporter.checkpoint.find import Source
 from exporter.checkpoint.harmless import note_keys
+from exporter.checkpoint.reading import read_json, refuse_pointer
 from runtimes.bundle.manifest import DEMO_REVISION
+from runtimes.bundle.values import Latent, Ratio, Side
 from runtimes.errors import UsageError
 
 C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig)
@@ -42,10 +46,10 @@ class Component(Generic[C]):
 class Constants:
     """The pipeline's numbers from the two model_index.json, diffusers' defaults where absent."""
 
-    latent_mean: float = 42.0
-    latent_std: float = 1.0
-    resolution_multiple: float = 42.67
-    latent_dim_scale: float = 10.67
+    latent_mean: r.Positive = 42.0
+    latent_std: Latent = 1.0  # it is subtracted, so that 0 is one
+    resolution_multiple: Ratio = 42.67
+    latent_dim_scale: Ratio = 10.67
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def _config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
 def _scheduler(folder: Path, *, needed: bool) -> tuple[SchedulerConfig, tuple[str, ...]]:
     """A scheduler's config and notes; its defaults where there is none and none is needed."""
     path = folder / "scheduler_config.json"
-    if not needed and not path.is_file():
+    if not needed and not path.exists():
         return SchedulerConfig(), ()
     _folder(folder)
     value = _config(path, ("DDPMWuerstchenScheduler",))
@@ -204,31 +208,26 @@ def _notes(checkpoint: Checkpoint, variant: str | None) -> tuple[str, ...]:
 
 def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
     """A combined folder has neither pipeline's constants: diffusers' defaults hold there too."""
-    numbers: dict[str, float] = {}
+    kinds, numbers = get_type_hints(Constants, include_extras=True), {}
     for folder, keys in (
         (prior, ("latent_mean", "latent_std", "resolution_multiple")),
         (decoder, ("latent_dim_scale",)),
     ):
         path = folder / "model_index.json"
-        index = read_json(path) if needed or path.is_file() else {}
-        for key in keys:
-            value = index.get(key, getattr(Constants, key))
-            # latent_std is subtracted, so that 0 is one; the others multiply and divide.
-            if type(value) not in (int, float) or (value <= 0 and key != "latent_std"):
-                raise UsageError(
-                    f"{folder}/model_index.json: '{key}' is {value!r}, no valid number"
-                )
-            numbers[key] = float(value)
+        index = read_json(path) if needed or path.exists() else {}
+        for key in index.keys() & set(keys):
+            numbers[key] = read(kinds[key], index[key], f"{path}: '{key}'")
     return Constants(**numbers)
 
 
 def _default_size(prior: Path) -> tuple[int, int]:
     """The picture size a checkpoint was trained for: generation_config.json, else 1024 x 1024."""
     path = prior / "generation_config.json"
-    value = read_json(path) if path.is_file() else {}
-    height, width = value.get("height", 1024), value.get("width", 1024)
-    if type(height) is not int or type(width) is not int:
-        raise UsageError(f"{path}: height and width must be whole numbers of pixels")
+    value = read_json(path) if path.exists() else {}
+    height, width = (
+        read(Side, value.get(key, 1024), f"{path}: '{key}', in pixels")
+        for key in ("height", "width")
+    )
     return height, width
 
 

@@ -13,17 +13,18 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from exporter.checkpoint.added_tokens import added_tokens
-from exporter.checkpoint.files import read_json
 from exporter.checkpoint.tokenizer_files import (
     SPECIAL_TOKENS,
     check_older_files,
     content_of,
     read_clip_model,
     read_merges,
+    read_serialized,
     read_words,
     tokenizer_config,
 )
-from exporter.formats.clip_bpe import Vocabulary, build
+from exporter.formats.clip_bpe import END_OF_WORD, Vocabulary, build
+from runtimes.bundle.ranges import shown
 from runtimes.errors import UsageError
 
 
@@ -35,12 +36,9 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     """
     config = tokenizer_config(folder)
     path = folder / "tokenizer.json"
-    serialized = read_json(path) if path.is_file() else None
+    serialized = read_serialized(path) if path.exists() else None
     if serialized is None:
         vocab, merges = read_words(folder), read_merges(folder)
-        for symbol in (symbol for a, b in merges for symbol in (a, b, a + b)):
-            if symbol not in vocab:
-                raise UsageError(f"{folder}/merges.txt: {symbol!r} is not in vocab.json")
         unk = content_of(config["unk_token"])
     else:
         model = read_clip_model(path)
@@ -48,10 +46,12 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         check_older_files(folder, vocab, merges)
     special = {key: content_of(config[key]) for key in SPECIAL_TOKENS}
     added = added_tokens(folder, config, serialized)
+    if serialized is None:
+        _check_merges(folder, vocab, merges, {*added, *special.values()})
     for key, token in special.items():
         if token not in vocab and added[token].id is None:
             where = "vocab.json" if serialized is None else "tokenizer.json"
-            raise UsageError(f"{folder}: {key} {token!r} is not in {where}")
+            raise UsageError(f"{folder}: {key} {shown(token)} is not in {where}")
     vocabulary = Vocabulary(
         folder,
         vocab,
@@ -66,6 +66,28 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     return vocabulary
 
 
+def _check_merges(
+    folder: Path, vocab: dict[str, int], merges: tuple[tuple[str, str], ...], whole: set[str]
+) -> None:
+    """UsageError where merges make what is no word, or a word of several letters is never made.
+
+    Without the end of merges.txt, prompts would have other ids and nobody would notice. The tokens
+    `whole` are looked for as they are.
+    """
+    made = set()
+    for first, second in merges:
+        for symbol in (first, second, first + second):
+            if symbol not in vocab:
+                raise UsageError(f"{folder}/merges.txt: {shown(symbol)} is not in vocab.json")
+        made.add(first + second)
+    for word in vocab.keys() - made - whole:
+        if len(word.removesuffix(END_OF_WORD)) > 1:
+            raise UsageError(
+                f"{folder}/merges.txt: no pair makes {shown(word)} of vocab.json; a file is cut, "
+                "or they are not of one tokenizer"
+            )
+
+
 def with_ids(vocabulary: Vocabulary) -> Vocabulary:
     """The added tokens with the ids that the tokenizers library gives them, in their order.
 
@@ -78,7 +100,7 @@ def with_ids(vocabulary: Vocabulary) -> Vocabulary:
     for token, number in zip(added, ids, strict=True):
         if token.id not in (None, number):
             raise UsageError(
-                f"{vocabulary.folder}: added token {token.content!r} has id {token.id}, but "
+                f"{vocabulary.folder}: added token {shown(token.content)} has id {token.id}, but "
                 f"transformers' fast tokenizer numbers it {number}: ids of added tokens must go "
                 f"on from the {len(vocabulary.vocab)} of the vocabulary without a gap"
             )
@@ -91,7 +113,7 @@ def check_rows(vocabulary: Vocabulary, rows: int) -> None:
     token, number = max(vocabulary.tokens.items(), key=lambda item: item[1])
     if number >= rows:
         raise UsageError(
-            f"{vocabulary.folder}: token {token!r} has id {number}, but the text encoder's "
+            f"{vocabulary.folder}: token {shown(token)} has id {number}, but the text encoder's "
             f"embedding has {rows} rows: they are not of one checkpoint"
         )
 
@@ -103,13 +125,13 @@ def _check_ids(vocabulary: Vocabulary) -> None:
     for token, number in pairs:
         if number is not None and vocabulary.vocab.get(token, number) != number:
             raise UsageError(
-                f"{vocabulary.folder}: added token {token!r} has id {number}, but it is "
+                f"{vocabulary.folder}: added token {shown(token)} has id {number}, but it is "
                 f"{vocabulary.vocab[token]} in the vocabulary"
             )
         if number is not None and holders.setdefault(number, token) != token:
             raise UsageError(
-                f"{vocabulary.folder}: tokens {holders[number]!r} and {token!r} have one id, "
-                f"{number}"
+                f"{vocabulary.folder}: tokens {shown(holders[number])} and {shown(token)} have one "
+                f"id, {number}"
             )
 
 
@@ -117,6 +139,7 @@ def _check_frame(path: Path, vocabulary: Vocabulary) -> None:
     """UsageError where tokenizer.json frames prompts with other tokens than its config names."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     frame = tokenizer.encode("").ids
     expected = [vocabulary.tokens[token] for token in (vocabulary.bos, vocabulary.eos)]
     if frame != expected:

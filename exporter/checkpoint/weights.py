@@ -1,6 +1,6 @@
 """A component's weights: checked against the expected table, then read tensor by tensor."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from exporter.checkpoint.files import FLOATS, open_safetensors, refuse_pointer
+from exporter.checkpoint.reading import FLOATS, open_safetensors, read_finite, refuse_pointer
 from exporter.checkpoint.shapes import TEXT_PREFIX, Shapes
 from exporter.modules.layout import Pointwise
 from runtimes.errors import RunError, UsageError
@@ -53,6 +53,7 @@ class Weights:
         for path in files:
             with _open(path) as handle:
                 names = set(handle.keys())
+                _check_once(path, names & self._files.keys(), self._files)
                 self._files |= dict.fromkeys(names, path)
                 for name in names & expected.keys():
                     _check(path, handle.get_slice(name), name, expected[name])
@@ -67,8 +68,7 @@ class Weights:
 
     def __getitem__(self, name: str) -> Tensor:
         name = name.removeprefix(self._prefix)
-        with _open(self._files[name]) as handle:
-            tensor: Tensor = handle.get_tensor(name)
+        tensor = read_finite(self._files[name], name)
         # Each tensor keeps its whole file mapped: too much address space for the many small ones.
         return tensor.float() if tensor.numel() > SMALL else tensor.clone().float()
 
@@ -138,6 +138,13 @@ def left_out_prefix(files: tuple[Path, ...], expected: Shapes) -> str:
     prefixed = any(name.startswith(TEXT_PREFIX) for name in expected)
     bare = not any(name.startswith(TEXT_PREFIX) for name in names)
     return TEXT_PREFIX if prefixed and bare else ""
+
+
+def _check_once(path: Path, again: set[str], files: Mapping[str, Path]) -> None:
+    """UsageError for a weight that two files have: which of them holds is the loader's choice."""
+    if again:
+        name = min(again)
+        raise UsageError(f"{path}: weight '{name}' is in {files[name].name}, too; remove one")
 
 
 def _check(path: Path, piece: Any, name: str, shape: tuple[int, ...]) -> None:

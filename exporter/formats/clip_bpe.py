@@ -17,8 +17,8 @@ from tokenizers import (
     processors,
 )
 
-# CLIP's words: contractions, runs of letters, single digits, runs of other signs.
-WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+from runtimes.bundle.tokenizer_file import SPACES, WORDS
+
 END_OF_WORD = "</w>"
 
 
@@ -65,7 +65,7 @@ class Vocabulary:
 
 def normalizer(expanded: tuple[tuple[str, int], ...] = ()) -> Any:
     """CLIP's: NFC, one space, lower case; then each expanded word becomes all of its tokens."""
-    steps = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(SPACES), " "), normalizers.Lowercase()]
     plain = normalizers.Sequence(steps)
     for word, count in expanded:
         spelled = plain.normalize_str(word)

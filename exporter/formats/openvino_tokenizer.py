@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tokenizers.pre_tokenizers import ByteLevel
 
-from exporter.checkpoint.files import read_json
+from exporter.checkpoint.reading import read_json
 from exporter.formats.clip_bpe import normalizer
 from runtimes.bundle.manifest import Tokenizer
 from runtimes.console import imported

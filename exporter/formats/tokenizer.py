@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from exporter.checkpoint.files import read_json
+from exporter.checkpoint.reading import read_json
 from exporter.checkpoint.vocabulary import check_rows, read_vocabulary
 from exporter.formats.clip_bpe import Vocabulary, build
 from runtimes.bundle.manifest import Tokenizer as TokenizerSpec

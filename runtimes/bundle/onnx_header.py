@@ -31,7 +31,7 @@ def read_header(path: Path) -> OnnxHeader:
     """The header of an ONNX file; RunError for one that is none."""
     try:
         return _header(path.read_bytes())
-    except (IndexError, ValueError, TypeError):
+    except (IndexError, KeyError, ValueError, TypeError):
         raise RunError(f"{path} is no ONNX file; export the bundle again") from None
 
 

@@ -1,11 +1,11 @@
 """What a tokenizer.json means, for hosts without the tokenizers library."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from runtimes.bundle.host import AddedToken, Normalization, TokenizerRules
 from runtimes.bundle.manifest import Tokenizer
+from runtimes.bundle.tokenizer_file import read_tokenizer
 from runtimes.errors import RunError
 
 _KINDS = {"NFC": "nfc", "Lowercase": "lowercase", "Replace": "replace"}
@@ -14,7 +14,7 @@ _KINDS = {"NFC": "nfc", "Lowercase": "lowercase", "Replace": "replace"}
 def read_rules(file: Path, spec: Tokenizer) -> TokenizerRules:
     """The rules in a tokenizer.json; RunError where it is of another kind than CLIP's."""
     try:
-        return _rules(json.loads(file.read_text(encoding="utf-8")), spec)
+        return _rules(read_tokenizer(file).value, spec)
     except (KeyError, ValueError, TypeError) as error:
         raise RunError(f"{file} is no tokenizer of CLIP's kind ({error!r})") from None
 

@@ -12,6 +12,8 @@ from runtimes.bundle.ranges import Entries, Items, OneOf, Range, Text
 _LINE = "[^\\u0000-\\u001f\\u007f\\u2028\\u2029]*"
 Name = Annotated[str, Text(1, 500, _LINE)]  # of a tensor, weight or tool; PyTorch's have up to 100
 Words = Annotated[str, Text(0, 2000, _LINE)]  # what may be left empty: reasons, licences
+# Beside another, so no path, and not "..".
+FileName = Annotated[str, Text(1, 255, "[0-9A-Za-z_.+-]*[0-9A-Za-z_+-]")]
 FilePath = Annotated[str, Text(1, 500, _LINE)]  # whether it leads out is asked of the disk
 RawText = Annotated[str, Text(0, 2000)]  # tokens and patterns, which may hold any character
 Sha256 = Annotated[str, Text(64, 64, "[0-9a-f]{64}")]
