@@ -12,6 +12,10 @@ from runtimes.plan import Stage
 from runtimes.schedule import timestep_embedding
 
 Array = NDArray[np.float32]
+# What to do about a bundle that computes what it should not.
+CHECK_BUNDLE = (
+    "check the bundle with --verify, then against its checkpoint with 'python -m validation'"
+)
 # Pictures are made with scales up to 20 or so; fp32's latents overflow from some 1e18 on, fp16's
 # graphs much earlier.
 EXTREME_GUIDANCE = 100.0
@@ -44,7 +48,7 @@ def sample(
         batch = np.concatenate([latents, latents]) if stage.guided else latents
         embedding = np.repeat(timestep_embedding(row.t, stage.denoiser), len(batch), axis=0)
         epsilon = denoise(batch, embedding)
-        where = f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {row.t:.4f})"
+        where = place_of(stage, index)
         check_finite(epsilon, where, advice)
         drawn = noise.draw(latents.shape)  # also in the last step: see above
         # In fp32 throughout: NumPy does not let Python floats widen an array.
@@ -52,6 +56,11 @@ def sample(
             latents = row.a * latents + row.b * _guided(epsilon, stage) + row.c * drawn
         check_finite(latents, where, advice)
         yield Step(index, epsilon, drawn, latents)
+
+
+def place_of(stage: Stage, index: int) -> str:
+    """A step in words, for messages; steps count from 1 there."""
+    return f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {stage.rows[index].t:.4f})"
 
 
 def _guided(epsilon: Array, stage: Stage) -> Array:
@@ -85,7 +94,4 @@ def advice_for(stored: str, computed: str, guidance: Mapping[str, float]) -> str
         return "run a bundle of higher precision, and check this one with 'python -m validation'"
     if computed != "f32":
         return "compute with --execution-precision f32"
-    return (
-        "the weights themselves hold such values, or a file is damaged: check the bundle with "
-        "--verify, then against its checkpoint with 'python -m validation'"
-    )
+    return f"the weights themselves hold such values, or a file is damaged: {CHECK_BUNDLE}"
