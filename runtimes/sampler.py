@@ -40,7 +40,7 @@ def sample(
 
     Guidance above 1 runs the conditional half, then the unconditional half, in one batch and
     extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
-    it is multiplied by 0: the next stage goes on drawing from the same source. Raises RunError
+    it is multiplied by 0: the next stage goes on drawing from the same source. Raises NotFinite
     naming stage and step when epsilon or the new latents are not finite; `advice` says what to do
     about it.
     """
@@ -71,11 +71,15 @@ def _guided(epsilon: Array, stage: Stage) -> Array:
     return unconditional + stage.guidance * (conditional - unconditional)
 
 
+class NotFinite(RunError):
+    """A graph gave NaN or Inf."""
+
+
 def check_finite(values: Array, where: str, advice: str = "") -> None:
-    """RunError when a graph gave NaN or Inf, with what to do about it."""
+    """NotFinite when a graph gave NaN or Inf, with what to do about it."""
     if not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
-        raise RunError(
+        raise NotFinite(
             f"{where} gave {bad} of {values.size} values that are NaN or infinite"
             + (f"; {advice}" if advice else "")
         )
