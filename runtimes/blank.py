@@ -4,7 +4,6 @@ Weights may be spoilt so that nothing is NaN: by zeros, or by an engine that cla
 A checkpoint may be meant so, too, which is why the run goes on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +59,10 @@ def _blank_rows(values: NDArray[np.generic]) -> tuple[int, ...]:
     """Which rows of (B,C,H,W) have one value in each channel."""
     if values[0, 0].size == 1:
         return ()
-    # Two corners differ in nearly every output, and the rest is not looked at.
-    alike: Sequence[int] = np.flatnonzero(values[:, 0, 0, 0] == values[:, 0, -1, -1]).tolist()
-    return tuple(row for row in alike if (values[row] == values[row, :, :1, :1]).all())
+    # Two corners differ in nearly every output, and the rest is not looked at: a microsecond.
+    return tuple(
+        row
+        for row in range(len(values))
+        if values[row, 0, 0, 0] == values[row, 0, -1, -1]
+        and (values[row] == values[row, :, :1, :1]).all()
+    )
