@@ -1,5 +1,8 @@
 """The golden run: the checkpoint run in fp32 and recorded, for hosts to check themselves with."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +23,9 @@ GoldenSteps = tuple[int, int] | Literal["full"]
 # Few steps, for one of real size takes up to a minute in PyTorch, and each shows every graph.
 SHORT_STEPS = (4, 3)
 SEED = 0
+# Sums in PyTorch depend on how many threads share them, in the last digits; one thread gives the
+# same on machines of any number of cores. A checkpoint of more bytes would take minutes so.
+ONE_THREAD_BYTES = 2_000_000_000
 
 
 def record_golden(
@@ -33,6 +39,9 @@ def record_golden(
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
 
     `steps` are even ones of Stage C and Stage B; None takes the default schedules.
+
+    The file is the same byte for byte on every machine with the same packages and kind of CPU, of
+    graphs above ONE_THREAD_BYTES where it computes with as many threads, too.
 
     Tensors are named '<graph>.<tensor>' and '<denoiser>/<step>.<tensor>', the starting latents
     '<denoiser>/start.latents'; the metadata holds prompts, seed, steps, guidance and size.
@@ -49,7 +58,8 @@ def record_golden(
 
     first, second = steps or (None, None)
     options = Options(seed=SEED, steps=first, decoder_steps=second)
-    with Pipeline(manifest, TorchGraphs(plans), tokenizers, low_memory=True) as pipeline:
+    graphs = TorchGraphs(plans)
+    with _threads(plans), Pipeline(manifest, graphs, tokenizers, low_memory=True) as pipeline:
         result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
     plan = result.plan
     (folder / GOLDEN_FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +69,32 @@ def record_golden(
     scales = {"guidance": plan.guidance, "decoder_guidance": plan.decoder_guidance}
     metadata |= {name: repr(scale) for name, scale in scales.items()}
     # Written by hand: safetensors reports a full disk as an error of its own kind.
-    (folder / GOLDEN_FILE).write_bytes(save(recorded, metadata))
+    (folder / GOLDEN_FILE).write_bytes(_in_order(save(recorded, metadata)))
     evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
     return Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)
+
+
+@contextmanager
+def _threads(plans: "list[GraphPlan]") -> Iterator[None]:
+    """PyTorch on one thread, unless the graphs are large."""
+    import torch
+
+    from exporter.cost import graph_parameters
+
+    before = torch.get_num_threads()
+    small = 4 * sum(map(graph_parameters, plans)) <= ONE_THREAD_BYTES
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: safetensors writes them in a random order."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # what follows begins at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]

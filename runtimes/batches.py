@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from runtimes.blank import Blank
 from runtimes.engines.base import Placement
 from runtimes.errors import UsageError
 from runtimes.memory import Usage
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, fixed_batch, negatives_for
 from runtimes.progress import Progress
+from runtimes.sampler import CHECK_BUNDLE
 
 # Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
 MOST = 8
@@ -110,14 +112,18 @@ def run_batches(
 
 @dataclass
 class Summary:
-    """What several batches say together: stages' times in sum, their memory at its most."""
+    """What several batches say together: stages' times in sum, their memory at its most.
+
+    `blanks` are outputs that cannot be meant, each with the pictures it shows in.
+    """
 
     usage: dict[str, Usage] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     truncated: dict[str, str] = field(default_factory=dict)
+    blanks: list[tuple[Blank, list[Path]]] = field(default_factory=list)
 
-    def add(self, result: Result, warn: Callable[[str, str], None]) -> None:
-        """Count a batch in; `warn` hears once of each prompt that was cut off, and of its end."""
+    def add(self, batch: Sequence[Job], result: Result, warn: Callable[[str], None]) -> None:
+        """Count a batch in; `warn` hears of each blank output, and once of each cut-off prompt."""
         for name, used in result.usage.items():
             so_far = self.usage.get(name, Usage())
             self.usage[name] = Usage(
@@ -128,8 +134,22 @@ class Summary:
         self.placements |= result.placements
         for prompt, lost in result.truncated:
             if prompt not in self.truncated:
-                warn(prompt, lost)
+                warn(f"{prompt[:40]!r}...: too long, cut off before {lost!r}")
             self.truncated[prompt] = lost
+        for blank in result.blanks:
+            self.blanks.append((blank, _shown_in(blank, batch)))
+            warn(_in_words(*self.blanks[-1]))
+
+
+def _shown_in(blank: Blank, batch: Sequence[Job]) -> list[Path]:
+    """The pictures of a batch that a blank output shows in; those that fill it up have no job."""
+    rows = blank.pictures or range(len(batch))
+    return [batch[row].path for row in rows if row < len(batch)]
+
+
+def _in_words(blank: Blank, paths: Sequence[Path]) -> str:
+    names = ", ".join(map(str, paths))
+    return f"{names}: {blank.where} {blank.what}; {CHECK_BUNDLE}"
 
 
 def as_json(
@@ -143,6 +163,11 @@ def as_json(
         "height": plan.sizes.picture[0],
         "width": plan.sizes.picture[1],
         "truncated": summary.truncated,
+        "blank": [
+            {"graph": blank.graph, "where": blank.where, "what": blank.what}
+            | {"pictures": [str(path) for path in paths]}
+            for blank, paths in summary.blanks
+        ],
         "stages": {
             name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
             for name, usage in summary.usage.items()
@@ -161,6 +186,8 @@ def print_summary(
         print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
     for job in jobs:
         print(f"wrote {job.path} ({height} x {width}, seed {job.seed})")
+    for blank, paths in summary.blanks:
+        print(f"warning: {_in_words(blank, paths)}")
 
 
 def _print_stages(summary: Summary) -> None:

@@ -201,7 +201,7 @@ def _run(args: argparse.Namespace) -> None:
         size = batch_size(pipeline, options, args.batch_size)
         for batch, result in run_batches(pipeline, missing, size, options, progress):
             _save(batch, result, parameters)
-            summary.add(result, _warn)
+            summary.add(batch, result, _warn)
     skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
     if args.json:
         print(json.dumps(as_json(summary, missing, skipped, plan), indent=1))
@@ -320,5 +320,5 @@ def _parameters(bundle: Bundle, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _warn(prompt: str, lost: str) -> None:
-    print(f"warning: {prompt[:40]!r}...: too long, cut off before {lost!r}", file=sys.stderr)
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

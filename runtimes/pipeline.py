@@ -1,5 +1,6 @@
 """Prompts to pictures: C -> B -> A over the graphs of a bundle, NumPy between them."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from runtimes.engines.table import BundleGraphs, GraphSource, Sessions
 from runtimes.estimate import Need, check_memory, largest_count
 from runtimes.memory import process_memory
 from runtimes.noise import NoiseSource
-from runtimes.plan import Options, check_static, make_plan, negatives_for
+from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
 from runtimes.run import OnStep, OnTensors, Result, Run
 from runtimes.tokenizer import PromptTokenizer
@@ -22,6 +23,8 @@ __all__ = ["OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
 
 class Pipeline:
     """A bundle, ready to make pictures. Use as a context manager, or call `close`.
+
+    Several threads may share one: their runs come one after the other, each on all cores.
 
     `footprint`: what the graphs' engine takes of memory; without it, no run is refused for that.
     """
@@ -40,6 +43,9 @@ class Pipeline:
         self._before = process_memory("RssAnon")  # pages of files count as free already
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
+        # A graph holds one set of buffers and is compiled for one shape, and the check of memory
+        # counts one run. Entered anew by the same thread: `on_step` may ask for another picture.
+        self._one_run = threading.RLock()
 
     @classmethod
     def open(
@@ -92,12 +98,17 @@ class Pipeline:
             check_text(text, "a prompt")
         plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
         check_static(self.manifest, plan, len(texts))
-        if self._footprint is not None:
-            need = Need(self.manifest, self._footprint, plan, len(texts))
-            check_memory(need, low_memory=self._low_memory, held=self._held())
         on_step, on_tensors = on_step or _ignore_step, on_tensors or _ignore_tensors
         run = Run(self.manifest, self._sessions, self._tokenizers, plan, on_step, on_tensors)
-        return run(texts, negatives)
+        with self._one_run:
+            self._check_memory(plan, len(texts))
+            return run(texts, negatives)
+
+    def _check_memory(self, plan: Plan, count: int) -> None:
+        """UsageError for a run that the memory that is free does not hold, where that is known."""
+        if self._footprint is not None:
+            need = Need(self.manifest, self._footprint, plan, count)
+            check_memory(need, low_memory=self._low_memory, held=self._held())
 
     def largest_batch(self, options: Options, most: int) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
@@ -115,8 +126,9 @@ class Pipeline:
         return max(process_memory("RssAnon") - self._before, 0)
 
     def close(self) -> None:
-        """Release every graph."""
-        self._sessions.close()
+        """Release every graph, once a run that is under way has ended."""
+        with self._one_run:
+            self._sessions.close()
 
     def __enter__(self) -> "Pipeline":
         return self

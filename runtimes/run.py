@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.blank import Blank, blank_output, blank_pictures, blank_step
 from runtimes.bundle.host import PICTURE
 from runtimes.bundle.manifest import Manifest
 from runtimes.engines.base import Engine, Placement, Tensors
@@ -14,7 +15,7 @@ from runtimes.engines.table import Sessions
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured
 from runtimes.plan import Plan, Stage, decoded_at_once
-from runtimes.sampler import Denoise, advice_for, check_finite, sample
+from runtimes.sampler import Denoise, advice_for, check_finite, place_of, sample
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
 
@@ -28,7 +29,8 @@ class Result:
     """Pictures (B,H,W,3) uint8, `image` the same as fp32 (B,3,H,W), Stage C's final latents.
 
     `truncated` pairs each prompt that was too long with the part that was cut off; `usage` has
-    time and peak memory per graph, `placements` the engine, device and precision of each.
+    time and peak memory per graph, `placements` the engine, device and precision of each; `blanks`
+    are outputs that cannot be meant, one a graph.
     """
 
     pictures: NDArray[np.uint8]
@@ -39,6 +41,7 @@ class Result:
     plan: Plan
     usage: dict[str, Usage] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
+    blanks: tuple[Blank, ...] = ()
 
 
 class Run:
@@ -60,6 +63,7 @@ class Run:
         self._usage: dict[str, Usage] = {}
         self._placements: dict[str, Placement] = {}
         self._truncated: dict[str, str] = {}
+        self._blanks: dict[str, Blank] = {}
 
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
         plan, sampling, text = self._plan, self._sampling, self._text_graphs
@@ -73,8 +77,10 @@ class Run:
         embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
         decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, count))
         image = self._stage_a(decoded)
+        pictures = to_uint8(image)
+        self._note(blank_pictures(pictures))
         return Result(
-            to_uint8(image),
+            pictures,
             image,
             latents,
             tuple(self._truncated.items()),
@@ -82,6 +88,7 @@ class Run:
             plan,
             self._usage,
             self._placements,
+            tuple(self._blanks.values()),
         )
 
     def _rows(self, stage: Stage, hidden: dict[str, Array], count: int) -> Tensors:
@@ -141,6 +148,8 @@ class Run:
     def _steps(self, stage: Stage, denoise: Denoise, latents: Array, advice: str) -> Array:
         for step in sample(denoise, stage, latents, self._plan.noise, advice):
             latents = step.latents
+            where = place_of(stage, step.index)
+            self._note(blank_step(stage.name, where, step.epsilon, len(latents)))
             self._on_step(stage.name, step.index + 1, len(stage.rows))
             tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
             self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
@@ -156,9 +165,16 @@ class Run:
             advice = self._advice(graph, engine)
         for name, values in outputs.items():
             check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
+        if graph != "stage_a":  # its pictures are looked at as they will be seen
+            self._note(blank_output(graph, outputs))
         self._on_step(graph, 1, 1)
         self._on_tensors(graph, {**_joined(parts), **outputs})
         return outputs
+
+    def _note(self, blank: Blank | None) -> None:
+        """Keep a graph's first blank output: those behind it say no more."""
+        if blank is not None:
+            self._blanks.setdefault(blank.graph, blank)
 
     def _advice(self, graph: str, engine: Engine) -> str:
         """What to do where this graph's values are not finite.

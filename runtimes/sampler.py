@@ -12,6 +12,10 @@ from runtimes.plan import Stage
 from runtimes.schedule import timestep_embedding
 
 Array = NDArray[np.float32]
+# What to do about a bundle that computes what it should not.
+CHECK_BUNDLE = (
+    "check the bundle with --verify, then against its checkpoint with 'python -m validation'"
+)
 # Pictures are made with scales up to 20 or so; fp32's latents overflow from some 1e18 on, fp16's
 # graphs much earlier.
 EXTREME_GUIDANCE = 100.0
@@ -36,7 +40,7 @@ def sample(
 
     Guidance above 1 runs the conditional half, then the unconditional half, in one batch and
     extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
-    it is multiplied by 0: the next stage goes on drawing from the same source. Raises RunError
+    it is multiplied by 0: the next stage goes on drawing from the same source. Raises NotFinite
     naming stage and step when epsilon or the new latents are not finite; `advice` says what to do
     about it.
     """
@@ -44,7 +48,7 @@ def sample(
         batch = np.concatenate([latents, latents]) if stage.guided else latents
         embedding = np.repeat(timestep_embedding(row.t, stage.denoiser), len(batch), axis=0)
         epsilon = denoise(batch, embedding)
-        where = f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {row.t:.4f})"
+        where = place_of(stage, index)
         check_finite(epsilon, where, advice)
         drawn = noise.draw(latents.shape)  # also in the last step: see above
         # In fp32 throughout: NumPy does not let Python floats widen an array.
@@ -52,6 +56,11 @@ def sample(
             latents = row.a * latents + row.b * _guided(epsilon, stage) + row.c * drawn
         check_finite(latents, where, advice)
         yield Step(index, epsilon, drawn, latents)
+
+
+def place_of(stage: Stage, index: int) -> str:
+    """A step in words, for messages; steps count from 1 there."""
+    return f"{stage.name}, step {index + 1} of {len(stage.rows)} (t = {stage.rows[index].t:.4f})"
 
 
 def _guided(epsilon: Array, stage: Stage) -> Array:
@@ -62,11 +71,15 @@ def _guided(epsilon: Array, stage: Stage) -> Array:
     return unconditional + stage.guidance * (conditional - unconditional)
 
 
+class NotFinite(RunError):
+    """A graph gave NaN or Inf."""
+
+
 def check_finite(values: Array, where: str, advice: str = "") -> None:
-    """RunError when a graph gave NaN or Inf, with what to do about it."""
+    """NotFinite when a graph gave NaN or Inf, with what to do about it."""
     if not np.isfinite(values).all():
         bad = int(values.size - np.isfinite(values).sum())
-        raise RunError(
+        raise NotFinite(
             f"{where} gave {bad} of {values.size} values that are NaN or infinite"
             + (f"; {advice}" if advice else "")
         )
@@ -85,7 +98,4 @@ def advice_for(stored: str, computed: str, guidance: Mapping[str, float]) -> str
         return "run a bundle of higher precision, and check this one with 'python -m validation'"
     if computed != "f32":
         return "compute with --execution-precision f32"
-    return (
-        "the weights themselves hold such values, or a file is damaged: check the bundle with "
-        "--verify, then against its checkpoint with 'python -m validation'"
-    )
+    return f"the weights themselves hold such values, or a file is damaged: {CHECK_BUNDLE}"

@@ -84,5 +84,13 @@ def limits_for(precision: str) -> Limits:
 
 
 def loosest(precisions: Iterable[str]) -> Limits:
-    """The limits of the least exact of the precisions that went into a result."""
-    return max((limits_for(name) for name in precisions), key=lambda limits: limits.graph_error)
+    """Of each limit the loosest among the precisions that went into a result.
+
+    Limit by limit, for two precisions may be alike in one of them: bf16 and int8-weights are.
+    """
+    limits = [limits_for(name) for name in precisions]
+    return Limits(
+        graph_error=max(limit.graph_error for limit in limits),
+        latent_db=min(limit.latent_db for limit in limits),
+        picture_db=min(limit.picture_db for limit in limits),
+    )

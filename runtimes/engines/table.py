@@ -101,8 +101,9 @@ class Sessions:
         try:
             yield engine
         except RunError as error:
-            text = str(error)  # the sampler's and the gate's errors name graph and step already
-            raise RunError(text if name in text else f"{name}: {text}") from error
+            if name in str(error):  # the sampler's and the gate's errors name graph and step
+                raise
+            raise RunError(f"{name}: {error}") from error
         finally:
             if self._one_at_a_time:
                 engine.close()
