@@ -1,5 +1,6 @@
 """SECURITY.md's table of versions is what an installation takes."""
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -14,7 +15,8 @@ def bounds() -> dict[str, list[Requirement]]:
     """Every requirement of pyproject.toml, by the package's name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: dict[str, list[Requirement]] = {}
-    for text in [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]:
+    extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
+    for text in (*project["dependencies"], *extras):
         requirement = Requirement(text)
         found.setdefault(requirement.name, []).append(requirement)
     return found

@@ -19,7 +19,7 @@ from runtimes.bundle.manifest import (
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.typed_json import decode
 from runtimes.bundle.untrusted import parse_json, read_regular
-from runtimes.errors import RunError
+from runtimes.errors import RunError, one_line
 
 # Of bundle.json: the demo's has 0.1 MB, of which the plans' lists of weights are most; the largest
 # that the ranges of its fields allow would take hundreds.
@@ -46,13 +46,14 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         content = read_regular(path, MOST_BYTES)
-        value = parse_json(content)
     except (FileNotFoundError, NotADirectoryError):
         inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST_NAME}"))
         advice = f"did you mean {folder / inside[0]}?" if inside else _MAKE
         raise RunError(f"{folder} is no bundle: it has no {MANIFEST_NAME}; {advice}") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({one_line(error)})") from None
+    try:
+        value = parse_json(content)
     except ValueError as error:
         raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:

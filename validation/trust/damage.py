@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-_MOST_CUT = 1 << 20  # bytes that a cut takes off at most: they are kept in memory meanwhile
+MOST_CUT = 1 << 20  # bytes that a cut takes off at most: they are kept in memory meanwhile
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def damages(path: Path, seed: int, count: int) -> Iterator[Damage]:
     draw = random.Random(f"{path.name} {size} {seed}")
     for index in range(count):
         if index % 3 == 1:
-            yield Damage(path, "cut", draw.randrange(max(size - _MOST_CUT, 0), size))
+            yield Damage(path, "cut", draw.randrange(max(size - MOST_CUT, 0), size))
         else:
             yield Damage(path, "flip", draw.randrange(size), draw.randrange(8))
 

@@ -12,24 +12,26 @@ from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import open_bundle
 from validation.trust.attempt import Attempt, Copy, harmless, refused, remove
+from validation.trust.damage import MOST_CUT, Damage
 
 
 def flips(copy: Copy, chance: random.Random, tries: int) -> Generator[Attempt]:
     """One bit of one file is another: every file in turn, any bit of it."""
     for name in _in_turn(copy, chance, tries):
         path = copy.folder / name
-        place, bit = chance.randrange(path.stat().st_size), chance.randrange(8)
-        with flipped(path, place, bit):
-            yield _damaged(copy, name, f"bit {bit} of byte {place} of {name}")
+        damage = Damage(path, "flip", chance.randrange(path.stat().st_size), chance.randrange(8))
+        with damage.done():
+            yield _damaged(copy, name, f"{name}: {damage}")
 
 
 def cuts(copy: Copy, chance: random.Random, tries: int) -> Generator[Attempt]:
     """A file lacks some bytes at its end, or has some more."""
     for name in _in_turn(copy, chance, -(-tries // 2)):
         path = copy.folder / name
-        lacking = chance.randrange(1, path.stat().st_size + 1)
-        with cut(path, lacking):
-            yield _damaged(copy, name, f"{name} without its last {lacking} bytes")
+        size = path.stat().st_size
+        damage = Damage(path, "cut", chance.randrange(max(size - MOST_CUT, 0), size))
+        with damage.done():
+            yield _damaged(copy, name, f"{name}: {damage}")
         with longer(path, chance.randbytes(chance.randrange(1, 100))):
             yield _damaged(copy, name, f"{name} with bytes behind it")
 
@@ -69,39 +71,6 @@ _PUT: dict[str, Callable[[Path], None]] = {
 }
 if hasattr(os, "mkfifo"):
     _PUT["a pipe"] = os.mkfifo
-
-
-@contextmanager
-def flipped(path: Path, place: int, bit: int) -> Iterator[None]:
-    """One bit of a file is another one's until the block ends."""
-
-    def flip() -> None:
-        with path.open("r+b") as file:
-            file.seek(place)
-            (byte,) = file.read(1)
-            file.seek(place)
-            file.write(bytes([byte ^ (1 << bit)]))
-
-    flip()
-    try:
-        yield
-    finally:
-        flip()
-
-
-@contextmanager
-def cut(path: Path, lacking: int) -> Iterator[None]:
-    """A file lacks its last bytes until the block ends."""
-    with path.open("r+b") as file:
-        file.seek(-lacking, os.SEEK_END)
-        place = file.tell()
-        end = file.read()
-        file.truncate(place)
-    try:
-        yield
-    finally:
-        with path.open("ab") as file:
-            file.write(end)
 
 
 @contextmanager
