@@ -19,7 +19,7 @@ from runtimes.bundle.manifest import (
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.typed_json import decode
 from runtimes.bundle.untrusted import parse_json, read_regular
-from runtimes.errors import RunError, one_line
+from runtimes.errors import RunError
 
 # Of bundle.json: the demo's has 0.1 MB, of which the plans' lists of weights are most; the largest
 # that the ranges of its fields allow would take hundreds.
@@ -51,7 +51,8 @@ def read_manifest(folder: Path) -> Manifest:
         advice = f"did you mean {folder / inside[0]}?" if inside else _MAKE
         raise RunError(f"{folder} is no bundle: it has no {MANIFEST_NAME}; {advice}") from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({one_line(error)})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"{path} cannot be read ({reason})") from None
     try:
         value = parse_json(content)
     except ValueError as error:
