@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.bundle.manifest import File, Graph
+from runtimes.bundle.manifest_json import MOST_BYTES
 from runtimes.bundle.read import Bundle, sha256
 from runtimes.bundle.replacing import locked
 from runtimes.bundle.typed_json import decode
+from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.bundle.write import atomic_file, write_error
 from runtimes.errors import RunError
 
@@ -45,7 +47,8 @@ class PartialExport:
         records = {}
         for path in sorted(self.folder.glob("*.json")):
             with suppress(OSError, ValueError, RunError):
-                records[path.stem] = decode(Record, json.loads(path.read_text("utf-8")), str(path))
+                value = parse_json(read_regular(path, MOST_BYTES))
+                records[path.stem] = decode(Record, value, str(path))
         return records
 
     def is_whole(self, record: Record) -> bool:

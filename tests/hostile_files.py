@@ -1,4 +1,4 @@
-"""Files that nobody writes by accident: what a checkpoint's readers are given in tests.
+"""Files that nobody writes by accident, and how they have to be refused.
 
 Each builder takes the path of a file, which may be there, and puts something else in its place.
 """
@@ -6,15 +6,35 @@ Each builder takes the path of a file, which may be there, and puts something el
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peak
+import pytest
 import torch
 
+from runtimes.errors import RunError, UsageError
+
+# Seconds for any of them, on a busy machine; bytes above what the process has.
+SOON, MEMORY = 10, 100 << 20
 Make = Callable[[Path], object]
 DEEP = 100_000
 SLOW_PATTERN = "(a+)+$"  # for 'aaa...b' twice as long with each letter
+
+
+def refused(call: Callable[[], object], *words: str) -> None:
+    """An error of one line with every word, soon, and within little memory."""
+    start = time.monotonic()
+    with peak.measured() as taken, pytest.raises((UsageError, RunError)) as error:
+        call()
+    message = str(error.value)
+    assert message.isprintable() and len(message) < 2_100
+    for word in words:
+        assert word in message
+    assert time.monotonic() - start < SOON
+    assert taken() < MEMORY
 
 
 def text(content: str | bytes) -> Make:

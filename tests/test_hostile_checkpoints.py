@@ -15,26 +15,17 @@ import checkpoints_found as found
 import hostile_files as hostile
 import peak
 import pytest
-import tiny
 import torch
+from hostile_files import MEMORY, SOON, refused
 from safetensors.torch import load_file, save_file
 
-from exporter.checkpoint.embeddings import EmbeddingFile, open_embedding
 from exporter.checkpoint.find import find_pair
-from exporter.checkpoint.lora import open_lora
-from exporter.checkpoint.lora_file import LoraFile
 from exporter.checkpoint.open import open_checkpoint
-from exporter.checkpoint.vocabulary import read_vocabulary
 from exporter.cost import inspect
-from exporter.graphs import lora_shapes
 from exporter.job import check_job
 from exporter.options import ExportOptions
-from runtimes.errors import RunError, UsageError
-from runtimes.tokenizer import PromptTokenizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
-# Seconds for any of them, on a busy machine; bytes above what the process has.
-SOON, MEMORY = 10, 100 << 20
 NAME = "one_level"
 WEIGHTS = "vqgan/diffusion_pytorch_model.safetensors"
 
@@ -55,19 +46,6 @@ def opened(pair):
 def inspected(pair):
     checkpoint = open_checkpoint(*find_pair(*map(str, pair)), None, weights=False)
     return inspect(checkpoint, 128, 128, text=True)
-
-
-def refused(call, *words: str) -> None:
-    """One line with every word, within the time and the memory."""
-    start = time.monotonic()
-    with peak.measured() as taken, pytest.raises((UsageError, RunError)) as error:
-        call()
-    message = str(error.value)
-    assert message.isprintable() and len(message) < 2_100
-    for word in words:
-        assert word in message
-    assert time.monotonic() - start < SOON
-    assert taken() < MEMORY
 
 
 @pytest.mark.parametrize("kind", hostile.SAFETENSORS)
@@ -243,224 +221,6 @@ def test_weights_that_are_not_finite_are_found_when_they_are_read(pair, value, d
     plan = next(plan for plan in opened(pair).plans if plan.name == "stage_a")
     with plan.weights() as weights:
         refused(lambda: weights["out_block.0.weight"], "not finite", "'out_block.0.weight'")
-
-
-# A tokenizer's file, what it holds, and a word of what is said of it.
-TOKENIZERS = {
-    "a vocabulary of 10^7": ("vocab.json", hostile.gigabyte, "more than 6 MB"),
-    "a vocabulary of 120,000": (
-        "vocab.json", hostile.text(json.dumps({f"{i:x}": i for i in range(120_000)})), "values"),
-    "negative ids": ("vocab.json", hostile.edited(a=-1), "-1 is below 0"),
-    "huge ids": ("vocab.json", hostile.edited(a=1 << 40), "is above"),
-    "fractions": ("vocab.json", hostile.edited(a=0.5), "expected int"),
-    "one id twice": ("vocab.json", hostile.edited(b=0, c=0), "have one id"),
-    "a list of words": ("vocab.json", hostile.text("[]"), "no JSON object"),
-    "a long word": ("vocab.json", hostile.edited(**{"a" * 9999: 5}), "expected 0 to 500"),
-    "merges of nothing": ("merges.txt", hostile.text("#version\nzz zz\n"), "not in vocab.json"),
-    "merges in a circle": ("merges.txt", hostile.text("a b\nab a\naba b\n"), "not in vocab.json"),
-    "many merges": ("merges.txt", hostile.text("a b\n" * 200_000), "has 200000 lines"),
-    "merges that are no text": ("merges.txt", hostile.text(b"\xff\xfe"), "no text in UTF-8"),
-    "a pipe for merges": ("merges.txt", hostile.pipe, "no regular file"),
-    "a gigabyte of merges": ("merges.txt", hostile.gigabyte, "more than 6 MB"),
-    "tokens that are numbers": (
-        "tokenizer_config.json", hostile.edited(extra_special_tokens=5), "another kind"),
-    "tokens that are lists": (
-        "tokenizer_config.json", hostile.edited(additional_special_tokens=[[1]]), "no special"),
-    "a decoder that is a list": (
-        "tokenizer_config.json", hostile.edited(added_tokens_decoder=[1]), "another kind"),
-    "a decoder of digits": (
-        "tokenizer_config.json", hostile.edited(added_tokens_decoder={"9" * 5000: "a"}), "no add"),
-    "a start that is a number": ("tokenizer_config.json", hostile.edited(bos_token=5), "another"),
-    "a start that is none": ("tokenizer_config.json", hostile.edited(bos_token={}), "no token"),
-    "a length that is a list": (
-        "tokenizer_config.json", hostile.edited(model_max_length=[77]), "model_max_length"),
-    "a map that is a list": ("special_tokens_map.json", hostile.text("[]"), None),
-    "added tokens that are lists": ("added_tokens.json", hostile.text('{"a": [1]}'), "id"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_tokenizers(pair, kind):
-    file, make, message = TOKENIZERS[kind]
-    make(pair[1] / "tokenizer" / file)
-    if message is None:  # it is not read beside a config of today
-        assert opened(pair).plans
-    else:
-        refused(lambda: opened(pair), str(pair[1] / "tokenizer"), message)
-
-
-def pattern(part: str, regex: str):
-    """A step of a tokenizer.json replaced by one with another pattern."""
-
-    def change(value: dict) -> None:
-        if part == "normalizer":
-            step = {"type": "Replace", "pattern": {"Regex": regex}, "content": " "}
-            value[part] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, step]}
-        else:
-            split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed"}
-            value[part]["pretokenizers"][0] = split | {"invert": True}
-
-    return change
-
-
-def normalizers(*steps: dict):
-    def change(value: dict) -> None:
-        value["normalizer"] = {"type": "Sequence", "normalizers": list(steps)}
-
-    return change
-
-
-def replacing(word: str, content: object) -> dict:
-    return {"type": "Replace", "pattern": {"String": word}, "content": content}
-
-
-SERIALIZED = {
-    "a slow split": (pattern("pre_tokenizer", hostile.SLOW_PATTERN), "its pre_tokenizer differs"),
-    "a slow normalizer": (pattern("normalizer", "(a|aa)+$"), "its normalizer differs"),
-    "a large pattern": (pattern("normalizer", "(a{1000}){1000}"), "its normalizer differs"),
-    "a map of characters": (normalizers({"type": "Precompiled"}), "its normalizer differs"),
-    "a nest of steps": (normalizers({"type": []}), "its normalizer differs"),
-    "a letter that becomes a million": (
-        normalizers(replacing("a", "a" * 10**6)), "more than 20,000 characters"),
-    "many letters that become many": (
-        normalizers(*[replacing("a", "aa")] * 200), "replaces 200 words"),
-    "no model": (lambda v: v.update(model=[]), "has type None"),
-    "another model": (lambda v: v["model"].update(type="WordLevel"), "has type 'WordLevel'"),
-    "huge ids": (lambda v: v["model"]["vocab"].update(a=1 << 40), "is above"),
-    "no tokens": (lambda v: v.update(added_tokens=5), "no list of objects"),
-    "tokens that are lists": (lambda v: v.update(added_tokens=[[]]), "no list of objects"),
-    "merges of numbers": (lambda v: v["model"].update(merges=[[1, 2]]), "cannot"),
-    "merges of nothing": (lambda v: v["model"].update(merges=[["zz", "zz"]]), "cannot"),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def serialized():
-    vocabulary = read_vocabulary(tiny.TOKENIZER)
-    from exporter.formats.clip_bpe import build
-
-    return build(vocabulary).to_str()
-
-
-@pytest.mark.parametrize("kind", SERIALIZED)
-def test_serialized_tokenizers(serialized, tmp_path, kind):
-    """As a checkpoint's, and as a bundle's."""
-    change, message = SERIALIZED[kind]
-    value = json.loads(serialized)
-    change(value)
-    source = Path(shutil.copytree(tiny.TOKENIZER, tmp_path / "t"))
-    (source / "tokenizer.json").write_text(json.dumps(value))
-    refused(lambda: read_vocabulary(source), str(source / "tokenizer.json"), message)
-    refused(lambda: PromptTokenizer(source, None), str(source / "tokenizer.json"), message)
-
-
-TARGET = "unet.blocks.2.attention.to_q.lora_{}.weight"
-
-
-def adapter(path: Path, rank: int = 2, **more: torch.Tensor) -> Path:
-    """A plain adapter of one layer of the prior, which is 40 wide."""
-    down, up = torch.ones(rank, 40), torch.ones(40, rank)
-    save_file({TARGET.format("A"): down, TARGET.format("B"): up} | more, path)
-    return path
-
-
-def configured(**config: object) -> hostile.Make:
-    def make(path: Path) -> None:
-        adapter(path)
-        path.with_name("adapter_config.json").write_text(json.dumps(config))
-
-    return make
-
-
-def beside(make_config: hostile.Make) -> hostile.Make:
-    def make(path: Path) -> None:
-        adapter(path)
-        make_config(path.with_name("adapter_config.json"))
-
-    return make
-
-
-def lies(rank: int) -> hostile.Make:
-    """A header that says a rank which the file has no bytes for."""
-    last = rank * 160
-    tensors = {TARGET.format("A"): hostile.stored([rank, 40], 0, last),
-               TARGET.format("B"): hostile.stored([40, rank], last, 2 * last)}  # fmt: skip
-    return hostile.safetensors(tensors, 320)
-
-
-ALPHA = "unet.blocks.2.attention.to_q.alpha"
-LORAS = {
-    "a rank of 10^6 in few bytes": (lies(10**6), "take 320000000 bytes, it has 320"),
-    "a rank of 10^5": (lambda p: adapter(p, 100_000), "100000 is above 65536"),
-    "NaN for alpha": (lambda p: adapter(p, **{ALPHA: torch.tensor(torch.nan)}), "nan"),
-    "an infinite alpha": (lambda p: adapter(p, **{ALPHA: torch.tensor(torch.inf)}), "inf is above"),
-    "a huge alpha": (lambda p: adapter(p, **{ALPHA: torch.tensor(1e30)}), "is above"),
-    "a million alphas": (lambda p: adapter(p, **{ALPHA: torch.ones(10**6)}), "no single number"),
-    "NaN in it": (
-        lambda p: adapter(p, **{TARGET.format("B"): torch.full((40, 2), torch.nan)}), "not finite"),
-}  # fmt: skip
-CONFIGURATIONS = {
-    "another rank": (configured(r=10**6), "is above 65536"),
-    "a rank below 0": (configured(r=-1), "-1 is below 1"),
-    "a rank that lies": (configured(r=7), "its configuration says 7"),
-    "an alpha that is a list": (configured(lora_alpha=[1]), "expected float"),
-    "a slow pattern": (configured(rank_pattern={"(a+)+b": 2}), "may take too long"),
-    "another slow pattern": (configured(alpha_pattern={".*.*.*.*x": 2}), "may take too long"),
-    "choices of choices": (configured(alpha_pattern={"(b|b)" * 30: 2}), "may take too long"),
-    "a pattern of a megabyte": (configured(alpha_pattern={"a" * 9 * 10**5: 2}), "too long"),
-    "many patterns": (
-        configured(rank_pattern={f".*{i}": 2 for i in range(1_000)}), "are no names"),
-    "a pattern that is none": (configured(rank_pattern={"[": 2}), "has no pattern '['"),
-    "a pipe beside it": (beside(hostile.pipe), "no regular file"),
-    "a gigabyte beside it": (beside(hostile.gigabyte), "more than 1 MB"),
-    "nested beside it": (beside(hostile.JSON["nested"][0]), "nested too deeply"),
-    "NaN beside it": (beside(hostile.text('{"lora_alpha": NaN}')), "NaN is no number"),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shapes(folders):
-    return lora_shapes(open_checkpoint(*find_pair(*map(str, folders(NAME))), None))
-
-
-@pytest.mark.parametrize("kind", [*LORAS, *CONFIGURATIONS, *hostile.SAFETENSORS])
-def test_adapters(shapes, tmp_path, kind):
-    make, message = (LORAS | CONFIGURATIONS | hostile.SAFETENSORS)[kind]
-    path = tmp_path / f"{'adapter_model' if kind in CONFIGURATIONS else 'a'}.safetensors"
-    make(path)
-    refused(lambda: open_lora(LoraFile(path), shapes), f"--lora {tmp_path}", message)
-
-
-def test_names_of_plain_modules_and_simple_patterns_are_read(shapes, tmp_path):
-    path = tmp_path / "adapter_model.safetensors"
-    names = {f"blocks.{i}.attention.to_q": 5 for i in range(1_900) if i != 2}
-    for key in ("to_q", r"^blocks\.2\.attention\.to_q", ".*to_q", "to_(q|k|v)", r"to_[qk]"):
-        configured(lora_alpha=1, alpha_pattern=names | {key: 8})(path)
-        (layer,) = open_lora(LoraFile(path), shapes).parts["prior"].layers.values()
-        assert layer.factor == 8 / 2
-
-
-def one(*shape: int, name: str = "<a>", fill: float = 1.0) -> hostile.Make:
-    return lambda path: save_file({name: torch.full(shape, fill)}, path)
-
-
-EMBEDDINGS = {
-    "many vectors": (one(1_000, 32), "1000 is above 100"),
-    "another width": (one(1, 33), "fit no text encoder"),
-    "a number": (lambda p: save_file({"<a>": torch.tensor(1.0)}, p), "no vectors"),
-    "NaN": (one(1, 32, fill=torch.nan), "not finite"),
-    "a long token": (one(1, 32, name="a" * 400), "expected 1 to 200"),
-    "two tensors": (lambda p: save_file({n: torch.ones(32) for n in "ab"}, p), "2 tensors"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", [*EMBEDDINGS, *hostile.SAFETENSORS])
-def test_embeddings(tmp_path, kind):
-    make, message = (EMBEDDINGS | hostile.SAFETENSORS)[kind]
-    path = tmp_path / "a.safetensors"
-    make(path)
-    file, widths = EmbeddingFile(path), {"text_encoder": 32}
-    refused(lambda: open_embedding(file, widths), f"--embedding {tmp_path}", message)
 
 
 def largest_config(pair) -> None:

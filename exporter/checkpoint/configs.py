@@ -10,9 +10,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from exporter.checkpoint import ranges as r
 from exporter.checkpoint.harmless import is_harmless
+from exporter.checkpoint.ranges import checked
 from runtimes.bundle.ranges import shown
-from runtimes.bundle.typed_json import decode
-from runtimes.errors import RunError, UsageError
+from runtimes.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
         if key.startswith("_") or key in defaulted:
             continue
         if key in kinds:
-            values[key] = read(kinds[key], item, f"{where}: {shown(key)}")
+            values[key] = checked(kinds[key], item, f"{where}: {shown(key)}")
         elif not is_harmless(kind.__name__, key, item, where):
             raise UsageError(
                 f"{where}: unknown key {shown(key)} (value {shown(item)}) for {kind.__name__}"
@@ -185,16 +185,8 @@ def parse_config(kind: type[C], value: dict[str, Any], where: str) -> C:
     return config
 
 
-def read(kind: Any, value: Any, where: str) -> Any:
-    """A value of a type and its range, as `decode` has it; UsageError for any other."""
-    try:
-        return decode(kind, value, where)
-    except RunError as error:
-        raise UsageError(str(error)) from None
-
-
 def _names(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(read(tuple[str, ...] | None, value, f"{where}: '_use_default_values'") or ())
+    return tuple(checked(tuple[str, ...] | None, value, f"{where}: '_use_default_values'") or ())
 
 
 def class_of(config: dict[str, Any]) -> str | None:

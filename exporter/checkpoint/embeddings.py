@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.configs import read
 from exporter.checkpoint.files import PICKLES
-from exporter.checkpoint.ranges import Token, Vectors
+from exporter.checkpoint.ranges import Token, Vectors, checked
 from exporter.checkpoint.reading import (
     FLOATS,
     is_finite,
@@ -144,12 +143,12 @@ def open_embedding(embedding_file: EmbeddingFile, widths: Mapping[str, int]) -> 
             f"--embedding {file}: its vectors are {shape[-1]} wide and fit no text encoder of "
             f"this export: {known} wide"
         )
-    count = read(Vectors, math.prod(shape[:-1]), f"--embedding {file}: vectors of '{key}'")
+    count = checked(Vectors, math.prod(shape[:-1]), f"--embedding {file}: vectors of '{key}'")
     if not is_finite(read_tensor(file, key)):
         raise UsageError(f"--embedding {file}: '{key}' holds values that are not finite")
     name_in_file = metadata.get("name") or file.stem if key in _NAMELESS else key
     token = embedding_file.token or name_in_file
-    read(Token, token, f"--embedding {file}: its token, which FILE:TOKEN names otherwise,")
+    checked(Token, token, f"--embedding {file}: its token, which FILE:TOKEN names otherwise,")
     adapter = Adapter(f"{file.name}:{token}", sha256(file), 1.0)
     return Embedding(file, key, token, count, shape[-1], adapter)
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from exporter.checkpoint.configs import read
 from exporter.checkpoint.lora_config import Scaling, read_config
 from exporter.checkpoint.lora_file import FILES, LoraFile
 from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
-from exporter.checkpoint.ranges import Rank, Strength
+from exporter.checkpoint.ranges import Rank, Strength, checked
 from exporter.checkpoint.reading import FLOATS, is_finite, open_safetensors, read_finite
 from exporter.checkpoint.shapes import Shapes
 from exporter.checkpoint.weights import WeightSource
@@ -205,7 +204,7 @@ def _check_shapes(
             f"--lora {file}: '{module}' is for a weight of {up[0]} x {math.prod(down[1:])}, "
             f"{whose}'s has shape {shape}"
         )
-    read(Rank, down[0], f"--lora {file}: rank of '{module}'")
+    checked(Rank, down[0], f"--lora {file}: rank of '{module}'")
     for role in slices:
         if not is_finite(handle.get_tensor(roles[role])):
             raise UsageError(f"--lora {file}: '{roles[role]}' holds values that are not finite")
@@ -214,5 +213,7 @@ def _check_shapes(
 def _scalar(file: Path, handle: Any, key: str) -> float:
     if math.prod(handle.get_slice(key).get_shape()) != 1:
         raise UsageError(f"--lora {file}: '{key}' is no single number")
-    number: float = read(Strength, float(handle.get_tensor(key).item()), f"--lora {file}: '{key}'")
+    number: float = checked(
+        Strength, float(handle.get_tensor(key).item()), f"--lora {file}: '{key}'"
+    )
     return number

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from exporter.checkpoint.configs import read
 from exporter.checkpoint.lora_names import DOTTED
 from exporter.checkpoint.lora_patterns import Patterns, compiled
-from exporter.checkpoint.ranges import Rank, Ranks, Strength, Strengths
+from exporter.checkpoint.ranges import Rank, Ranks, Strength, Strengths, checked
 from exporter.checkpoint.reading import CONFIG_BYTES
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.tokenizer_file import MOST_VALUES
@@ -95,7 +94,7 @@ def _scaling(value: Mapping[str, Any], where: str) -> Scaling:
         if value.get(key) not in harmless:
             raise UsageError(f"--lora {where}: {key} {shown(value[key])} cannot be fused")
     kinds = get_type_hints(LoraConfig, include_extras=True)
-    known = {k: read(kinds[k], value[k], f"--lora {where}: {k}") for k in kinds if k in value}
+    known = {k: checked(kinds[k], value[k], f"--lora {where}: {k}") for k in kinds if k in value}
     config = LoraConfig(**known)
     patterns = []
     for name in ("rank_pattern", "alpha_pattern"):

@@ -14,12 +14,12 @@ from exporter.checkpoint.configs import (
     TextConfig,
     class_of,
     parse_config,
-    read,
     text_section,
 )
 from exporter.checkpoint.files import weight_files
 from exporter.checkpoint.find import Source
 from exporter.checkpoint.harmless import note_keys
+from exporter.checkpoint.ranges import checked
 from exporter.checkpoint.reading import read_json, refuse_pointer
 from runtimes.bundle.manifest import DEMO_REVISION
 from runtimes.bundle.values import Latent, Ratio, Side
@@ -216,7 +216,7 @@ def _constants(decoder: Path, prior: Path, *, needed: bool) -> Constants:
         path = folder / "model_index.json"
         index = read_json(path) if needed or path.exists() else {}
         for key in index.keys() & set(keys):
-            numbers[key] = read(kinds[key], index[key], f"{path}: '{key}'")
+            numbers[key] = checked(kinds[key], index[key], f"{path}: '{key}'")
     return Constants(**numbers)
 
 
@@ -225,7 +225,7 @@ def _default_size(prior: Path) -> tuple[int, int]:
     path = prior / "generation_config.json"
     value = read_json(path) if path.exists() else {}
     height, width = (
-        read(Side, value.get(key, 1024), f"{path}: '{key}', in pixels")
+        checked(Side, value.get(key, 1024), f"{path}: '{key}', in pixels")
         for key in ("height", "width")
     )
     return height, width

@@ -5,10 +5,12 @@ any checkpoint of this family has, and low enough that the tables of weights whi
 config, and modules without weights, are made in seconds.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from runtimes.bundle import values
 from runtimes.bundle.ranges import Entries, Items, OneOf, Range, Text
+from runtimes.bundle.typed_json import decode
+from runtimes.errors import RunError, UsageError
 
 # The public checkpoint's widest layer has 5,120.
 Width = Annotated[int, Range(1, 65_536)]
@@ -44,3 +46,11 @@ Strength = Annotated[float, Range(-MOST_STRENGTH, MOST_STRENGTH)]
 # Of single layers: the public prior and its text encoder have some 500.
 Ranks = Annotated[dict[str, Rank], Entries(0, 2_000)]
 Strengths = Annotated[dict[str, Strength], Entries(0, 2_000)]
+
+
+def checked(kind: Any, value: Any, where: str) -> Any:
+    """A value from JSON, if it is of a type and within its range; UsageError says what is wrong."""
+    try:
+        return decode(kind, value, where)
+    except RunError as error:
+        raise UsageError(str(error)) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from exporter.checkpoint.configs import read
+from exporter.checkpoint.ranges import checked
 from exporter.checkpoint.reading import read_json, read_text, refuse_pointer
 from exporter.formats.clip_bpe import END_OF_WORD, Vocabulary, build, state
 from runtimes.bundle.ranges import shown
@@ -97,7 +97,7 @@ def content_of(token: Any) -> Any:
 def read_words(folder: Path) -> dict[str, int]:
     """vocab.json: the id of each word."""
     path = folder / "vocab.json"
-    vocab: dict[str, int] = read(Words, read_json(path, MOST_BYTES), str(path))
+    vocab: dict[str, int] = checked(Words, read_json(path, MOST_BYTES), str(path))
     return vocab
 
 

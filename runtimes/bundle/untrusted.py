@@ -17,11 +17,10 @@ def open_regular(path: Path) -> BinaryIO:
     """
     # Without waiting: opening a pipe would otherwise do so until somebody writes.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(handle, "rb") if _is_regular(handle) else None
-    if file is None:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise ValueError("it is no regular file")
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def read_regular(path: Path, most: int) -> bytes:
@@ -48,10 +47,6 @@ def parse_json(data: bytes, most: int | None = None) -> Any:
         )
     except RecursionError:
         raise ValueError("its values are nested too deeply") from None
-
-
-def _is_regular(handle: int) -> bool:
-    return stat.S_ISREG(os.fstat(handle).st_mode)
 
 
 def _no_number(name: str) -> float:
