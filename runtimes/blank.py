@@ -28,9 +28,11 @@ class Blank:
 def blank_output(graph: str, outputs: Tensors) -> Blank | None:
     """The first output of a graph that runs once, where all its numbers are equal."""
     for name, values in outputs.items():
+        if values.size < 2:
+            continue
         first = values.flat[0]
         # The last number tells nearly always, and the rest is not looked at.
-        if values.size > 1 and values.flat[-1] == first and (values == first).all():
+        if values.flat[-1] == first and (values == first).all():
             return Blank(graph, f"{graph} ({name})", f"gave {first:g} everywhere", ())
     return None
 

@@ -22,6 +22,7 @@ class Surroundings:
 
     `folder` is where it runs, below a scratch folder; `umask` narrows the permissions of what it
     makes; `cores` is how many it finds (Linux), and so how many threads libraries compute with.
+    `epoch` is SOURCE_DATE_EPOCH, for packages that go by it: a bundle has no date of its own.
     """
 
     folder: str
@@ -30,6 +31,7 @@ class Surroundings:
     hash_seed: int
     umask: int
     cores: int
+    epoch: int
 
     def variables(self) -> dict[str, str]:
         """The process's environment: this one's, and what differs."""
@@ -39,6 +41,7 @@ class Surroundings:
             "TZ": self.zone,
             "PYTHONHASHSEED": str(self.hash_seed),
             "OMP_NUM_THREADS": str(self.cores),
+            "SOURCE_DATE_EPOCH": str(self.epoch),
             "PYTHONPATH": str(Path(validation.__file__).parents[1]),
         }
 
@@ -48,8 +51,8 @@ class Surroundings:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: self.cores])
 
 
-FIRST = Surroundings("one", "C", "UTC", 0, 0o022, 1)
-SECOND = Surroundings("another/place", "C.UTF-8", "Asia/Kathmandu", 4711, 0o077, 2)
+FIRST = Surroundings("one", "C", "UTC", 0, 0o022, 1, 0)
+SECOND = Surroundings("another/place", "C.UTF-8", "Asia/Kathmandu", 4711, 0o077, 2, 1_700_000_000)
 
 
 @dataclass(frozen=True)
