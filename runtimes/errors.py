@@ -1,5 +1,7 @@
 """The errors a user sees: one line that says what, where and what to do next."""
 
+import errno
+
 
 class UsageError(Exception):
     """The request cannot be met as asked (exit code 2)."""
@@ -16,3 +18,9 @@ class RunError(Exception):
 def one_line(error: BaseException) -> str:
     """What a library says of an error, which may be a page, on one line."""
     return " ".join(str(error).split())
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of an error of a disk, as a sentence ends."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "the disk is full" if full else (error.strerror or str(error))

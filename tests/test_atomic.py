@@ -12,7 +12,8 @@ from bundle_places import LITTER, contents, littered, write_bundle
 
 from runtimes.bundle import replacing
 from runtimes.bundle.manifest import MANIFEST_NAME
-from runtimes.bundle.write import atomic_file, atomic_folder, check_new, check_output, check_space
+from runtimes.bundle.atomic_file import atomic_file
+from runtimes.bundle.write import atomic_folder, check_new, check_output, check_space
 from runtimes.errors import RunError, UsageError
 
 OLD = {"stage_a/model.onnx": "old a", "stage_b/model.onnx": "old b", "README.md": "old"}

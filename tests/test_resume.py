@@ -18,8 +18,8 @@ from stub_graphs import stub_graph
 from exporter import export as export_module
 from exporter.cli import main
 from runtimes.bundle.manifest import Graph
+from runtimes.bundle.locks import locked
 from runtimes.bundle.read import open_bundle
-from runtimes.bundle.replacing import locked
 
 NAME = "one_level"
 GRAPHS = ("text_encoder", "stage_b_condition", "stage_a")
@@ -227,7 +227,7 @@ def test_an_old_bundle_stays_until_the_new_one_is_whole(capsys, words, made):
     run(capsys, words, modules=["stage_a"])
     before = (words[0] / "bundle.json").read_bytes()
     made.start(stage_b_condition=KeyboardInterrupt())
-    assert run(capsys, words, "--resume")[0] == 1
+    assert run(capsys, words, "--resume")[0] == 130
     assert (words[0] / "bundle.json").read_bytes() == before
     open_bundle(words[0], hashes="fresh")
     made.start()

@@ -104,8 +104,10 @@ def run(
     """Compare, print and write: 1 when a variant fails a limit, else 0."""
     progress = Progress(quiet=request.quiet or request.json)
     with contextlib.ExitStack() as stack:
-        # Opened before the work: a place that cannot be written is found out first.
-        folder = stack.enter_context(atomic_folder(request.report)) if request.report else None
+        folder = None
+        if request.report is not None:
+            # Before the work: a place that cannot be written is found out first.
+            folder = stack.enter_context(atomic_folder(request.report, overwrite=False))
         scores = _scores(request.prompts, entries, execution, progress)
         comparison = compare(entries, recording, execution, request.repeats, progress, scores)
         if folder is not None:
