@@ -50,9 +50,14 @@ def remove_dead_parts(output: Path) -> None:
     BlockingIOError when a process that lives has it.
     """
     for part in (output / PART, beside(output)):
-        with suppress(FileNotFoundError, NotADirectoryError), locked(part) as alone:
-            if alone:
-                shutil.rmtree(part, ignore_errors=True)
+        try:
+            with locked(part) as alone:
+                if alone:
+                    shutil.rmtree(part, ignore_errors=True)
+        except BlockingIOError:
+            raise
+        except OSError:  # there is none, or it is not ours to open
+            continue
 
 
 def busy(output: Path) -> RunError:

@@ -82,7 +82,8 @@ def put_right(output: Path) -> None:
     """Put right what killed processes left.
 
     Parts are removed; whole new files that were on their way into their places arrive there.
-    RunError while another process writes `output`, or when something is in the way.
+    RunError while another process writes `output`, or when something is in the way; OSError when
+    the disk does not move them.
     """
     new = output / NEW
     try:

@@ -43,7 +43,9 @@ def _claim(folder: Path, identity: Json, flag: str) -> None:
     path = folder / RUN_FILE
     if not path.is_file():
         if any(folder.iterdir()):
-            raise UsageError(f"{flag} {folder} holds something else (no {RUN_FILE}); choose another")
+            raise UsageError(
+                f"{flag} {folder} holds something else (no {RUN_FILE}); choose another"
+            )
         write_json(path, identity)
         return
     recorded = read_json(path)

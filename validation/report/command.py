@@ -111,12 +111,12 @@ def run(
         scores = _scores(request.prompts, entries, execution, progress)
         comparison = compare(entries, recording, execution, request.repeats, progress, scores)
         if folder is not None:
-            _write(comparison, folder)
+            write_report(comparison, folder)
     return _say(request, comparison)
 
 
-def _write(comparison: Comparison, folder: Path) -> None:
-    """Write both files into `folder`."""
+def write_report(comparison: Comparison, folder: Path) -> None:
+    """Write report.html and report.json into `folder`."""
     (folder / "report.html").write_text(page(comparison), encoding="utf-8")
     (folder / "report.json").write_text(to_json(comparison.report), encoding="utf-8")
 
