@@ -1,9 +1,11 @@
 """What is killed: the writing of every kind of output, by the commands themselves.
 
 Each is as short as its command can be, so that moments fall into the writing: an export takes its
-graphs over from the bundle it replaces, a comparison was made before.
+graphs over from the bundle it replaces, a comparison was made before. What a command would import
+in the middle of its work is imported before it is forked.
 """
 
+import importlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +19,6 @@ from validation.quality.folder import read_json
 from validation.report.collect import Comparison
 from validation.trust.kills import MOVING, NEW, OLD, Case
 
-Main = Callable[[Sequence[str]], int]
 SHORT = ("--steps", "1", "--decoder-steps", "1")
 
 
@@ -28,6 +29,7 @@ def export(bundle: Bundle, sources: Sequence[str], folder: Path) -> Case:
     """
     from exporter.cli import main
 
+    _import("exporter.export")
     output = folder / "export"
     words = [str(output), *sources, "--resume", "--no-golden", "--quiet"]
     return _replacing("export", bundle, output, lambda: main(words))
@@ -37,6 +39,7 @@ def quantise(bundle: Bundle, folder: Path) -> Case:
     """`python -m quantization --overwrite` over a bundle."""
     from quantization.cli import main
 
+    _import("quantization.onnx_weights", "quantization.onnx_kernels", "onnxruntime")
     output = folder / "quantised"
     words = [str(bundle.folder), str(output), "--overwrite", "--quiet"]
     words += ["--precision", "int8-weights", "--target-db", "0"]
@@ -47,6 +50,7 @@ def cache(bundle: Bundle, folder: Path) -> Case:
     """OpenVINO's compiled graphs of a picture, and the picture over an old one."""
     from runtimes.cli import main
 
+    _import("runtimes.engines.openvino", "openvino")
     home = folder / "cache"
     picture, compiled = home / "picture.png", home / "compiled"
     words = [str(bundle.folder), "a circle", *SHORT, "-o", str(picture), "--quiet"]
@@ -74,6 +78,7 @@ def report(comparison: Comparison, folder: Path) -> Case:
     from runtimes.bundle.write import atomic_folder, check_new
     from validation.report.command import write_report
 
+    _import("jinja2")
     home = folder / "report"
     output, names = home / "new" / "report", ["report.html", "report.json"]
 
@@ -100,13 +105,18 @@ def report(comparison: Comparison, folder: Path) -> Case:
     return Case("report", prepare, work, state, left)
 
 
-def sweep(bundle: Bundle, folder: Path) -> Case:
-    """`python -m validation sweep` of one cell: its pictures, latents, figures, table and plot."""
+def sweep(bundle: Bundle, against: Path, folder: Path) -> Case:
+    """`python -m validation sweep` of one cell: its pictures, latents, figures, table and plot.
+
+    `against` is another bundle of the same checkpoint.
+    """
     from validation.cli import main
 
-    output = folder / "sweep"
-    words = ["sweep", str(bundle.folder), "-o", str(output), *SHORT, "--count", "1", "--quiet"]
-    words += ["--against", str(bundle.folder)]
+    _import("onnxruntime", "skimage.metrics", "transformers.models.clip.modeling_clip")
+    output, prompts = folder / "sweep", folder / "prompts.txt"
+    prompts.write_text("a circle\n", encoding="utf-8")
+    words = ["sweep", str(bundle.folder), "-o", str(output), *SHORT, "--quiet"]
+    words += ["--prompts", str(prompts), "--against", str(against)]
 
     def state() -> str:
         wrong = [path.name for path in output.rglob("*.json") if read_json(path) is None]
@@ -127,12 +137,17 @@ def sweep(bundle: Bundle, folder: Path) -> Case:
     )
 
 
+def _import(*modules: str) -> None:
+    for module in modules:
+        importlib.import_module(module)
+
+
 def _replacing(name: str, old: Bundle, output: Path, work: Callable[[], int]) -> Case:
     """Work that replaces a copy of the bundle `old`; the new one's manifest is another."""
     before = (old.folder / MANIFEST_NAME).read_bytes()
 
     def prepare() -> None:
-        shutil.rmtree(output.parent / output.name, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(old.folder, output)
 
     def state() -> str:

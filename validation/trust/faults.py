@@ -24,7 +24,7 @@ from validation.trust.forks import run
 from validation.trust.kills import Case, Kills, kill_often
 
 # How many of 24 kills each kind of output gets: the longer its work, the fewer.
-SHARES = {"export": 8, "report": 8, "cache": 4, "quantise": 3, "sweep": 1}
+SHARES = {"export": 9, "report": 8, "quantise": 4, "cache": 2, "sweep": 1}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(prog="python -m validation.trust.faults", description=__doc__)
     add = command_line.add_argument
     add("bundle", type=Path, help="small ONNX bundle with a golden run")
+    add("--against", type=Path, required=True, help="another bundle of the same checkpoint")
     add("-m", dest="checkpoint", required=True, help="the checkpoint it was exported from")
     add("--prior", required=True, help="that one's prior")
     add("-o", "--output", type=Path, required=True, help="folder to work in")
@@ -42,14 +43,16 @@ def parser() -> argparse.ArgumentParser:
     return command_line
 
 
-def all_cases(bundle: Bundle, sources: list[str], folder: Path) -> Mapping[str, Callable[[], Case]]:
+def all_cases(
+    bundle: Bundle, against: Path, sources: list[str], folder: Path
+) -> Mapping[str, Callable[[], Case]]:
     """Each kind of output, by name; `sources` name the bundle's checkpoint to the exporter."""
     return {
         "export": lambda: cases.export(bundle, sources, folder),
         "quantise": lambda: cases.quantise(bundle, folder),
         "cache": lambda: cases.cache(bundle, folder),
         "report": lambda: cases.report(_comparison(bundle, folder), folder),
-        "sweep": lambda: cases.sweep(bundle, folder),
+        "sweep": lambda: cases.sweep(bundle, against, folder),
     }
 
 
@@ -72,7 +75,8 @@ def faults(args: argparse.Namespace) -> list[Kills]:
     """The figures of each kind of output that was asked for."""
     args.output.mkdir(parents=True, exist_ok=True)
     bundle = open_bundle(args.bundle)
-    made = all_cases(bundle, ["-m", args.checkpoint, "--prior", args.prior], args.output)
+    sources = ["-m", args.checkpoint, "--prior", args.prior]
+    made = all_cases(bundle, args.against, sources, args.output)
     shares = sum(SHARES[name] for name in args.only)
     return [
         kill_often(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from validation.trust.disk import Disk, failing
 from validation.trust.forks import Work, run, signalled
 
-_EARLIER = 0.7
+_EARLIER = 0.7  # of a place that a shorter run did not reach
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,16 @@ WHOLE = (OLD, NEW, MOVING)
 
 @dataclass(frozen=True)
 class Kills:
-    """What came of a case: how many processes were killed, others having ended before.
+    """What came of a case: how many processes were killed, and at how many steps on the disk.
 
     `states` counts what the kills left. `lost`: what was neither old nor new; `left`: what the next
-    run did not put right, or left behind; each with the moment of the kill. `work` is the time of a
+    run did not put right, or left behind; each with the place of the kill. `work` is the time of a
     whole run, `seconds` that of everything.
     """
 
     case: str
     kills: int
+    steps: int
     states: dict[str, int]
     lost: tuple[str, ...]
     left: tuple[str, ...]
@@ -52,59 +54,79 @@ class Kills:
 
 
 def kill_often(case: Case, kills: int, seed: int, log: Path) -> Kills:
-    """Kill the case's process `kills` times, at moments spread evenly over its duration.
+    """Kill the case's process `kills` times.
 
-    RuntimeError when its work does not succeed even undisturbed. What processes print goes to the
-    file `log`.
+    Half of the kills come at moments spread evenly over its duration, the others, which find the
+    shortest of its phases too, before as many of its steps on the disk. RuntimeError when the work
+    does not succeed even undisturbed. What processes print goes to the file `log`.
     """
     start = time.perf_counter()
-    took = _undisturbed(case, log)
+    took, steps = _undisturbed(case, log)
     states: dict[str, int] = {}
     lost, left = [], []
-    for moment in moments(kills, took, seed):
-        _kill(case, moment, log)
+    for place in (
+        *spread(kills - kills // 2, took, seed),
+        *(1 + int(step) for step in spread(kills // 2, steps, seed)),
+    ):
+        _kill(case, place, log)
+        what = f"{case.name}, killed at {'step ' if isinstance(place, int) else ''}{place}"
         state = case.state()
-        if state in WHOLE:
-            states[state] = states.get(state, 0) + 1
-        else:
-            lost.append(f"{case.name}, {moment:.4f} s: {state}")
-        if wrong := _run(case, log)[0]:
-            left.append(f"{case.name}, {moment:.4f} s, the next run: {wrong}")
+        states[state] = states.get(state, 0) + 1
+        if state not in WHOLE:
+            lost.append(f"{what}: {state}")
+        if wrong := _run(case, case.work, log)[0]:
+            left.append(f"{what}, the next run: {wrong}")
     seconds = time.perf_counter() - start
-    return Kills(case.name, kills, states, tuple(lost), tuple(left), took, seconds)
+    return Kills(case.name, kills, steps, states, tuple(lost), tuple(left), took, seconds)
 
 
-def moments(count: int, seconds: float, seed: int) -> Iterator[float]:
-    """One moment in each of `count` equal parts of a duration."""
+def spread(count: int, length: float, seed: int) -> Iterator[float]:
+    """One place in each of `count` equal parts of a length."""
     chance = random.Random(seed)
     for index in range(count):
-        yield (index + chance.random()) / count * seconds
+        yield (index + chance.random()) / count * length
 
 
-def _kill(case: Case, moment: float, log: Path) -> None:
-    """Kill its work at a moment, or an earlier one where it is faster this time."""
+def _kill(case: Case, place: float, log: Path) -> None:
+    """Kill the work at a moment, or before a step; earlier where it is shorter this time."""
     case.prepare()
-    code = signalled(case.work, log, signal.SIGKILL, moment)
+    if isinstance(place, int):
+        code, _ = run(lambda: _by_steps(case.work, Disk(place, None)), log)
+    else:
+        code = signalled(case.work, log, signal.SIGKILL, place)
     if code == 0:
-        _kill(case, _EARLIER * moment, log)
+        _kill(case, type(place)(place * _EARLIER), log)
     elif code != -signal.SIGKILL:
         raise RuntimeError(f"{case.name} fails by itself: {log.read_text('utf-8', 'replace')}")
 
 
-def _undisturbed(case: Case, log: Path) -> float:
-    """Seconds of the case's work, the second time: the first fills the caches of the disk."""
+def _by_steps(work: Work, disk: Disk) -> int | None:
+    with failing(disk):
+        return work()
+
+
+def _undisturbed(case: Case, log: Path) -> tuple[float, int]:
+    """Seconds of the case's work, once the caches of the disk are filled, and its steps."""
+    count = log.with_suffix(".steps")
+
+    def counted() -> int | None:
+        disk = Disk(0, None)
+        code = _by_steps(case.work, disk)
+        count.write_text(str(disk.done), encoding="utf-8")
+        return code
+
     took = 0.0
-    for _ in range(2):
+    for work in (counted, case.work):
         case.prepare()
-        wrong, took = _run(case, log)
+        wrong, took = _run(case, work, log)
         if wrong:
             raise RuntimeError(f"{case.name} fails by itself: {wrong}")
-    return took
+    return took, int(count.read_text("utf-8"))
 
 
-def _run(case: Case, log: Path) -> tuple[str, float]:
+def _run(case: Case, work: Work, log: Path) -> tuple[str, float]:
     """Let the work end; what is wrong then, and the seconds it took."""
-    code, seconds = run(case.work, log)
+    code, seconds = run(work, log)
     if code != 0:
         return log.read_text("utf-8", "replace").strip(), seconds
     state, left = case.state(), case.left()
