@@ -13,11 +13,12 @@ from pathlib import Path
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.replacing import NEW as MOVED
+from runtimes.console import guarded
 from runtimes.errors import RunError
 from runtimes.images import read_parameters
 from validation.quality.folder import read_json
 from validation.report.collect import Comparison
-from validation.trust.kills import MOVING, NEW, OLD, Case
+from validation.trust.case import MOVING, NEW, OLD, Case
 
 SHORT = ("--steps", "1", "--decoder-steps", "1")
 
@@ -86,7 +87,7 @@ def report(comparison: Comparison, folder: Path) -> Case:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir()
 
-    def work() -> None:
+    def write() -> None:
         if state() == OLD:  # a second run is refused
             check_new(output, "--report")
             with atomic_folder(output, overwrite=False) as part:
@@ -100,7 +101,11 @@ def report(comparison: Comparison, folder: Path) -> Case:
         return NEW if whole else f"half a report: {found}"
 
     def left() -> list[str]:
-        return [path.name for path in output.parent.iterdir() if path != output]
+        known = {output.parent, output, *output.iterdir()} if output.exists() else set()
+        return [str(path) for path in home.rglob("*") if path not in known]
+
+    def work() -> int:
+        return guarded(write, debug=False, interrupted="nothing was written")
 
     return Case("report", prepare, work, state, left)
 

@@ -1,4 +1,4 @@
-"""python -m validation.trust.faults: kill the writing of every kind of output, and print figures.
+"""python -m validation.trust.faults: kill what writes outputs, break its disk, and print figures.
 
 A process of its own, for it forks: nothing here may start a thread.
 """
@@ -20,10 +20,12 @@ from runtimes.recording import read_golden
 from validation.report.collect import Comparison, compare
 from validation.report.command import entries_of
 from validation.trust import cases
+from validation.trust.broken_disks import DiskFaults, fail_often
+from validation.trust.case import Case
 from validation.trust.forks import run
-from validation.trust.kills import Case, Kills, kill_often
+from validation.trust.kills import Kills, kill_often
 
-# How many of 24 kills each kind of output gets: the longer its work, the fewer.
+# How many of 24 faults each kind of output gets: the longer its work, the fewer.
 SHARES = {"export": 9, "report": 8, "quantise": 4, "cache": 2, "sweep": 1}
 
 
@@ -37,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add("--prior", required=True, help="that one's prior")
     add("-o", "--output", type=Path, required=True, help="folder to work in")
     add("--kills", type=integer, default=200, help="processes to kill in all (default: 200)")
-    add("--seed", type=integer, default=0, help="of the moments (default: 0)")
+    add("--disk-faults", type=integer, default=50, help="disks to break in all (default: 50)")
+    add("--seed", type=integer, default=0, help="of moments and steps (default: 0)")
     add("--only", choices=list(SHARES), nargs="+", default=list(SHARES), help="kinds of output")
     add("--debug", action="store_true", help="show the traceback of an error")
     return command_line
@@ -71,33 +74,37 @@ def _comparison(bundle: Bundle, folder: Path) -> Comparison:
     return comparison
 
 
-def faults(args: argparse.Namespace) -> list[Kills]:
+def faults(args: argparse.Namespace) -> list[Kills | DiskFaults]:
     """The figures of each kind of output that was asked for."""
     args.output.mkdir(parents=True, exist_ok=True)
-    bundle = open_bundle(args.bundle)
+    bundle, log = open_bundle(args.bundle), args.output / "log.txt"
     sources = ["-m", args.checkpoint, "--prior", args.prior]
     made = all_cases(bundle, args.against, sources, args.output)
     shares = sum(SHARES[name] for name in args.only)
-    return [
-        kill_often(
-            made[name](),
-            max(1, round(args.kills * SHARES[name] / shares)),
-            args.seed,
-            args.output / "log.txt",
-        )
-        for name in args.only
-    ]
+    found: list[Kills | DiskFaults] = []
+    for name in args.only:
+        case, share = made[name](), SHARES[name] / shares
+        if args.kills:
+            found.append(kill_often(case, max(2, round(args.kills * share)), args.seed, log))
+        if args.disk_faults:
+            count = max(2, round(args.disk_faults * share))
+            found.append(fail_often(case, count, args.seed, log))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line: 1 when a kill lost something, or left something behind."""
-    return run_cli(parser(), _run, argv, interrupted="only some processes were killed")
+    """Run the command line: 1 when a fault lost something, left something, or was not told."""
+    return run_cli(parser(), _run, argv, interrupted="only some faults were made")
 
 
 def _run(args: argparse.Namespace) -> int:
     found = faults(args)
-    print(json.dumps([dataclasses.asdict(kills) for kills in found], indent=1))
-    return int(any(kills.lost or kills.left for kills in found))
+    print(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
+    return int(any(_is_wrong(each) for each in found))
+
+
+def _is_wrong(found: Kills | DiskFaults) -> bool:
+    return bool(found.wrong if isinstance(found, DiskFaults) else found.lost or found.left)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.entry import INTERRUPTED
-from validation.trust.kills import spread
+from validation.trust.case import spread
 
 ROOT = Path(__file__).parents[2]
 # What a traceback may show of ours that is from before `runtimes.entry` could guard anything.
