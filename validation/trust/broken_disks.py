@@ -59,5 +59,5 @@ def _fault(case: Case, code: int, said: str) -> str:
         return f"it leaves {', '.join(left)}"
     if code == 0:
         return "" if state == NEW else "it says nothing"
-    one_line = code == 1 and said.startswith("error: ") and said.count("\n") == 1
+    one_line = code in (1, 2) and said.startswith("error: ") and said.count("\n") == 1
     return "" if one_line else f"exit code {code}: {said[-400:]}"
