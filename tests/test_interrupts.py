@@ -1,4 +1,4 @@
-"""An interrupt is one line and exit code 130, whatever it meets; and waits where half would stay."""
+"""An interrupt is one line and exit code 130, whatever it meets; it waits where half would stay."""
 
 import os
 import signal
