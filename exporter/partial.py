@@ -22,6 +22,7 @@ from runtimes.bundle.read import Bundle, sha256
 from runtimes.bundle.typed_json import decode
 from runtimes.bundle.write import with_parents, write_error
 from runtimes.errors import RunError
+from runtimes.interrupts import put_off
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,20 @@ class PartialExport:
         """
         with ExitStack() as last:
             try:
-                last.enter_context(with_parents(self.folder.parent))
-                self.folder.mkdir(exist_ok=True)
-                last.enter_context(locked(self.folder))
+                with put_off():
+                    last.enter_context(with_parents(self.folder.parent))
+                    self.folder.mkdir(exist_ok=True)
+                    last.enter_context(locked(self.folder))
+                    last.callback(self._remove_unfinished)
             except (BlockingIOError, FileNotFoundError):  # or ended at this very moment
                 raise RunError(f"another export to {self.output} is running; wait for it") from None
             except OSError as error:
                 raise write_error(self.output, error) from error
-            try:
-                yield
-            finally:
-                if not self.records():
-                    self.remove()
+            yield
+
+    def _remove_unfinished(self) -> None:
+        if not self.records():
+            self.remove()
 
     @contextmanager
     def open(self, *, keep: bool) -> Iterator[None]:

@@ -13,6 +13,7 @@ from runtimes.bundle import atomic_file as atomic_files
 from runtimes.bundle import locks, replacing
 from runtimes.bundle.atomic_file import atomic_file
 from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.read import open_bundle
 from runtimes.bundle.write import atomic_folder, check_new, check_output, check_space
 from runtimes.errors import RunError, UsageError
 
@@ -143,6 +144,7 @@ import os, sys
 sys.path.insert(0, {tests!r})
 from bundle_places import write_bundle
 from pathlib import Path
+from runtimes.bundle.read import open_bundle
 from runtimes.bundle.write import atomic_folder
 import shutil
 left = int(sys.argv[1])
@@ -169,6 +171,9 @@ def test_a_killed_replacement_is_finished_at_the_next_start(tmp_path, at):
     run = subprocess.run([sys.executable, "-c", code, str(at), str(output)], check=False)
     assert run.returncode == -9
     is_bundle = (output / MANIFEST_NAME).exists()
+    if not is_bundle:
+        with pytest.raises(RunError, match="its process was killed: run the command that writes"):
+            open_bundle(output)
     texts = {name: text for name, text in contents(output).items() if name in {**OLD, **NEW}}
     assert not is_bundle or texts in (OLD, NEW)
     check_output(output, overwrite=True)
@@ -376,6 +381,17 @@ def test_what_is_taken_for_a_dead_ones_before_it_is_locked_is_made_again(tmp_pat
     with busy, atomic_folder(tmp_path / "folder", overwrite=False):
         pass
     assert swept and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_elsewhere_is_named(tmp_path):
+    """What is read for a bundle, or written meanwhile, is not the output's fault."""
+    other = tmp_path / "other/graph"
+    named = pytest.raises(RunError, match=f"^{other}: Input/output error; nothing was changed in")
+    with named, atomic_folder(tmp_path / "here/bundle", overwrite=False):
+        raise OSError(5, "Input/output error", other)
+    full = pytest.raises(RunError, match=r"^cannot write .*bundle: the disk is full; nothing was")
+    with full, atomic_folder(tmp_path / "here/bundle", overwrite=False) as part:
+        raise OSError(28, "No space left on device", part / "graph")
 
 
 def test_new_parents_go_with_what_did_not_come(tmp_path):

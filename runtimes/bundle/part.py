@@ -15,6 +15,8 @@ from runtimes.errors import RunError
 from runtimes.interrupts import put_off
 
 PART = ".bundle.part"
+# While the files of a bundle are replaced (runtimes.bundle.replacing): the new ones, the old ones.
+NEW, OLD = ".bundle.new", ".bundle.old"
 
 
 @contextmanager

@@ -22,13 +22,12 @@ from runtimes.bundle.graph_files import is_litter
 from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.manifest_json import MOST_BYTES
-from runtimes.bundle.part import busy, remove_dead_parts
+from runtimes.bundle.part import NEW, OLD, busy, remove_dead_parts
 from runtimes.bundle.read import strangers
 from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.errors import RunError, UsageError
 from runtimes.interrupts import put_off
 
-NEW, OLD = ".bundle.new", ".bundle.old"
 _LONG = 60  # seconds without a file moved: where nothing can be locked, nobody moves them any more
 # Folders of a bundle in which an engine looks.
 _LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")

@@ -153,8 +153,12 @@ def check_space(output: Path, needed: int, advice: str = "choose another place")
 
 
 def write_error(output: Path, error: OSError) -> RunError:
-    """A full disk, or a place that cannot be written, in one line."""
-    return RunError(f"cannot write {output}: {reason_of(error)}; nothing was changed there")
+    """A full disk, or a place that cannot be written, in one line; or a file elsewhere, by name."""
+    reason, name = reason_of(error), error.filename
+    named = Path(name) if isinstance(name, str | os.PathLike) else output
+    if not named.absolute().is_relative_to(output.absolute().parent):
+        return RunError(f"{named}: {reason}; nothing was changed in {output}")
+    return RunError(f"cannot write {output}: {reason}; nothing was changed there")
 
 
 def _nearest(output: Path) -> Path:

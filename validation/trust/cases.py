@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.part import NEW as MOVED
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.bundle.replacing import NEW as MOVED
 from runtimes.console import guarded
 from runtimes.errors import RunError
 from runtimes.images import read_parameters
