@@ -1,5 +1,12 @@
-import sys
+"""Entry point of `python -m exporter`, and of the script `wuerstchen-export`."""
 
-from exporter.cli import main
+from runtimes.entry import enter
 
-sys.exit(main())
+
+def main() -> None:
+    """Run the command line; the process ends with its exit code."""
+    enter("exporter.cli")
+
+
+if __name__ == "__main__":
+    main()

@@ -65,12 +65,13 @@ def export(
     first graph. Raises UsageError or RunError; an existing `output` then stays as it was.
     """
     progress = progress or Progress(quiet=True)
-    check_output(output, overwrite=options.overwrite or options.resume)
+    replaces = options.overwrite or options.resume
+    check_output(output, overwrite=replaces)
     job = check_job(open_checkpoint(source, prior, options.variant), options)
     partial = PartialExport(output)
     with partial.locked():
         writing = _plan(job, output, partial, progress)
-        with partial.open(keep=job.resume), atomic_folder(output) as folder:
+        with partial.open(keep=job.resume), atomic_folder(output, overwrite=replaces) as folder:
             tokenizers = _write_tokenizers(job, folder)
             manifest, records = _write_graphs(writing, new_manifest(job, tokenizers))
             manifest = _record_golden(writing, manifest, folder)

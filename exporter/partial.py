@@ -15,14 +15,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtimes.bundle.atomic_file import atomic_file
+from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import File, Graph
 from runtimes.bundle.manifest_json import MOST_BYTES
 from runtimes.bundle.read import Bundle, sha256
-from runtimes.bundle.replacing import locked
 from runtimes.bundle.typed_json import decode
 from runtimes.bundle.untrusted import parse_json, read_regular
-from runtimes.bundle.write import atomic_file, write_error
+from runtimes.bundle.write import with_parents, write_error
 from runtimes.errors import RunError
+from runtimes.interrupts import put_off
 
 
 @dataclass(frozen=True)
@@ -113,25 +115,22 @@ class PartialExport:
 
         A folder without a finished graph is removed in the end, and so are its new parents.
         """
-        new_parents = [path for path in self.folder.parents if not path.exists()]
-        with ExitStack() as lock:
+        with ExitStack() as last:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                lock.enter_context(locked(self.folder))
-                if not self.folder.exists():  # another export ended at this very moment
-                    raise BlockingIOError
-            except BlockingIOError:
+                with put_off():
+                    last.enter_context(with_parents(self.folder.parent))
+                    self.folder.mkdir(exist_ok=True)
+                    last.enter_context(locked(self.folder))
+                    last.callback(self._remove_unfinished)
+            except (BlockingIOError, FileNotFoundError):  # or ended at this very moment
                 raise RunError(f"another export to {self.output} is running; wait for it") from None
             except OSError as error:
                 raise write_error(self.output, error) from error
-            try:
-                yield
-            finally:
-                if not self.records():
-                    self.remove()
-                for path in new_parents:
-                    with suppress(OSError):  # it holds something
-                        path.rmdir()
+            yield
+
+    def _remove_unfinished(self) -> None:
+        if not self.records():
+            self.remove()
 
     @contextmanager
     def open(self, *, keep: bool) -> Iterator[None]:

@@ -1,7 +1,5 @@
 """Entry point of `python -m quantization`."""
 
-import sys
+from runtimes.entry import enter
 
-from quantization.cli import main
-
-sys.exit(main())
+enter("quantization.cli")

@@ -61,38 +61,60 @@ def quantize(
         )
     plan = check_plan(bundle, request.plan, request.precision, request.source, request.target_db)
     check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
+    # Before the work: another process that writes there is found out first.
+    with atomic_folder(output, overwrite=request.overwrite) as folder:
+        samples, worst = _measure(bundle, plan, request, progress)
+        manifest = _write(bundle, folder, plan, request, samples, worst, progress)
+    open_bundle(output, hashes="none")  # each file was hashed a moment ago
+    return manifest
+
+
+def _measure(
+    bundle: Bundle, plan: dict[str, Recipe], request: Request, progress: Progress
+) -> tuple[Samples | None, dict[str, float]]:
+    """What the plan calibrates on, and each judged graph's worst SQNR in dB.
+
+    Recipes of the plan become what the judging runs made of them.
+    """
     calibrates = any(isinstance(recipe, Int8) for recipe in plan.values())
     if calibrates:
         check_samples(bundle, request.samples)
     judges = needs_runs(bundle, plan, request.target_db)
     calibrated, judged = request.prompts, request.prompts[:0]
-    half = [name for name, recipe in plan.items() if isinstance(recipe, Float16)]
     if judges:
-        wanted = judging_runs(bundle, full=bool(half))
-        calibrated, judged = held_out(request.prompts, wanted)
+        half = any(isinstance(recipe, Float16) for recipe in plan.values())
+        calibrated, judged = held_out(request.prompts, judging_runs(bundle, full=half))
     samples = None
     if calibrates:
         samples = record(
             bundle, calibrated, request.samples, request.seed, progress, "runs to calibrate on"
         )
-    worst: dict[str, float] = {}
-    if judges:
-        # These look into ONNX graphs.
-        from quantization.islands import fp16_recipes
-        from quantization.search import judged_runs, search
+    worst = _judge(bundle, plan, request, samples, judged, progress) if judges else {}
+    return samples, worst
 
-        others = set(half) - set(DENOISERS)
-        runs = judged_runs(bundle, judged, progress, others, full=bool(half))
-        outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
-        for name, outcome in outcomes.items():
-            plan[name], worst[name] = outcome.recipe, outcome.worst_db
-        halves = fp16_recipes(bundle, plan, runs, request.target_db, progress)
-        for name, judged_half in halves.items():
-            plan[name], worst[name] = judged_half.recipe, judged_half.worst_db
-    with atomic_folder(output) as folder:
-        manifest = _write(bundle, folder, plan, request, samples, worst, progress)
-    open_bundle(output, hashes="none")  # each file was hashed a moment ago
-    return manifest
+
+def _judge(
+    bundle: Bundle,
+    plan: dict[str, Recipe],
+    request: Request,
+    samples: Samples | None,
+    prompts: Sequence[str],
+    progress: Progress,
+) -> dict[str, float]:
+    # These look into ONNX graphs.
+    from quantization.islands import fp16_recipes
+    from quantization.search import judged_runs, search
+
+    worst = {}
+    half = {name for name, recipe in plan.items() if isinstance(recipe, Float16)}
+    runs = judged_runs(bundle, prompts, progress, half - set(DENOISERS), full=bool(half))
+    outcomes = search(bundle, plan, samples, runs, progress, target_db=request.target_db)
+    for name, outcome in outcomes.items():
+        plan[name], worst[name] = outcome.recipe, outcome.worst_db
+    halves = fp16_recipes(bundle, plan, runs, request.target_db, progress)
+    for name, judged in halves.items():
+        plan[name], worst[name] = judged.recipe, judged.worst_db
+    return worst
 
 
 def _write(

@@ -10,7 +10,7 @@ from pathlib import Path
 from quantization.cli import fp32_onnx_bundle, progress_of, prompts_of
 from quantization.ranges import LARGEST_FP16, Range, normal_ranges, ranges
 from runtimes.arguments import Parser, a_path, add_size_options, integer, settle_size
-from runtimes.bundle.write import atomic_file, check_writable
+from runtimes.bundle.atomic_file import atomic_file, check_writable
 from runtimes.console import run_cli
 from runtimes.errors import UsageError
 from runtimes.plan import Options

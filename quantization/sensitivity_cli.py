@@ -82,7 +82,8 @@ def _run(args: argparse.Namespace) -> None:
     prompts, judged = held_out(prompts_of(args, bundle), args.runs)
     if args.precision == "int8":
         check_samples(bundle, args.samples)
-    with atomic_folder(args.output) as folder:  # a place that cannot be written is found out first
+    # First: a place that cannot be written, or is written by another process, is found out then.
+    with atomic_folder(args.output, overwrite=False) as folder:
         plan, outcomes = _search(args, bundle, prompts, judged)
         _write(args, bundle, outcomes, plan, folder)
     if not args.quiet:

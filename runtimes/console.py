@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from runtimes.entry import INTERRUPTED
 from runtimes.errors import RunError, UsageError, one_line
+from runtimes.interrupts import interruptible
 
 # What a shell reports of a program that SIGPIPE ended: whoever reads no further, as `| head -1`
 # does, expects it and no message.
@@ -53,19 +55,19 @@ def guarded(action: Callable[[], int | None], *, debug: bool, interrupted: str) 
     """Run `action` and return its exit code (None is 0), or that of the error it raised.
 
     Everything printed has left the process by then. 0: it holds; 1: it failed, or its output could
-    not be written; 2: bad usage; 141: the reader of the output went away.
+    not be written; 2: bad usage; 130: it was interrupted; 141: the reader of the output went away.
     """
     settle_streams()
     output = sys.stdout
     try:
-        with contextlib.redirect_stdout(cast(TextIO, _Output(output))):
+        with interruptible(), contextlib.redirect_stdout(cast(TextIO, _Output(output))):
             code = _code_of(action)
             sys.stdout.flush()  # in here: a full disk shows only now, and is an error of ours
         return code
     except (UsageError, RunError) as error:
         code, line = error.exit_code, str(error)
     except KeyboardInterrupt:
-        code, line, debug = 1, f"interrupted; {interrupted}", False
+        code, line, debug = INTERRUPTED, f"interrupted; {interrupted}", False
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename == _OUTPUT:
             _finish(output)

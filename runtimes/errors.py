@@ -1,5 +1,7 @@
 """The errors a user sees: one line that says what, where and what to do next."""
 
+import errno
+
 _MOST = 2_000  # characters of a message, of which a stranger's file may have made most
 
 
@@ -34,3 +36,9 @@ def _shown(message: str) -> str:
     if message.isprintable():
         return message
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of an error of a disk, as a sentence ends."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "the disk is full" if full else (error.strerror or str(error))

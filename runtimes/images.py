@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from runtimes.bundle.atomic_file import atomic_file, check_writable
 from runtimes.bundle.host import PICTURE
-from runtimes.bundle.write import atomic_file, check_writable
 from runtimes.errors import RunError, UsageError
 
 METADATA_KEY = "wuerstchen"

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -316,10 +315,14 @@ def test_prompts_in_another_encoding(tmp_path):
 
 @pytest.mark.parametrize("program", ["runtimes bundle ring -o", "quantization ranges bundle -o"])
 def test_a_place_that_cannot_be_written_is_found_out_first(capsys, monkeypatch, tmp_path, program):
-    def refuse(**_options):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    opened = os.open
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    def refuse(path, flags, *rest):
+        if flags & os.O_CREAT and Path(path).parent == tmp_path:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
     code, _, err = run(capsys, program, tmp_path / "p.png")  # there is no such bundle either
     assert code == 2
     assert err == (

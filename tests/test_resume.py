@@ -17,9 +17,9 @@ from stub_graphs import SUFFIXES, stub_graph
 
 from exporter import export as export_module
 from exporter.cli import main
+from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.read import open_bundle
-from runtimes.bundle.replacing import locked
 
 NAME = "one_level"
 GRAPHS = ("text_encoder", "stage_b_condition", "stage_a")
@@ -77,7 +77,7 @@ def test_an_interrupted_export_goes_on(capsys, words, made, tmp_path):
     """Only the graphs that were not finished are written; the bundle is the one of a single run."""
     made.start(stage_a=KeyboardInterrupt())
     code, text = run(capsys, words)
-    assert code == 1 and "--resume goes on" in text
+    assert code == 130 and "--resume goes on" in text
     assert not words[0].exists() and partial(words[0]).is_dir()
     made.start()
     code, text = run(capsys, words, "--resume")
@@ -225,7 +225,7 @@ def test_an_old_bundle_stays_until_the_new_one_is_whole(capsys, words, made):
     run(capsys, words, modules=["stage_a"])
     before = (words[0] / "bundle.json").read_bytes()
     made.start(stage_b_condition=KeyboardInterrupt())
-    assert run(capsys, words, "--resume")[0] == 1
+    assert run(capsys, words, "--resume")[0] == 130
     assert (words[0] / "bundle.json").read_bytes() == before
     open_bundle(words[0], hashes="fresh")
     made.start()

@@ -185,7 +185,7 @@ def test_a_stop_loses_the_running_batch_only(capsys, bundle, tmp_path, monkeypat
     monkeypatch.setattr(Pipeline, "__call__", call)
     words = [bundle.folder, *PROMPTS, "-o", tmp_path / "p.png", "--batch-size", "2", *SHORT]
     code, _, err = run(capsys, *words)
-    assert code == 1 and "interrupted; pictures of finished batches are kept" in err
+    assert code == 130 and "interrupted; pictures of finished batches are kept" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p-000.png", "p-001.png"]
 
 

@@ -1,5 +1,5 @@
-import sys
+"""Entry point of `python -m validation`."""
 
-from validation.cli import main
+from runtimes.entry import enter
 
-sys.exit(main())
+enter("validation.cli")

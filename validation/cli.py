@@ -130,7 +130,7 @@ COMMANDS = {
         (QUIET, DEBUG),
         _add_public_options,
         _run_public,
-        "the folder is incomplete",
+        "what was not whole is not there",
     ),
 }
 

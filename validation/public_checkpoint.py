@@ -8,8 +8,10 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from exporter.checkpoint.shapes import (
     stage_c_shapes,
     text_shapes,
 )
-from runtimes.bundle.write import check_space
+from runtimes.bundle.read import sha256
+from runtimes.bundle.write import atomic_folder, check_space
 from runtimes.errors import UsageError
 from runtimes.progress import SILENT, Progress
 from validation.bench.public import STAGE_B, STAGE_C, RandomWeights, public_checkpoint
@@ -97,16 +100,34 @@ def write_folders(
     shard_bytes: int = 2 << 30,
     progress: Progress = SILENT,
 ) -> tuple[Path, Path]:
-    """Write decoder and prior folders under `root`; returns them. One shard is in memory at a time.
+    """Write decoder and prior folders under `root`, each all or nothing; returns them.
 
-    `variant` "fp16" writes half-size files by that name. Raises UsageError for a used folder.
+    One shard is in memory at a time. `variant` "fp16" writes half-size files by that name. Raises
+    UsageError for a used folder.
     """
     folders = {name: root / name.split("/")[1] for name in (DECODER, PRIOR)}
     for name, folder in folders.items():
         for taken in (folder, _cached(root, name)):
             if taken.exists():
                 raise UsageError(f"{taken} exists; choose another folder")
-        _write_pipeline(folder, name)
+    with ExitStack() as whole:
+        parts = {
+            name: whole.enter_context(atomic_folder(folder, overwrite=False))
+            for name, folder in folders.items()
+        }
+        for name, part in parts.items():
+            _write_pipeline(part, name)
+        _write_networks(parts, checkpoint, variant, shard_bytes, progress)
+    return folders[DECODER], folders[PRIOR]
+
+
+def _write_networks(
+    folders: Mapping[str, Path],
+    checkpoint: Checkpoint,
+    variant: str,
+    shard_bytes: int,
+    progress: Progress,
+) -> None:
     parts = list(networks(checkpoint))
     values = sum(_size(shape) for network in parts for shape in network.shapes.values())
     on_bytes = progress.graph("weights", values * _DTYPES[variant].itemsize)
@@ -115,7 +136,6 @@ def write_folders(
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", network.config)
         _write_weights(folder, network, variant, shard_bytes, on_bytes)
-    return folders[DECODER], folders[PRIOR]
 
 
 def _cached(cache: Path, repository: str) -> Path:
@@ -126,24 +146,24 @@ def to_hub_cache(folder: Path, repository: str, cache: Path) -> Path:
     """Move a folder into a hub cache: blobs by SHA-256, a snapshot of links to them, refs/main."""
     home = _cached(cache, repository)
     revision = hashlib.sha1(repository.encode()).hexdigest()
-    (home / "blobs").mkdir(parents=True)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            blob = home / "blobs" / hashlib.file_digest(file, "sha256").hexdigest()
-        link = home / "snapshots" / revision / path.relative_to(folder)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, blob)
-        up = "../" * (len(path.relative_to(folder).parts) + 1)
-        link.symlink_to(f"{up}blobs/{blob.name}")
+    with atomic_folder(home, overwrite=False) as part:
+        (part / "blobs").mkdir()
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            blob = part / "blobs" / sha256(path)
+            link = part / "snapshots" / revision / path.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not blob.exists():
+                os.link(path, blob)  # until all is there the folder stays whole
+            up = "../" * (len(path.relative_to(folder).parts) + 1)
+            link.symlink_to(f"{up}blobs/{blob.name}")
+        (part / "refs").mkdir()
+        (part / "refs" / "main").write_text(revision)
     shutil.rmtree(folder)
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text(revision)
     return home / "snapshots" / revision
 
 
 def _write_pipeline(folder: Path, repository: str) -> None:
     """Everything but the networks; the tokenizer is the demo's, whose ids all vocabularies have."""
-    folder.mkdir(parents=True)
     _write_json(folder / "model_index.json", _PIPELINES[repository] | _SHARED)
     card = "---\nlicense: mit\n" + (f"prior:\n- {PRIOR}\n" if repository == DECODER else "")
     (folder / "README.md").write_text(f"{card}---\nRandom weights.\n", encoding="utf-8")

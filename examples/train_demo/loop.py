@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from runtimes.bundle.write import atomic_file
+from runtimes.bundle.atomic_file import atomic_file
 
 SAVE_EVERY = 120.0  # seconds
 EMA_DECAY = 0.998

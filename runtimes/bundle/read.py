@@ -10,6 +10,7 @@ from runtimes.bundle.graph_files import could_be_read, engine_reads, graph_files
 from runtimes.bundle.graph_trust import check_graph
 from runtimes.bundle.manifest import DENOISERS, MANIFEST_NAME, File, Graph, Manifest
 from runtimes.bundle.manifest_json import read_manifest
+from runtimes.bundle.part import NEW
 from runtimes.bundle.remembered import Remembered, seen
 from runtimes.errors import RunError
 
@@ -85,6 +86,7 @@ def open_bundle(
     if root.name == MANIFEST_NAME and root.is_file():
         root = root.parent  # the manifest stands for its bundle
     _inside(root, MANIFEST_NAME)
+    _check_arrived(root)
     bundle = Bundle(root, read_manifest(root))
     for name in bundle.manifest.files:
         _inside(bundle.folder, name)  # first: nothing outside is opened, not even to be hashed
@@ -101,6 +103,15 @@ def open_bundle(
         for name in bundle.manifest.files.keys() - set(read):
             bundle.verified(name)
     return bundle
+
+
+def _check_arrived(root: Path) -> None:
+    """RunError while new files are on their way into their places."""
+    if (root / NEW / MANIFEST_NAME).is_file() and not (root / MANIFEST_NAME).exists():
+        raise RunError(
+            f"{root} is being replaced, or its process was killed: run the command that writes it "
+            "again, which first puts the new files into their places"
+        )
 
 
 def _check_hashes(

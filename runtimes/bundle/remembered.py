@@ -8,11 +8,12 @@ also write the cache, and no hash in the bundle is proof against them.
 import hashlib
 import json
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from runtimes.bundle.atomic_file import atomic_file
 from runtimes.bundle.untrusted import parse_json, read_regular
+from runtimes.errors import RunError
 
 _MOST_BYTES = 16_000_000
 _Seen = list[int | str]
@@ -44,13 +45,10 @@ class Remembered:
         """Write what was added, all or nothing."""
         if not self._changed:
             return
-        with suppress(OSError):
+        with suppress(OSError, RunError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self._file.parent, delete=False, encoding="utf-8"
-            ) as file:
-                json.dump(self._known, file)
-            os.replace(file.name, self._file)
+            with atomic_file(self._file, mode=0o600) as file:
+                file.write(json.dumps(self._known).encode())
 
 
 def seen(path: Path, sha256: str) -> _Seen:

@@ -2,33 +2,33 @@
 
 Each step is one rename, inside one folder:
 
-    .X.part -> .X.new            the new files are whole: from here on they win
-    bundle.json -> .X.old/       no bundle, until the end
-    its files -> .X.old/
-    new files -> their places    bundle.json last
+    .bundle.part -> .bundle.new      the new files are whole: from here on they win
+    bundle.json -> .bundle.old/      no bundle, until the end
+    its files -> .bundle.old/
+    new files -> their places        bundle.json last
 
-An error puts everything back. A process that is killed in between leaves `.X.new`, and the next
-one goes on from there (`finish`).
+An error puts everything back. A process that is killed in between leaves `.bundle.new`, and the
+next one goes on from there (`put_right`).
 """
 
-import glob
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import is_litter
+from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.manifest_json import MOST_BYTES
+from runtimes.bundle.part import NEW, OLD, busy, remove_dead_parts
 from runtimes.bundle.read import strangers
 from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.errors import RunError, UsageError
+from runtimes.interrupts import put_off
 
-PART, NEW, OLD = ".part", ".new", ".old"
-_YOUNG = 60  # seconds in which a folder may not be locked yet by the process that made it
-_ANY = "????????"  # what tells one process's folders from another's
+_LONG = 60  # seconds without a file moved: where nothing can be locked, nobody moves them any more
 # Folders of a bundle in which an engine looks.
 _LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")
 Moves = list[tuple[Path, Path]]
@@ -59,51 +59,48 @@ def replace(output: Path, part: Path) -> None:
     the disk does not do it; everything is then as it was.
     """
     _check_free(output, part)
-    # The same token in another role: `sweep` of another process tells by it what to do.
-    new = output / f".{part.name.split('.')[-2]}{NEW}"
-    os.rename(part, new)
-    moves: Moves = []
-    try:
-        sync_one(output)
-        _move(new, output, moves)
-    except BaseException:
-        # In reverse, so that every name is free again when its old file returns.
-        for source, target in reversed(moves):
-            os.rename(target, source)
-        _prune(output, [path.relative_to(new) for path in _tree(new)])
-        shutil.rmtree(new.with_suffix(OLD), ignore_errors=True)
-        os.rename(new, part)
-        raise
-    _clean(new, output)
+    new = output / NEW
+    with put_off():
+        os.rename(part, new)
+        moves: Moves = []
+        try:
+            sync_one(output)
+            _move(output, moves)
+        except BaseException:
+            # In reverse, so that every name is free again when its old file returns.
+            for source, target in reversed(moves):
+                os.rename(target, source)
+            _prune(output, [path.relative_to(new) for path in _tree(new)])
+            shutil.rmtree(output / OLD, ignore_errors=True)
+            os.rename(new, part)
+            raise
+        _clean(output)
 
 
-def finish(new: Path, output: Path) -> None:
-    """Go on with a replacement whose process was killed."""
-    _move(new, output, [])
-    _clean(new, output)
-
-
-def sweep(output: Path) -> None:
-    """Put right what killed processes left: it may be as large as a bundle.
+def put_right(output: Path) -> None:
+    """Put right what killed processes left.
 
     Parts are removed; whole new files that were on their way into their places arrive there.
+    RunError while another process writes `output`, or when something is in the way; OSError when
+    the disk does not move them.
     """
-    inside = "." + "[0-9a-f]" * 8
-    parts = [*output.parent.glob(f".{glob.escape(output.name)}.{_ANY}{PART}")]
-    parts += output.glob(f"{inside}{PART}")
-    for left in parts:
-        with suppress(OSError):  # somebody writes it, or it is gone or not ours
-            if _is_old(left):
-                with locked(left) as alone:
-                    if alone:
-                        shutil.rmtree(left, ignore_errors=True)
-    for new in output.glob(f"{inside}{NEW}"):
-        with suppress(OSError), locked(new) as alone:
-            if alone or _is_old(new):
-                finish(new, output)
-    for old in output.glob(f"{inside}{OLD}"):
-        if not old.with_suffix(NEW).exists():
-            shutil.rmtree(old, ignore_errors=True)
+    new = output / NEW
+    try:
+        remove_dead_parts(output)
+        with suppress(FileNotFoundError, NotADirectoryError), locked(new) as alone:
+            if alone or _is_left(new):
+                _finish(output)
+    except BlockingIOError:
+        raise busy(output) from None
+    if not new.exists():
+        shutil.rmtree(output / OLD, ignore_errors=True)
+
+
+def _finish(output: Path) -> None:
+    """Go on with a replacement whose process was killed."""
+    _check_parents(output, output / NEW)  # whoever made that folder
+    _move(output, [])
+    _clean(output)
 
 
 def known_files(folder: Path) -> set[str] | None:
@@ -122,32 +119,6 @@ def known_files(folder: Path) -> set[str] | None:
     return {name for name in names if _is_inside(folder, name)}
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Say, until the block or its process ends, that somebody writes `folder`, whatever its name.
-
-    BlockingIOError when somebody does already; gives False where folders cannot be locked.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            # The kernel lets go of it when the process ends, however: no lock is ever left behind.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            alone = False
-        yield alone
-    finally:
-        os.close(handle)
-
-
 def sync_one(path: Path) -> None:
     """Have a file or folder on disk; Windows opens no folders, and syncs what it may write."""
     if os.name == "nt" and path.is_dir():
@@ -159,13 +130,13 @@ def sync_one(path: Path) -> None:
         os.close(handle)
 
 
-def _is_old(folder: Path) -> bool:
-    return time.time() - folder.stat().st_mtime > _YOUNG
+def _is_left(new: Path) -> bool:
+    return time.time() - new.stat().st_mtime > _LONG
 
 
-def _move(new: Path, output: Path, moves: Moves) -> None:
+def _move(output: Path, moves: Moves) -> None:
     """Everything into its place; `moves` hears of each step."""
-    old = new.with_suffix(OLD)
+    new, old = output / NEW, output / OLD
     left = [path.relative_to(new).as_posix() for path in _tree(new)]
     # The manifest moves last: while it is here, old files may still be in their places.
     if MANIFEST_NAME in left:
@@ -188,14 +159,15 @@ def _rename(source: Path, target: Path, moves: Moves) -> None:
     moves.append((source, target))
 
 
-def _clean(new: Path, output: Path) -> None:
+def _clean(output: Path) -> None:
     """Remove the old files and the folders that a finished replacement has emptied.
 
-    A process killed here leaves `.X.old`; the next one finds no `.X.new` beside it and removes it.
+    A process killed here leaves `.bundle.old`; the next one finds no `.bundle.new` beside it and
+    removes it.
     """
-    old = new.with_suffix(OLD)
+    old = output / OLD
     names = [path.relative_to(old) for path in _tree(old)]
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(output / NEW, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     _prune(output, names)
 
@@ -210,18 +182,24 @@ def _prune(output: Path, names: Iterable[Path]) -> None:
 
 def _check_free(output: Path, part: Path) -> None:
     """RunError when what is no part of the bundle in `output` would meet the new files."""
+    _check_parents(output, part)
     known = known_files(output) or set()
     for path in _tree(part):
         name = path.relative_to(part).as_posix()
-        for parent in list(PurePosixPath(name).parents)[:-1]:
-            place = output / parent
-            if place.is_symlink() or (place.exists() and not place.is_dir()):
-                raise _in_the_way(output, str(parent))
         if name not in known and os.path.lexists(output / name):
             raise _in_the_way(output, name)
     if (part / MANIFEST_NAME).is_file():
         for name in _beside_graphs(output, known):
             raise _in_the_way(output, name)
+
+
+def _check_parents(output: Path, part: Path) -> None:
+    """RunError where a folder of the new files is a file in `output`, or leads out of it."""
+    for path in _tree(part):
+        for parent in list(path.relative_to(part).parents)[:-1]:
+            place = output / parent
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise _in_the_way(output, parent.as_posix())
 
 
 def _in_the_way(output: Path, name: str) -> RunError:

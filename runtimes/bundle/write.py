@@ -2,37 +2,37 @@
 
 A new folder is written beside its place and renamed. One that exists stays the folder that it is
 (it may be a mounted volume, or a shell's working folder): the new files are written inside it, in
-`.XXXXXXXX.part`, and moved into place when they are whole (runtimes.bundle.replacing).
+`.bundle.part`, and moved into place when they are whole (runtimes.bundle.replacing).
 """
 
 import dataclasses
-import errno
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
+from runtimes.bundle.atomic_file import try_writing
 from runtimes.bundle.complete import completed
 from runtimes.bundle.manifest import MANIFEST_NAME, File, Manifest
 from runtimes.bundle.manifest_json import read_manifest, to_json
+from runtimes.bundle.part import part_of
 from runtimes.bundle.read import sha256
-from runtimes.bundle.replacing import PART, check_replaceable, locked, replace, sweep, sync_one
-from runtimes.errors import RunError, UsageError
+from runtimes.bundle.replacing import check_replaceable, put_right, replace, sync_one
+from runtimes.errors import RunError, UsageError, reason_of
+from runtimes.interrupts import put_off
 from runtimes.memory import in_bytes
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """UsageError when a bundle cannot be written to `output`: before any work.
 
-    First puts right what a killed process left there. Files that are no part of an old bundle are
-    kept in their places; they are refused where an engine could take them for the new one's.
+    First puts right what a killed process left there; RunError while one that lives writes there.
+    Files that are no part of an old bundle are kept in their places; they are refused where an
+    engine could take them for the new one's.
     """
-    sweep(output.absolute())
+    put_right(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UsageError(f"{output} exists and is no folder; choose another output")
     _check_writable(output)
@@ -49,7 +49,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 def check_new(output: Path, flag: str) -> None:
     """UsageError when a folder that nothing is to be replaced in cannot be written: before work."""
-    sweep(output.absolute())
+    put_right(output.absolute())
     if output.is_symlink() or (output.exists() and not output.is_dir()) or not _is_empty(output):
         raise UsageError(f"{flag} {output} exists; give a folder that is new or empty")
     _check_writable(output)
@@ -67,57 +67,57 @@ def _is_empty(output: Path) -> bool:
 
 
 @contextmanager
-def atomic_folder(output: Path) -> Iterator[Path]:
+def atomic_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write into that becomes `output` when the block ends without an error.
 
     Whatever ends the block early, an old `output` stays as it was. Raises RunError for a full
-    disk or a place that cannot be written.
+    disk, a place that cannot be written, another process that writes there, and, unless
+    `overwrite`, an `output` that is there by now.
     """
     output = output.absolute()
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        sweep(output)
-        part = _make_part(output)
+        with with_parents(output.parent):
+            put_right(output)
+            with part_of(output) as part:
+                _check_still_new(output, overwrite=overwrite)
+                yield part
+                _sync(part)
+                _check_still_new(output, overwrite=overwrite)
+                _place(part, output)
     except OSError as error:
         raise write_error(output, error) from error
-    with locked(part):  # or another process would take it for a dead one's and remove it
+
+
+def _check_still_new(output: Path, *, overwrite: bool) -> None:
+    """RunError when another process was faster than this one, between its check and its end."""
+    if not overwrite and not _is_empty(output):
+        raise RunError(f"{output} is there by now, made by another process; nothing was changed")
+
+
+def _place(part: Path, output: Path) -> None:
+    if output.exists():
+        replace(output, part)
+        return
+    with put_off():
+        os.rename(part, output)
         try:
-            yield part
-            _sync(part)
-            if output.exists():
-                replace(output, part)
-            else:
-                os.rename(part, output)
-                sync_one(output.parent)
-        except OSError as error:
-            raise write_error(output, error) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            sync_one(output.parent)
+        except OSError:
+            os.rename(output, part)
+            raise
 
 
 @contextmanager
-def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file to write into that becomes `path` when the block ends without an error.
-
-    Whatever ends the block early, an old `path` stays as it was. `mode`: a new file's permissions,
-    which the umask narrows. Raises RunError for a full disk or a place that cannot be written.
-    """
-    # Beside its place: a rename does not leave a file system. A name that no other process takes.
-    part = path.with_name(f".{secrets.token_hex(4)}.tmp")
+def with_parents(folder: Path) -> Iterator[None]:
+    """Have a folder and its parents; what was not there and is empty in the end is removed."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        handle = os.open(
-            part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), mode
-        )
-        try:
-            with os.fdopen(handle, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())  # or a crash after the rename could leave an empty file
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {_reason(error)}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for path in new:
+            with suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def seal(
@@ -151,38 +151,13 @@ def check_space(output: Path, needed: int, advice: str = "choose another place")
         )
 
 
-def check_writable(path: Path, option: str) -> None:
-    """UsageError unless a file can be made where `path` is to be; nothing is left there."""
-    folder = path.absolute().parent
-    try:
-        with tempfile.TemporaryFile(dir=folder, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{option} {path}: {folder} cannot be written to: {reason}") from None
-
-
 def write_error(output: Path, error: OSError) -> RunError:
-    """A full disk, or a place that cannot be written, in one line."""
-    return RunError(f"cannot write {output}: {_reason(error)}; nothing was changed there")
-
-
-def _reason(error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "the disk is full" if full else (error.strerror or str(error))
-
-
-def _make_part(output: Path) -> Path:
-    """A folder for the new files, with the permissions that this user's new folders have."""
-    token = secrets.token_hex(4)
-    inside = output.is_dir()
-    part = output / f".{token}{PART}" if inside else _beside(output, f".{token}{PART}")
-    part.mkdir()
-    return part
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    return output.with_name(f".{output.name}{suffix}")
+    """A full disk, or a place that cannot be written, in one line; or a file elsewhere, by name."""
+    reason, name = reason_of(error), error.filename
+    named = Path(name) if isinstance(name, str | os.PathLike) else output
+    if not named.absolute().is_relative_to(output.absolute().parent):
+        return RunError(f"{named}: {reason}; nothing was changed in {output}")
+    return RunError(f"cannot write {output}: {reason}; nothing was changed there")
 
 
 def _nearest(output: Path) -> Path:
@@ -193,8 +168,7 @@ def _nearest(output: Path) -> Path:
 def _check_writable(output: Path) -> None:
     # By trying: permissions do not tell of read-only disks, quotas and network shares.
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=_nearest(output)):
-            pass
+        try_writing(_nearest(output) / output.name)
     except OSError as error:
         raise UsageError(
             f"{output} cannot be written: {error.strerror or error}; choose another output"

@@ -9,27 +9,29 @@ nobody else can write to, because a compiled graph is code.
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.bundle.write import atomic_file
+from runtimes.bundle.atomic_file import atomic_file, remove_dead, try_writing
 from runtimes.errors import RunError, UsageError, one_line
 
 DIGEST_BYTES = 32
 
 
 def check_folder(folder: Path) -> None:
-    """Create the folder; UsageError when it cannot be written, or others can write to it."""
+    """Create the folder, or rid it of what killed processes left.
+
+    UsageError when it cannot be written, or others can write to it.
+    """
     if folder == Path():
         raise UsageError("--cache-dir is empty; give a folder that holds nothing else")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        remove_dead(folder)
+        try_writing(folder / "graph")
     except OSError as error:
         raise UsageError(f"--cache-dir {folder} cannot be written: {error.strerror}") from None
     if not _is_private(folder.stat()):

@@ -9,7 +9,7 @@ from runtimes.arguments import a_path, execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.progress import Progress
 from validation.machine import machine
-from validation.quality.folder import claim, write_json
+from validation.quality.folder import claimed, write_json
 from validation.quality.measure import Measures, Quality, Request, check_request, measure
 from validation.quality.metric import print_metrics
 from validation.quality.pictures import digest_of
@@ -95,11 +95,10 @@ def run(args: argparse.Namespace) -> None:
         low_memory=args.low_memory,
     )
     check_request(bundle, request)
-    claim(args.output, _identity(bundle, request))
     progress = Progress(quiet=args.quiet or args.json)
-    quality = measure(bundle, request, progress.step)
-    value = summary(bundle, request, quality)
-    write_json(args.output / QUALITY_FILE, value)
+    with claimed(args.output, _identity(bundle, request)):
+        quality = measure(bundle, request, progress.step)
+        write_json(args.output / QUALITY_FILE, summary(bundle, request, quality))
     if args.json:
         print((args.output / QUALITY_FILE).read_text(encoding="utf-8"), end="")
     elif not args.quiet:

@@ -1,40 +1,61 @@
 """A folder of finished parts of one run: what is there is used again, another run's is refused."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle.write import atomic_file
-from runtimes.errors import RunError, UsageError
+from runtimes.bundle.atomic_file import atomic_file, remove_dead
+from runtimes.bundle.locks import locked
+from runtimes.bundle.part import busy
+from runtimes.bundle.write import with_parents
+from runtimes.errors import RunError, UsageError, reason_of
 
 RUN_FILE = "run.json"
 
 Json = dict[str, Any]
 
 
-def claim(folder: Path, identity: Json, flag: str = "--output") -> None:
-    """Make `folder` this run's, or find that it is already.
+@contextmanager
+def claimed(folder: Path, identity: Json, flag: str = "--output") -> Iterator[None]:
+    """Make `folder` this run's, or find that it is already, and have it alone until the block ends.
 
     UsageError when it holds something else, naming what differs; RunError when it cannot be
-    written. Nothing in it is touched then.
+    written, or another process writes to it. Nothing in it is touched then.
     """
-    path = folder / RUN_FILE
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{flag} {folder} is no folder; choose another")
-    if path.is_file():
-        recorded = read_json(path)
-        for key, value in identity.items():
-            if recorded is None or recorded.get(key) != value:
-                was = "unreadable" if recorded is None else str(recorded.get(key))[:60]
-                raise UsageError(
-                    f"{flag} {folder} holds another run ({key}: {was} there, {str(value)[:60]} "
-                    "now); choose another folder"
-                )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{flag} {folder} holds something else (no {RUN_FILE}); choose another")
-    else:
+    with ExitStack() as last:
+        try:
+            last.enter_context(with_parents(folder))
+            last.enter_context(locked(folder.resolve()))
+        except BlockingIOError:
+            raise busy(folder) from None
+        except OSError as error:
+            raise RunError(f"cannot write {folder}: {reason_of(error)}") from error
+        remove_dead(folder)
+        _claim(folder, identity, flag)
+        yield
+
+
+def _claim(folder: Path, identity: Json, flag: str) -> None:
+    path = folder / RUN_FILE
+    if not path.is_file():
+        if any(folder.iterdir()):
+            raise UsageError(
+                f"{flag} {folder} holds something else (no {RUN_FILE}); choose another"
+            )
         write_json(path, identity)
+        return
+    recorded = read_json(path)
+    for key, value in identity.items():
+        if recorded is None or recorded.get(key) != value:
+            was = "unreadable" if recorded is None else str(recorded.get(key))[:60]
+            raise UsageError(
+                f"{flag} {folder} holds another run ({key}: {was} there, {str(value)[:60]} "
+                "now); choose another folder"
+            )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,7 +70,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise RunError(f"cannot write {folder}: {reason_of(error)}") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from runtimes.bundle.atomic_file import atomic_file
 from runtimes.bundle.manifest import DENOISERS, GRAPHS, MANIFEST_NAME
 from runtimes.bundle.read import Bundle, sha256
-from runtimes.bundle.write import atomic_file
 from runtimes.engines.base import Execution, Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters, save_png

@@ -104,17 +104,19 @@ def run(
     """Compare, print and write: 1 when a variant fails a limit, else 0."""
     progress = Progress(quiet=request.quiet or request.json)
     with contextlib.ExitStack() as stack:
-        # Opened before the work: a place that cannot be written is found out first.
-        folder = stack.enter_context(atomic_folder(request.report)) if request.report else None
+        folder = None
+        if request.report is not None:
+            # Before the work: a place that cannot be written is found out first.
+            folder = stack.enter_context(atomic_folder(request.report, overwrite=False))
         scores = _scores(request.prompts, entries, execution, progress)
         comparison = compare(entries, recording, execution, request.repeats, progress, scores)
         if folder is not None:
-            _write(comparison, folder)
+            write_report(comparison, folder)
     return _say(request, comparison)
 
 
-def _write(comparison: Comparison, folder: Path) -> None:
-    """Write both files into `folder`."""
+def write_report(comparison: Comparison, folder: Path) -> None:
+    """Write report.html and report.json into `folder`."""
     (folder / "report.html").write_text(page(comparison), encoding="utf-8")
     (folder / "report.json").write_text(to_json(comparison.report), encoding="utf-8")
 

@@ -12,7 +12,7 @@ from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from validation.machine import machine
 from validation.quality.cli import measures_of
-from validation.quality.folder import claim, write_json, write_text
+from validation.quality.folder import claimed, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
 from validation.quality.pictures import digest_of
 from validation.quality.prompts import prompts_for
@@ -69,16 +69,16 @@ def run(args: argparse.Namespace) -> None:
     request = _request(args, bundle, against)
     _check(bundle, request, cells, compared=bool(args.preset or args.against))
     progress = Progress(quiet=args.quiet or args.json)
-    claim(args.output, _identity(args, bundle, request))
-    if args.preset:
-        free = text_free.text_free(bundle, folder, pair, progress)
-        check_against(bundle, free)
-        request = dataclasses.replace(request, against=free)
-    finished = [
-        _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
-        for number, cell in enumerate(cells, 1)
-    ]
-    _write(args, finished, _about(bundle, request))
+    with claimed(args.output, _identity(args, bundle, request)):
+        if args.preset:
+            free = text_free.text_free(bundle, folder, pair, progress)
+            check_against(bundle, free)
+            request = dataclasses.replace(request, against=free)
+        finished = [
+            _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
+            for number, cell in enumerate(cells, 1)
+        ]
+        _write(args, finished, _about(bundle, request))
 
 
 def _finish(

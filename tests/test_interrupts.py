@@ -1,0 +1,103 @@
+"""An interrupt is one line and exit code 130, whatever it meets; it waits where half would stay."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import runtimes
+from runtimes.console import guarded
+from runtimes.interrupts import put_off
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="no process can send itself SIGINT there")
+
+HEAD = "import atexit, os, signal\ndef interrupt(): os.kill(os.getpid(), signal.SIGINT)\n"
+# The command line of a program by what it does -> its exit code and what it says.
+PROGRAMS = {
+    "interrupted while it is imported": (
+        "interrupt()\nimport time\ntime.sleep(9)",
+        (130, "error: interrupted\n"),
+    ),
+    "whose import makes an error of it": (
+        "try:\n    interrupt()\n    [0 for _ in range(9)]\n"
+        "except BaseException:\n    raise ImportError('a part in C') from None",
+        (130, "error: interrupted\n"),
+    ),
+    "before its work": ("def main():\n    interrupt()", (130, "error: interrupted\n")),
+    "in its work": (
+        "from runtimes.console import guarded\n"
+        "def main():\n    return guarded(interrupt, debug=True, interrupted='nothing is there')",
+        (130, "error: interrupted; nothing is there\n"),
+    ),
+    "in a text that is executed": (
+        "from runtimes.console import guarded\ndef main():\n"
+        "    work = lambda: exec('interrupt()', globals())\n"
+        "    return guarded(work, debug=False, interrupted='nothing is there')",
+        (130, "error: interrupted; nothing is there\n"),
+    ),
+    "after its work": ("atexit.register(interrupt)\ndef main():\n    return 3", (3, "")),
+}
+
+
+def run(tmp_path, text, before=""):
+    (tmp_path / "program.py").write_text(HEAD + text)
+    code = f"{before}\nfrom runtimes.entry import enter\nenter('program')"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("program", list(PROGRAMS))
+def test_a_program_is_interrupted(tmp_path, program):
+    text, expected = PROGRAMS[program]
+    assert run(tmp_path, text) == expected
+
+
+def test_who_ignores_interrupts_still_does(tmp_path):
+    """As `nohup` and shells in the background have it."""
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    text = (
+        "interrupt()\nfrom runtimes.console import guarded\n"
+        "def main():\n    return guarded(interrupt, debug=False, interrupted='')"
+    )
+    assert run(tmp_path, text, ignoring) == (0, "")
+
+
+def test_an_error_that_an_interrupt_became_is_an_interrupt(capsys):
+    def work():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy.core.multiarray failed to import") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    assert guarded(work, debug=False, interrupted="nothing was written") == 130
+    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
+    with pytest.raises(ImportError):
+        guarded(lambda: __import__("no_such_module"), debug=False, interrupted="")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_waits_for_the_end_of_what_is_done_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), put_off():
+        with put_off():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inner")
+        done.append("outer")
+    assert done == ["inner", "outer"]
+
+
+def test_the_runtimes_names_are_imported_when_they_are_used():
+    code = "import sys, runtimes; assert 'numpy' not in sys.modules; runtimes.Pipeline"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert {name: getattr(runtimes, name).__name__ for name in runtimes.__all__} == {
+        name: name for name in runtimes.__all__
+    }
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = runtimes.Nothing
