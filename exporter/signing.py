@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.arguments import Parser
+from runtimes.bundle.atomic_file import atomic_file
 from runtimes.bundle.read import Bundle, open_bundle
-from runtimes.bundle.write import atomic_file
 from runtimes.console import require, run_cli
 from runtimes.errors import RunError, UsageError, one_line
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.arguments import integer
+from runtimes.bundle.atomic_file import atomic_file, check_writable
 from runtimes.bundle.read import open_bundle
-from runtimes.bundle.write import atomic_file, check_space, check_writable
+from runtimes.bundle.write import check_space
 from runtimes.progress import Progress
 from validation.machine import machine
 from validation.trust.attempt import Attempt, Copy
