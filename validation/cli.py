@@ -117,7 +117,7 @@ COMMANDS = {
     ),
     "trust": Command(
         "Damage a copy of a bundle in every way that a disk, a kill or a stranger could, "
-        "and count what is refused by name, what changes nothing, and what is taken for sound. "
+        "and count what is refused by name, what is survived, and what is lost or taken for sound. "
         "Exits with 1 where anything is.",
         (QUIET, JSON, DEBUG),
         trust.add_options,

@@ -14,7 +14,7 @@ from runtimes.bundle.manifest_json import to_json
 from runtimes.bundle.read import sha256
 from runtimes.errors import RunError, UsageError
 
-Verdict = Literal["refused", "harmless", "lost"]
+Verdict = Literal["refused", "survived", "lost"]
 _LONGEST = 500  # of a message beside the paths in it: two lines of a wide screen, or so
 
 
@@ -98,10 +98,10 @@ def refused(what: str, action: Callable[[], object], named: str) -> Attempt:
     return Attempt(what, "refused")
 
 
-def harmless(what: str, action: Callable[[], object]) -> Attempt:
+def survived(what: str, action: Callable[[], object]) -> Attempt:
     """An attempt that changes nothing of what is used."""
     try:
         action()
     except Exception as error:  # as above
         return Attempt(what, "lost", f"{type(error).__name__}: {str(error)[:200]}")
-    return Attempt(what, "harmless")
+    return Attempt(what, "survived")

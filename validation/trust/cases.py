@@ -5,6 +5,7 @@ graphs over from the bundle it replaces, a comparison was made before. What a co
 in the middle of its work is imported before it is forked.
 """
 
+import dataclasses
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.part import NEW as MOVED
 from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.bundle.write import atomic_folder, check_output, seal
 from runtimes.console import guarded
 from runtimes.errors import RunError
 from runtimes.images import read_parameters
@@ -140,6 +142,27 @@ def sweep(bundle: Bundle, against: Path, folder: Path) -> Case:
         state,
         left,
     )
+
+
+def replace(bundle: Bundle, folder: Path) -> Case:
+    """A bundle over itself, with another word in its manifest, as every command replaces one."""
+    output = folder / "replaced"
+    changed = dataclasses.replace(
+        bundle.manifest, tools=bundle.manifest.tools | {"copied": "by validation"}
+    )
+
+    def write() -> None:
+        check_output(output, overwrite=True)
+        with atomic_folder(output, overwrite=True) as part:
+            for name in bundle.manifest.files:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path(name), part / name)
+            seal(part, changed)
+
+    def work() -> int:
+        return guarded(write, debug=False, interrupted="nothing was written")
+
+    return _replacing("replacement", bundle, output, work)
 
 
 def _import(*modules: str) -> None:

@@ -14,7 +14,7 @@ from runtimes.arguments import Parser, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import run_cli
 from runtimes.engines.base import Execution
-from runtimes.errors import RunError
+from runtimes.errors import RunError, UsageError
 from runtimes.progress import SILENT
 from runtimes.recording import read_golden
 from validation.report.collect import Comparison, compare
@@ -25,8 +25,10 @@ from validation.trust.case import Case
 from validation.trust.forks import run
 from validation.trust.kills import Kills, kill_often
 
-# How many of 24 faults each kind of output gets: the longer its work, the fewer.
-SHARES = {"export": 9, "report": 8, "quantise": 4, "cache": 2, "sweep": 1}
+# How many of 33 faults each kind of output gets: the longer its work, the fewer.
+SHARES = {"export": 9, "report": 8, "quantise": 4, "cache": 2, "sweep": 1, "replace": 9}
+_FLAGS = {"checkpoint": "-m", "prior": "--prior", "against": "--against"}
+_NEEDS = {"export": ("checkpoint", "prior"), "sweep": ("against",)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,14 +36,14 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(prog="python -m validation.trust.faults", description=__doc__)
     add = command_line.add_argument
     add("bundle", type=Path, help="small ONNX bundle with a golden run")
-    add("--against", type=Path, required=True, help="another bundle of the same checkpoint")
-    add("-m", dest="checkpoint", required=True, help="the checkpoint it was exported from")
-    add("--prior", required=True, help="that one's prior")
+    add("--against", type=Path, help="another bundle of the same checkpoint, which sweep needs")
+    add("-m", dest="checkpoint", help="the checkpoint it was exported from, which export needs")
+    add("--prior", help="that one's prior")
     add("-o", "--output", type=Path, required=True, help="folder to work in")
     add("--kills", type=integer, default=200, help="processes to kill in all (default: 200)")
     add("--disk-faults", type=integer, default=50, help="disks to break in all (default: 50)")
     add("--seed", type=integer, default=0, help="of moments and steps (default: 0)")
-    add("--only", choices=list(SHARES), nargs="+", default=list(SHARES), help="kinds of output")
+    add("--only", choices=list(SHARES), nargs="+", default=list(SHARES), help="what to write")
     add("--debug", action="store_true", help="show the traceback of an error")
     return command_line
 
@@ -56,6 +58,7 @@ def all_cases(
         "cache": lambda: cases.cache(bundle, folder),
         "report": lambda: cases.report(_comparison(bundle, folder), folder),
         "sweep": lambda: cases.sweep(bundle, against, folder),
+        "replace": lambda: cases.replace(bundle, folder),
     }
 
 
@@ -98,6 +101,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    for name in args.only:
+        for option in _NEEDS.get(name, ()):
+            if getattr(args, option) is None:
+                raise UsageError(f"--only {name} needs {_FLAGS[option]}")
     found = faults(args)
     print(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
     return int(any(_is_wrong(each) for each in found))

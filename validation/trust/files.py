@@ -11,7 +11,7 @@ from pathlib import Path
 from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import open_bundle
-from validation.trust.attempt import Attempt, Copy, harmless, refused, remove
+from validation.trust.attempt import Attempt, Copy, refused, remove, survived
 from validation.trust.damage import MOST_CUT, Damage
 
 
@@ -140,4 +140,4 @@ def _damaged(copy: Copy, name: str, what: str) -> Attempt:
     if name == MANIFEST_NAME or engine_reads(copy.manifest, name):
         return refused(what, lambda: open_bundle(copy.folder), name)
     asked = refused(what, lambda: open_bundle(copy.folder, verify_rest=True), name)
-    return harmless(what, lambda: open_bundle(copy.folder)) if not asked.why else asked
+    return survived(what, lambda: open_bundle(copy.folder)) if not asked.why else asked

@@ -8,7 +8,7 @@ from typing import Any
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.manifest_json import read_manifest
 from runtimes.plan import Options, make_plan
-from validation.trust.attempt import Attempt, Copy, harmless, refused
+from validation.trust.attempt import Attempt, Copy, refused, survived
 
 # In the place of any value: what no field may be, and what some may.
 NEVER: tuple[Any, ...] = (
@@ -47,8 +47,8 @@ def _sometimes(copy: Copy, what: str) -> Attempt:
     def use() -> None:
         make_plan(read_manifest(copy.folder).sampling, Options(), 1, None)
 
-    attempt = harmless(what, use)
-    return attempt if attempt.verdict == "harmless" else refused(what, use, "")
+    attempt = survived(what, use)
+    return attempt if attempt.verdict == "survived" else refused(what, use, "")
 
 
 def _places(value: Any, above: Place = ()) -> Iterator[Place]:

@@ -19,7 +19,7 @@ class Opened:
     """How a bundle is opened, by every process alike."""
 
     bundle: Path
-    engine: str
+    engine: str | None = None
     low_memory: bool = False
 
     def pipeline(self) -> Pipeline:
