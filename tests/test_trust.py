@@ -1,8 +1,12 @@
 """validation trust: nothing is taken for sound, and each check sees when its guard is gone."""
 
+import contextlib
 import json
 import random
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,10 +32,16 @@ def verdicts(copy: Copy, name: str) -> list[str]:
     return [attempt.verdict for attempt, _ in zip(attempts, range(TRIES), strict=False)]
 
 
-@pytest.mark.parametrize("name", CHECKS)
+# Those that start processes or make pictures take longer.
+QUICK = ("flips", "cuts", "swaps", "places", "manifest", "graphs")
+ALL = [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CHECKS]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_is_taken_for_sound_and_the_copy_is_put_right(copy, name):
     found = verdicts(copy, name)
-    assert "lost" not in found and "refused" in found and len(found) > TRIES / 2
+    assert "lost" not in found and len(found) > (TRIES / 2 if name in QUICK else 1)
+    assert "refused" in found or name not in QUICK
     open_bundle(copy.folder, hashes="fresh", verify_rest=True)
 
 
@@ -45,12 +55,52 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_check_fails_without_its_guard(copy, monkeypatch, name):
     for module, guard in GUARDS[name]:
         monkeypatch.setattr(module, guard, lambda *args, **options: None)
     monkeypatch.setattr(manifests, "SOMETIMES", ())  # a run laid out for these could take forever
     assert "lost" in verdicts(copy, name)
+
+
+# Replaced in place, file by file, as a copy command does it.
+IN_PLACE = """
+import shutil, sys
+from contextlib import contextmanager
+from validation.trust import cases, faults
+
+@contextmanager
+def in_place(output, *, overwrite):
+    (output / "bundle.json").unlink()
+    yield output
+
+cases.atomic_folder = in_place
+sys.exit(faults.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--kills", "--disk-faults"])
+def test_kills_and_broken_disks_are_seen_where_files_are_replaced_in_place(copy, tmp_path, flag):
+    counts = {"--kills": "0", "--disk-faults": "0", flag: "8"}
+    words = ["-o", str(tmp_path / "work"), "--only", "replace", *sum(counts.items(), ())]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PLACE, str(copy.folder), *words],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["lost" if flag == "--kills" else "wrong"]
+
+
+@pytest.mark.slow
+def test_threads_are_seen_to_meet_where_no_run_waits(copy, monkeypatch):
+    monkeypatch.setattr(threading, "RLock", contextlib.nullcontext)
+    try:
+        found = verdicts(copy, "threads")
+    except Exception:  # an engine that is used by two at once may say so in any way
+        found = ["lost"]
+    assert "lost" in found
 
 
 def test_a_manifests_own_hash_is_what_finds_its_flips(copy, monkeypatch):

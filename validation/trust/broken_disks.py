@@ -51,10 +51,10 @@ def fail_often(case: Case, count: int, seed: int, log: Path) -> DiskFaults:
 
 def _fault(case: Case, code: int, said: str) -> str:
     state = case.state()
-    # What an export that may be resumed has finished stays, in a folder that says so.
-    left = [name for name in case.left() if not name.rstrip("/").endswith(".partial")]
     if state not in WHOLE or state == MOVING:
         return f"the output is {state}"
+    # What an export that may be resumed has finished stays, in a folder that says so.
+    left = [name for name in case.left() if not name.rstrip("/").endswith(".partial")]
     if left:
         return f"it leaves {', '.join(left)}"
     if code == 0:
