@@ -48,7 +48,8 @@ def _by_shape(value: Any) -> list[list[tuple[Any, ...]]]:
 @functools.cache
 def changed(text: str | bytes) -> st.SearchStrategy[bytes]:
     """A JSON text with one to three values replaced, left out, or there twice."""
-    groups = st.sampled_from(_by_shape(json.loads(text))).flatmap(st.sampled_from)
+    places = _by_shape(json.loads(text)) or [[("new",)]]
+    groups = st.sampled_from(places).flatmap(st.sampled_from)
     actions = st.sampled_from(["replace", "replace", "replace", "drop", "twice", "add"])
     steps = st.lists(st.tuples(groups, actions, VALUES), min_size=1, max_size=3)
     return steps.map(lambda drawn: _text(json.loads(text), drawn).encode())

@@ -18,6 +18,7 @@ import mutations
 import peak
 import pytest
 import tiny
+import tokenizers_found
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -30,6 +31,7 @@ from exporter.checkpoint.open import open_checkpoint
 from exporter.checkpoint.vocabulary import read_vocabulary
 from exporter.checkpoint.weights import Weights
 from exporter.formats.clip_bpe import build
+from exporter.formats.tokenizer import check_tokenizer
 from exporter.graphs import lora_shapes
 from exporter.job import check_job
 from exporter.options import ExportOptions
@@ -219,6 +221,26 @@ def test_serialized_tokenizers(bundle, serialized, place, data):
     holds(lambda: PromptTokenizer(source, spec)(prompts))
     holds(lambda: read_vocabulary(source))
     holds(lambda: read_rules(source / "tokenizer.json", spec))
+
+
+TOKENIZER_FILES = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                   "vocab.json", "merges.txt"]  # fmt: skip
+
+
+@fuzzed
+@given(st.data())
+def test_tokenizer_folders(place, data):
+    """Of before transformers wrote added tokens into the config, and of after that."""
+    source = place / "folder"
+    shutil.copytree(tiny.TOKENIZER, source, dirs_exist_ok=True)
+    config = data.draw(st.sampled_from([tokenizers_found.CONFIG, tokenizers_found.OLD_CONFIG]))
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    (source / "added_tokens.json").write_text(json.dumps({"<a>": 616} if len(config) < 9 else {}))
+    name = data.draw(st.sampled_from(TOKENIZER_FILES))
+    whole = (source / name).read_bytes()
+    changed = either(whole) if name.endswith(".json") else mutations.damaged(whole)
+    (source / name).write_bytes(data.draw(changed))
+    holds(lambda: check_tokenizer(source, 77, 700))
 
 
 @fuzzed

@@ -57,6 +57,8 @@ TOKENIZERS = {
         "tokenizer_config.json", hostile.edited(additional_special_tokens=[[1]]), "no special"),
     "a decoder that is a list": (
         "tokenizer_config.json", hostile.edited(added_tokens_decoder=[1]), "another kind"),
+    "a decoder that is null": (
+        "tokenizer_config.json", hostile.edited(added_tokens_decoder=None), None),
     "a decoder of digits": (
         "tokenizer_config.json", hostile.edited(added_tokens_decoder={"9" * 5000: "a"}), "no add"),
     "a start that is a number": ("tokenizer_config.json", hostile.edited(bos_token=5), "another"),
@@ -72,7 +74,7 @@ TOKENIZERS = {
 def test_tokenizers(pair, kind):
     file, make, message = TOKENIZERS[kind]
     make(pair[1] / "tokenizer" / file)
-    if message is None:  # it is not read beside a config of today
+    if message is None:  # as if it was not there
         assert opened(pair).plans
     else:
         refused(lambda: opened(pair), str(pair[1] / "tokenizer"), message)

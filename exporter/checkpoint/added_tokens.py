@@ -72,7 +72,7 @@ def _declared(
     for token in (serialized or {}).get("added_tokens", []):
         yield "tokenizer.json", token, token.get("id")
     if "added_tokens_decoder" in config:
-        decoder = config["added_tokens_decoder"]
+        decoder = config["added_tokens_decoder"] or {}
         for key in sorted(decoder, key=lambda key: (len(key), key)):
             yield "tokenizer_config.json", decoder[key], _number(key)
     else:

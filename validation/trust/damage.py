@@ -47,11 +47,12 @@ class Damage:
             _write(self.path, self.place, before)
 
 
-def damages(path: Path, seed: int, count: int) -> Iterator[Damage]:
+def damages(path: Path, seed: int, count: int, within: int | None = None) -> Iterator[Damage]:
     """`count` damages of a file that is not empty, two flips for each cut.
 
     Every place is as likely as any other, but that a cut leaves all of a large file but its last
-    MiB. The same file size, name and seed draw the same damages.
+    MiB, and that flips are in the first `within` bytes. The same file size, name and seed draw the
+    same damages.
     """
     size = path.stat().st_size
     draw = random.Random(f"{path.name} {size} {seed}")
@@ -59,7 +60,7 @@ def damages(path: Path, seed: int, count: int) -> Iterator[Damage]:
         if index % 3 == 1:
             yield Damage(path, "cut", draw.randrange(max(size - MOST_CUT, 0), size))
         else:
-            yield Damage(path, "flip", draw.randrange(size), draw.randrange(8))
+            yield Damage(path, "flip", draw.randrange(within or size), draw.randrange(8))
 
 
 def _write(path: Path, place: int, data: bytes) -> None:
