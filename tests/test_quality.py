@@ -19,13 +19,14 @@ from PIL import Image
 from runtimes import Options
 from runtimes.bundle.read import Bundle
 from runtimes.decibels import EXACT_DB
-from runtimes.errors import UsageError
+from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters
 from runtimes.pipeline import Pipeline
 from runtimes.tolerances import LIMITS
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
 from validation.quality import published
+from validation.quality.folder import claimed
 from validation.quality.measure import Request
 from validation.quality.pictures import pictures_of
 from validation.quality.prompts import prompts_for
@@ -258,3 +259,16 @@ def test_reference_images_that_are_refused(capsys, bundles, tmp_path):
         "is 64 x 64 pixels (height x width), the pictures are 128 x 128" in run(capsys, *words)[2]
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_one_runs_and_one_processs(tmp_path):
+    first, second, identity = tmp_path / "first", tmp_path / "second", {"command": "quality"}
+    busy = pytest.raises(RunError, match=f"another process is writing {first}; wait for it")
+    with claimed(first, identity), busy, claimed(first, identity):
+        pass
+    with pytest.raises(UsageError, match="holds another run"), claimed(first, {"command": "sweep"}):
+        pass
+    second.mkdir()
+    (second / ".run.json.0123abcd.tmp").write_text("of a process that was killed here")
+    with claimed(second, identity):
+        assert [path.name for path in second.iterdir()] == ["run.json"]
