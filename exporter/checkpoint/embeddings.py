@@ -16,7 +16,7 @@ from torch import Tensor
 
 from exporter.checkpoint.files import PICKLES
 from exporter.checkpoint.ranges import Token, Vectors, checked
-from exporter.checkpoint.reading import (
+from exporter.checkpoint.tensors import (
     FLOATS,
     is_finite,
     open_safetensors,

@@ -15,8 +15,8 @@ from exporter.checkpoint.lora_config import Scaling, read_config
 from exporter.checkpoint.lora_file import FILES, LoraFile
 from exporter.checkpoint.lora_names import CALLED, Target, other_method, spellings, split_name
 from exporter.checkpoint.ranges import Rank, Strength, checked
-from exporter.checkpoint.reading import FLOATS, is_finite, open_safetensors, read_finite
 from exporter.checkpoint.shapes import Shapes
+from exporter.checkpoint.tensors import FLOATS, is_finite, open_safetensors, read_finite
 from exporter.checkpoint.weights import WeightSource
 from runtimes.bundle.manifest import Adapter
 from runtimes.bundle.read import sha256

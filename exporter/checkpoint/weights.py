@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from exporter.checkpoint.reading import FLOATS, open_safetensors, read_finite, refuse_pointer
+from exporter.checkpoint.reading import refuse_pointer
 from exporter.checkpoint.shapes import TEXT_PREFIX, Shapes
+from exporter.checkpoint.tensors import FLOATS, open_safetensors, read_finite
 from exporter.modules.layout import Pointwise
 from runtimes.errors import RunError, UsageError
 

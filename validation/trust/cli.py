@@ -53,7 +53,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"attempts of each check, where it has as many kinds (default: {TRIES})",
     )
     add("--seed", type=integer, default=0, help="seed of what is damaged where (default: 0)")
-    add("--checks", nargs="+", choices=list(CHECKS), metavar="NAME", help=f"{', '.join(CHECKS)}")
+    add(
+        "--checks",
+        nargs="+",
+        type=str.lower,
+        choices=list(CHECKS),
+        metavar="NAME",
+        help=f"which to make: {', '.join(CHECKS)} (default: all)",
+    )
     add("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
 
 
