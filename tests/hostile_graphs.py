@@ -1,12 +1,16 @@
 """A sound graph of every format, to be spoiled."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import openvino
 from coremltools.converters.mil import Builder as mb
 from onnx import TensorProto, helper, numpy_helper
+
+from runtimes.bundle.graph_trust import check_graph
+from runtimes.bundle.manifest import File
 
 WEIGHT = np.arange(6 * 4, dtype=np.float32).reshape(6, 4)
 
@@ -57,3 +61,15 @@ def sizes(folder: Path) -> dict[str, int]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def check(backend: str, path: Path) -> None:
+    """As an opener does, of a graph whose folder holds what the manifest lists."""
+    files = {name: File(size, "") for name, size in sizes(path.parent).items()}
+    graph = SimpleNamespace(file=path.name, data=())
+    check_graph(
+        path.parent, SimpleNamespace(backend=backend, graphs={"g": graph}, files=files), "g"
+    )
+
+
+SAVE = {"onnx": save_onnx, "openvino": save_openvino, "coreml": save_coreml}

@@ -5,7 +5,6 @@ A sound graph of each format passes; every change of it that a parser would foll
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import hostile_graphs
 import manifests
@@ -13,8 +12,6 @@ import onnx
 import pytest
 
 from quantization.cli import main as quantization
-from runtimes.bundle.graph_trust import check_graph
-from runtimes.bundle.manifest import File
 from runtimes.bundle.read import open_bundle, sha256
 from runtimes.cli import main as runtimes
 from runtimes.errors import RunError
@@ -22,14 +19,9 @@ from validation.cli import main as validation
 from validation.trust import hostile_onnx
 from validation.trust.graphs import hostile
 
-SAVE = {
-    "onnx": hostile_graphs.save_onnx,
-    "openvino": hostile_graphs.save_openvino,
-    "coreml": hostile_graphs.save_coreml,
-}
 ALL = [
     pytest.param(backend, case, id=f"{backend}-{case.what}")
-    for backend in SAVE
+    for backend in hostile_graphs.SAVE
     for case in hostile(backend)
 ]
 WEIGHTS = {
@@ -42,21 +34,12 @@ WEIGHTS = {
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> dict[str, Path]:
     """A sound graph of each format, in a folder of its own."""
-    return {key: save(tmp_path_factory.mktemp(key)) for key, save in SAVE.items()}
+    return {key: save(tmp_path_factory.mktemp(key)) for key, save in hostile_graphs.SAVE.items()}
 
 
-def check(backend: str, path: Path) -> None:
-    """As an opener does, of a graph whose folder holds what the manifest lists."""
-    files = {name: File(size, "") for name, size in hostile_graphs.sizes(path.parent).items()}
-    graph = SimpleNamespace(file=path.name, data=())
-    check_graph(
-        path.parent, SimpleNamespace(backend=backend, graphs={"g": graph}, files=files), "g"
-    )
-
-
-@pytest.mark.parametrize("backend", SAVE)
+@pytest.mark.parametrize("backend", hostile_graphs.SAVE)
 def test_a_sound_graph_passes(sound, backend):
-    check(backend, sound[backend])
+    hostile_graphs.check(backend, sound[backend])
 
 
 @pytest.mark.parametrize(("backend", "case"), ALL)
@@ -65,7 +48,7 @@ def test_a_hostile_graph_is_refused(sound, tmp_path, backend, case):
     path = folder / sound[backend].name
     case.spoil(path, WEIGHTS[backend])
     with pytest.raises(RunError) as error:
-        check(backend, path)
+        hostile_graphs.check(backend, path)
     message = str(error.value)
     assert case.words in message and str(path) in message
     assert "\n" not in message and message.isprintable() and len(message) < len(str(path)) + 200
