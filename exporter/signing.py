@@ -6,6 +6,7 @@ sent anywhere, and no certificate, time stamp or public log is involved.
 """
 
 import argparse
+import base64
 import logging
 import os
 import tempfile
@@ -15,12 +16,15 @@ from typing import Any
 
 from runtimes.arguments import Parser
 from runtimes.bundle.atomic_file import atomic_file
+from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, open_bundle
+from runtimes.bundle.untrusted import parse_json, read_regular
 from runtimes.console import require, run_cli
 from runtimes.errors import RunError, UsageError, one_line
 
 SIGNATURE = "bundle.sig"  # in the bundle's folder, where no manifest names it and no engine looks
 _PACKAGES = ("model_signing", "OpenSSL")
+_MOST_BYTES = 10_000_000  # of a signature: it has a line for each file
 _PASSWORD = "WUERSTCHEN_KEY_PASSWORD"  # of the environment: a command line is for all to see
 
 
@@ -39,8 +43,8 @@ def sign(bundle: Bundle, key: Path, signature: Path, password: str | None = None
         try:
             config = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
             config.set_hashing_config(_hashed(bundle)).sign(bundle.folder, made)
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{key} cannot sign: {one_line(error)}") from error
+        except Exception as error:  # those of three packages share no base class
+            raise RunError(f"{key} cannot sign: {_said(error)}") from error
         with atomic_file(signature) as file:
             file.write(made.read_bytes())
 
@@ -51,13 +55,33 @@ def verify(bundle: Bundle, key: Path, signature: Path) -> None:
     from model_signing import verifying
 
     try:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-        # What is no part of a bundle may lie in its folder: openers refuse what is in the way.
-        config.set_ignore_unsigned_files(True).verify(bundle.folder, signature)
-    except (ValueError, TypeError, KeyError) as error:
+        content = read_regular(signature, _MOST_BYTES)
+        with tempfile.TemporaryDirectory() as folder:
+            read = Path(folder) / SIGNATURE  # what is verified and looked into is the same
+            read.write_bytes(content)
+            config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+            # What is no part of a bundle may lie in its folder: openers refuse what is in the way.
+            config.set_ignore_unsigned_files(True).verify(bundle.folder, read)
+        unsigned = {MANIFEST_NAME, *bundle.manifest.files} - _signed(content)
+    except Exception as error:  # as above
         raise RunError(
-            f"{bundle.folder} is not what the owner of {key} signed: {one_line(error)[:200]}"
+            f"{bundle.folder} is not what the owner of {key} signed: {_said(error)}"
         ) from error
+    if unsigned:
+        raise RunError(
+            f"{bundle.folder} is not what the owner of {key} signed: the signature is not for "
+            f"{min(unsigned)}"
+        )
+
+
+def _signed(signature: bytes) -> set[str]:
+    """The files that a signature is for, whose payload was verified."""
+    payload = parse_json(base64.b64decode(parse_json(signature)["dsseEnvelope"]["payload"]))
+    return {resource["name"] for resource in payload["predicate"]["resources"]}
+
+
+def _said(error: Exception) -> str:
+    return one_line(error)[:200] or type(error).__name__
 
 
 def _hashed(bundle: Bundle):  # type: ignore[no-untyped-def]  # of a package that has no types
@@ -121,6 +145,9 @@ def _sign(args: argparse.Namespace) -> None:
     if signature.exists() and not args.overwrite:
         raise UsageError(f"{signature} exists; give --overwrite to replace it")
     bundle = open_bundle(args.bundle, hashes="fresh", verify_rest=True)
+    parts = [bundle.path(name).resolve() for name in (MANIFEST_NAME, *bundle.manifest.files)]
+    if signature.resolve() in parts:
+        raise UsageError(f"--signature {signature} is a file of the bundle; give another name")
     sign(bundle, args.key, signature, os.environ.get(_PASSWORD))
     if not args.quiet:
         print(f"signed {len(bundle.manifest.files) + 1} files of {bundle.folder}: {signature}")

@@ -4,6 +4,11 @@ The names below are imported on first use: what `python -m runtimes` does first 
 against interrupts (runtimes.entry), and this module is imported before that.
 """
 
+import os
+
+# ONNX Runtime's own wheels gather what they run on and send it, unless told so before they load.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 TYPE_CHECKING = False  # typing's, whose import would take longer than all of this
 if TYPE_CHECKING:
     from runtimes.bundle.read import Bundle, open_bundle

@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtimes.bundle.manifest import FORMAT_VERSION, STORED
+from runtimes.bundle.ranges import shown
 from runtimes.engines.base import Execution
 from runtimes.engines.table import ENGINES
 from runtimes.errors import UsageError
 
 PACKAGE = "wuerstchen-export"
 SEEDS = 1 << 32  # that the generator tells apart
+_MOST = 1_000_000  # of pictures, tries
+_MOST_THREADS = 1_024
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,10 +106,22 @@ def integer(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
+    """A whole number from 1 to a million, more of which nobody means."""
     value = integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too small; it must be at least 1")
+    if value > _MOST:
+        raise argparse.ArgumentTypeError(
+            f"{shown(value)} is too large; it can be {_MOST:,} at most"
+        )
+    return value
+
+
+def thread_count(text: str) -> int:
+    """A number of threads, no more than the largest machines have cores."""
+    value = positive(text)
+    if value > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is too large; it can be {_MOST_THREADS} at most")
     return value
 
 
@@ -192,7 +207,7 @@ def _add_compute_options(command_line: argparse.ArgumentParser) -> None:
     )
     command_line.add_argument(
         "--threads",
-        type=positive,
+        type=thread_count,
         metavar="N",
         help="CPU threads a graph runs on (default: the engine's, one a core)",
     )

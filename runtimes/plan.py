@@ -13,9 +13,10 @@ from runtimes.bundle.manifest import (
     Row,
     Sampling,
 )
+from runtimes.bundle.ranges import shown
 from runtimes.errors import UsageError
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
-from runtimes.schedule import check_timesteps, even_timesteps, schedule
+from runtimes.schedule import MOST_STEPS, check_timesteps, even_timesteps, schedule
 from runtimes.sizes import Sizes, sizes
 
 
@@ -183,6 +184,10 @@ def timesteps_for(options: Options, name: str, denoiser: Denoiser) -> list[float
     if asked.steps is not None:
         if asked.steps < 1:
             raise UsageError(f"--{asked.prefix}steps is {asked.steps}; it must be at least 1")
+        if asked.steps > MOST_STEPS:
+            raise UsageError(
+                f"--{asked.prefix}steps is {shown(asked.steps)}; it can be {MOST_STEPS:,} at most"
+            )
         return even_timesteps(asked.steps)
     return list(denoiser.timesteps)
 

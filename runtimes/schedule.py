@@ -15,6 +15,7 @@ from runtimes.bundle.manifest import Denoiser, Row
 from runtimes.errors import UsageError
 
 Array = NDArray[np.float32]
+MOST_STEPS = 10_000  # as in manifests (runtimes.bundle.values): hours of computing
 MAX_POSITIONS = SCHEDULE.timestep_scale
 
 

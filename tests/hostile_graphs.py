@@ -68,7 +68,9 @@ def check(backend: str, path: Path) -> None:
     files = {name: File(size, "") for name, size in sizes(path.parent).items()}
     graph = SimpleNamespace(file=path.name, data=())
     check_graph(
-        path.parent, SimpleNamespace(backend=backend, graphs={"g": graph}, files=files), "g"
+        path.parent,
+        SimpleNamespace(backend=backend, graphs={"g": graph}, files=files, tokenizers={}),
+        "g",
     )
 
 

@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from runtimes.bundle.protobuf import Message, as_message, as_number, as_text, fields, numbers
-from runtimes.bundle.untrusted import parse_json, read_regular
+from runtimes.bundle.protobuf import Message, as_message, as_number, as_text, fields, only
+from runtimes.bundle.untrusted import map_regular, open_regular, parse_json, read_regular
 
 # Operations of ML programs that compute, and nothing else: none holds a program (cond, while_loop),
 # keeps a state (read_state) or is somebody's own (custom_layer).
@@ -43,13 +43,19 @@ _VERSION, _DESCRIPTION, _PROGRAM = 1, 2, 502  # Model
 _FUNCTIONS = 2  # Program
 _BLOCKS = 3  # Function: by the operator set that they are written for
 _MAP_VALUE = 2
-_OPERATIONS, _ATTRIBUTES = 3, 4  # Block
+_ATTRIBUTES = 4  # Program, Function, Block
+_OPERATIONS = 3  # Block
 _TYPE, _INPUTS, _NESTED, _VALUES = 1, 2, 4, 5  # Operation
-_VALUE_TYPE, _BLOB_FILE = 2, 5  # Value
+_VALUE_TYPE, _IMMEDIATE, _BLOB_FILE = 2, 3, 5  # Value
+_TENSOR, _DICTIONARY = 1, 4  # ImmediateValue: tuples and lists are the others
+_ITEMS = 1  # of these
 _TENSOR_TYPE = 1  # ValueType
 _DATA_TYPE, _DIMENSIONS = 1, 3  # TensorType
 _ARGUMENTS, _ARGUMENT_VALUE = 1, 2  # Argument, Binding
 _FILE, _OFFSET = 1, 2  # BlobFileValue
+_CONSTANT = 1  # Dimension, and its size in that
+
+_MOST_AXES, _MOST_SIZE = 16, 1 << 48  # of a tensor
 
 
 def specification_file(package: Path) -> Path:
@@ -74,7 +80,7 @@ def coreml_faults(package: Path, files: Mapping[str, int]) -> Iterator[str]:
         yield "its program is not where it belongs"
         return
     programs = 0
-    for number, value in fields(memoryview(program.read_bytes())):
+    for number, value in fields(map_regular(program)):
         if number == _PROGRAM:
             programs += 1
             weights = _Weights(program.parent, f"Data/{PurePosixPath(_MODEL).parent}", files)
@@ -106,7 +112,7 @@ class _Weights:
         if offset + _BLOB.size > size:
             yield f"a constant begins at byte {offset} of {name}, which has {size}"
             return
-        with (self._folder / name).open("rb") as weights:
+        with open_regular(self._folder / name) as weights:
             weights.seek(offset)
             sentinel, _, length, start = _BLOB.unpack(weights.read(_BLOB.size))
         if sentinel != _SENTINEL:
@@ -118,24 +124,18 @@ class _Weights:
 
 
 def _program(program: Message, weights: _Weights) -> Iterator[str]:
+    yield from _attributes(program, weights)
     for function in _entries(program, _FUNCTIONS):
+        yield from _attributes(function, weights)
         for block in _entries(function, _BLOCKS):
-            for number, value in fields(block):
-                if number == _OPERATIONS:
-                    yield from _operation(as_message(value), weights)
-                elif number == _ATTRIBUTES:
-                    yield from _value(_entry(as_message(value)), weights)
+            yield from _attributes(block, weights)
+            for operation in _all(block, _OPERATIONS):
+                yield from _operation(operation, weights)
 
 
-def _entries(message: Message, field: int) -> Iterator[Message]:
-    """The values of a map."""
-    for number, value in fields(message):
-        if number == field:
-            yield _entry(as_message(value))
-
-
-def _entry(pair: Message) -> Message:
-    return as_message(dict(fields(pair)).get(_MAP_VALUE, b""))
+def _attributes(message: Message, weights: _Weights) -> Iterator[str]:
+    for value in _entries(message, _ATTRIBUTES):
+        yield from _value(value, weights)
 
 
 def _operation(operation: Message, weights: _Weights) -> Iterator[str]:
@@ -148,35 +148,61 @@ def _operation(operation: Message, weights: _Weights) -> Iterator[str]:
         elif number == _VALUES:
             yield from _value(_entry(as_message(value)), weights)
         elif number == _INPUTS:
-            for argument in _entries_of(_entry(as_message(value)), _ARGUMENTS):
-                for literal in _entries_of(argument, _ARGUMENT_VALUE):
+            for argument in _all(_entry(as_message(value)), _ARGUMENTS):
+                for literal in _all(argument, _ARGUMENT_VALUE):
                     yield from _value(literal, weights)
     if kind not in OPERATIONS:
         yield f"it has an operation {ascii(kind)[:60]}"
 
 
-def _entries_of(message: Message, field: int) -> Iterator[Message]:
+def _entries(message: Message, field: int) -> Iterator[Message]:
+    """The values of a map."""
+    return (_entry(pair) for pair in _all(message, field))
+
+
+def _entry(pair: Message) -> Message:
+    value = only(pair, _MAP_VALUE)
+    return b"" if value is None else as_message(value)
+
+
+def _all(message: Message, field: int) -> Iterator[Message]:
     """The messages of a repeated field."""
     return (as_message(value) for number, value in fields(message) if number == field)
 
 
 def _value(value: Message, weights: _Weights) -> Iterator[str]:
     """What is wrong with a value that lies in a file; one that stands in the program is whole."""
-    for place in _entries_of(value, _BLOB_FILE):
-        where = dict(fields(place))
-        file, offset = as_text(where.get(_FILE, b"")), as_number(where.get(_OFFSET, 0))
-        kinds = list(_entries_of(value, _VALUE_TYPE))
-        yield from weights.faults(file, offset, _bytes(kinds[-1]))
+    immediate, place = only(value, _IMMEDIATE), only(value, _BLOB_FILE)
+    for further in _held(as_message(immediate or b"")):
+        yield from _value(further, weights)
+    if place is not None:
+        where = as_message(place)
+        file, offset = only(where, _FILE), only(where, _OFFSET)
+        kind = as_message(only(value, _VALUE_TYPE) or b"")
+        yield from weights.faults(as_text(file or b""), as_number(offset or 0), _bytes(kind))
+
+
+def _held(immediate: Message) -> Iterator[Message]:
+    """The values that a tuple, a list or a dictionary holds."""
+    for number, value in fields(immediate):
+        for held in _all(as_message(value), _ITEMS) if number != _TENSOR else ():
+            if number == _DICTIONARY:
+                yield from (as_message(part) for _, part in fields(held))  # a key and a value
+            else:
+                yield held
 
 
 def _bytes(kind: Message) -> int:
     """The bytes that a value of a tensor type takes; KeyError for a type that is not known."""
-    tensor = as_message(dict(fields(kind))[_TENSOR_TYPE])
-    bits, count = 0, 1
-    for number, value in fields(tensor):
-        if number == _DATA_TYPE:
-            bits = _BITS[as_number(value)]
-        elif number == _DIMENSIONS:
-            constant = as_message(dict(fields(as_message(value)))[1])
-            count *= math.prod(numbers(dict(fields(constant)).get(1, 0)))
-    return -(-count * bits // 8)
+    tensor = as_message(only(kind, _TENSOR_TYPE) or b"")
+    bits = _BITS[as_number(only(tensor, _DATA_TYPE) or 0)]
+    axes = [_size(axis) for axis in _all(tensor, _DIMENSIONS)]
+    if len(axes) > _MOST_AXES or any(size > _MOST_SIZE for size in axes):
+        raise ValueError("a tensor is too large")
+    return -(-math.prod(axes) * bits // 8)
+
+
+def _size(axis: Message) -> int:
+    """The size of an axis, which has to be a number."""
+    constant = as_message(only(axis, _CONSTANT) or b"")
+    return as_number(only(constant, _CONSTANT) or 0)

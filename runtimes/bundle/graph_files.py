@@ -37,8 +37,8 @@ def graph_files(manifest: Manifest, name: str) -> dict[str, File]:
 def engine_reads(manifest: Manifest, key: str) -> bool:
     """Whether an engine, or the tokenizer, reads a file that the manifest names."""
     path = PurePosixPath(key)
-    if path.parent.as_posix() in _tokenizer_folders(manifest):
-        return path.name == "tokenizer.json"
+    if path.parent.as_posix() in _tokenizer_folders(manifest) and path.name == "tokenizer.json":
+        return True
     owners = [name for name in manifest.graphs if _belongs(manifest, name, key)]
     packaged = any(_below(key, manifest.graphs[name].file) for name in owners)
     return bool(owners) and (packaged or path.suffix not in _TEXT)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.coreml_trust import coreml_faults
-from runtimes.bundle.graph_files import graph_files
+from runtimes.bundle.graph_files import engine_reads, graph_files
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.onnx_trust import onnx_faults
 from runtimes.bundle.openvino_trust import openvino_faults
@@ -18,6 +18,9 @@ from runtimes.errors import RunError
 
 # By a bundle's backend: what is wrong with a graph, given the sizes of the files that it may read
 # by their paths from its folder (Core ML: from its package).
+UNREADABLE = (
+    LookupError, ValueError, TypeError, AttributeError, OSError, RecursionError, struct.error,
+)  # fmt: skip
 FAULTS: dict[str, Callable[[Path, Mapping[str, int]], Iterator[str]]] = {
     "onnx": onnx_faults,
     "openvino": openvino_faults,
@@ -36,7 +39,9 @@ def check_graph(folder: Path, manifest: Manifest, name: str) -> None:
     sizes = {
         PurePosixPath(key).relative_to(home).as_posix(): file.size
         for key, file in files.items()
-        if key != graph.file and PurePosixPath(key).is_relative_to(home)
+        if key != graph.file
+        and PurePosixPath(key).is_relative_to(home)
+        and engine_reads(manifest, key)  # and is hashed, therefore
     }
     try:
         for fault in FAULTS[manifest.backend](path, sizes):
@@ -45,7 +50,7 @@ def check_graph(folder: Path, manifest: Manifest, name: str) -> None:
             place = PurePosixPath(graph.file).parent / data.location
             if place.as_posix() != data.file or data.file not in files:
                 raise RunError(f"{path}: {data.file} is no file of it; export the bundle again")
-    except (IndexError, KeyError, ValueError, TypeError, OSError, struct.error):
+    except UNREADABLE:
         raise RunError(
             f"{path} cannot be read as a graph of an {manifest.backend} bundle; "
             "export the bundle again"

@@ -24,6 +24,7 @@ from runtimes.errors import RunError
 # Of bundle.json: the demo's has 0.1 MB, of which the plans' lists of weights are most; the largest
 # that the ranges of its fields allow would take hundreds.
 MOST_BYTES = 16_000_000
+MOST_VALUES = 1_000_000
 Fault = tuple[str, str]  # where in the manifest, and what is wrong there
 
 
@@ -54,7 +55,7 @@ def read_manifest(folder: Path) -> Manifest:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(f"{path} cannot be read ({reason})") from None
     try:
-        value = parse_json(content)
+        value = parse_json(content, MOST_VALUES)
     except ValueError as error:
         raise RunError(f"{path} is not valid JSON ({error}); export the bundle again") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.bundle.protobuf import Message, as_message, as_number, as_text, fields
+from runtimes.bundle.untrusted import map_regular
 from runtimes.errors import RunError
 
 # Field numbers of onnx.proto.
@@ -30,12 +31,12 @@ class OnnxHeader:
 def read_header(path: Path) -> OnnxHeader:
     """The header of an ONNX file; RunError for one that is none."""
     try:
-        return _header(path.read_bytes())
+        return _header(map_regular(path))
     except (IndexError, KeyError, ValueError, TypeError):
         raise RunError(f"{path} is no ONNX file; export the bundle again") from None
 
 
-def _header(content: bytes) -> OnnxHeader:
+def _header(content: Message) -> OnnxHeader:
     version, opsets, locations = 0, {}, set()
     for number, value in fields(content):
         if number == _IR_VERSION:

@@ -6,12 +6,13 @@ every operator has to be one that computes, and nothing else.
 """
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtimes.bundle.protobuf import Message, Value, as_message, as_number, as_text, fields, numbers
+from runtimes.bundle.ranges import shown
+from runtimes.bundle.untrusted import map_regular
 
 # Domains of operators, and the operators of each: what exports, quantisers and fusions write, and
 # what else torch.onnx makes of the same modules. None has a graph inside (If, Loop, Scan), reads
@@ -40,7 +41,8 @@ OPERATORS = {
 # int4, and float4. None of strings and complex numbers, which no graph here has.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
          16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
-_MOST_TYPED = 1 << 16  # values written one by one, not as raw bytes: exporters' small constants
+_MOST_AXES, _MOST_SIZE = 16, 1 << 48  # of a tensor: engines take fewer, and machines have less
+_BIT = 8
 
 # Field numbers of onnx.proto.
 _GRAPH, _OPSETS, _TRAINING, _FUNCTIONS = 7, 8, 20, 25  # ModelProto
@@ -50,7 +52,8 @@ _OP, _ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7  # NodeProto
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS = 5, 10  # AttributeProto
 _ATTRIBUTE_GRAPHS = (6, 11, 22, 23)  # and sparse tensors
 _DIMS, _TYPE, _TENSOR_NAME, _RAW, _EXTERNAL, _PLACE = 1, 2, 8, 9, 13, 14  # TensorProto
-_TYPED = (4, 5, 7, 10, 11)
+# Values written one by one: of 4 bytes, of 8, and whole numbers of as many as each takes.
+_TYPED = {4: 4, 10: 8, 5: 0, 7: 0, 11: 0}
 _KEY, _VALUE = 1, 2  # StringStringEntryProto
 
 
@@ -61,9 +64,7 @@ def onnx_faults(path: Path, files: Mapping[str, int]) -> Iterator[str]:
     them. Nothing of them is read. ValueError, IndexError, KeyError or TypeError for a file that is
     no graph.
     """
-    with path.open("rb") as file:
-        model = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    return _model(model, files)
+    return _model(map_regular(path), files)
 
 
 def _model(model: Message, files: Mapping[str, int]) -> Iterator[str]:
@@ -121,15 +122,15 @@ def _attribute(attribute: Message) -> Iterator[str]:
 class _Stored:
     """A tensor as it is written: its sizes and type, and what of its values is where.
 
-    `raw` bytes are in the graph, `typed` values written one by one, `places` the entries that say
-    where else it lies.
+    `raw` bytes are in the graph, `typed` so many values written one by one, `places` the entries
+    that say where else it lies.
     """
 
     name: str = "a tensor"
     dims: list[int] = field(default_factory=list)
     kind: int = 0
     raw: int | None = None
-    typed: bool = False
+    typed: int = 0
     external: bool = False
     places: dict[str, str] = field(default_factory=dict)
 
@@ -138,7 +139,7 @@ def _stored(tensor: Message) -> _Stored:
     found = _Stored()
     for number, value in fields(tensor):
         if number == _DIMS:
-            found.dims += numbers(value)
+            found.dims += numbers(value, _MOST_AXES)
         elif number == _TYPE:
             found.kind = as_number(value)
         elif number == _TENSOR_NAME:
@@ -149,9 +150,19 @@ def _stored(tensor: Message) -> _Stored:
             found.external = as_number(value) != 0
         elif number == _EXTERNAL:
             _add_place(found, dict(fields(as_message(value))))
-        found.typed = found.typed or number in _TYPED
+        elif number in _TYPED:
+            found.typed += _values(value, _TYPED[number])
     found.external = found.external or bool(found.places)
     return found
+
+
+def _values(value: Value, size: int) -> int:
+    """How many values of `size` bytes, or 0 for whole numbers, a repeated field holds."""
+    if not isinstance(value, bytes | memoryview):
+        return 1
+    if size:
+        return len(value) // size
+    return sum(byte < 0x80 for byte in value)  # each number's last byte is below
 
 
 def _add_place(found: _Stored, pair: Mapping[int, Value]) -> None:
@@ -167,8 +178,9 @@ def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
     if stored.kind not in _BITS:
         yield f"{stored.name} has values of a kind that is not known"
         return
-    if any(size >= 1 << 63 for size in stored.dims):  # negative, as the format writes them
-        yield f"{stored.name} has a negative size"
+    # Negative ones are written as numbers above 2^63.
+    if len(stored.dims) > _MOST_AXES or any(size > _MOST_SIZE for size in stored.dims):
+        yield f"{stored.name} has a negative size, or one that is too large"
         return
     count = math.prod(stored.dims)
     needed = -(-count * _BITS[stored.kind] // 8)
@@ -176,9 +188,9 @@ def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
         yield from _external(stored, needed, files)
     elif stored.raw is not None:
         if stored.raw != needed:
-            yield f"{stored.name} takes {needed} bytes and has {stored.raw}"
-    elif count > (_MOST_TYPED if stored.typed else 0):
-        yield f"{stored.name} has too few values"
+            yield f"{stored.name} takes {shown(needed)} bytes and has {stored.raw}"
+    elif stored.typed != (needed if _BITS[stored.kind] < _BIT else count):
+        yield f"{stored.name} has {stored.typed} values of {shown(count)}"
 
 
 def _external(stored: _Stored, needed: int, files: Mapping[str, int]) -> Iterator[str]:
@@ -191,7 +203,7 @@ def _external(stored: _Stored, needed: int, files: Mapping[str, int]) -> Iterato
     if offset is None or length is None:
         yield f"{name} does not say where in {location} it lies"
     elif length != needed:
-        yield f"{name} takes {needed} bytes and asks for {length}"
+        yield f"{name} takes {shown(needed)} bytes and asks for {length}"
     elif offset + length > files[location]:
         yield f"{name} ends at byte {offset + length} of {location}, which has {files[location]}"
 

@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from runtimes.bundle.ranges import shown
+from runtimes.bundle.untrusted import read_regular
+
 # Operations of the opsets that compute, and nothing else: none holds a graph (If, Loop,
 # TensorIterator), keeps a state (Assign, ReadValue) or comes from an extension.
 _NAMES = """
@@ -33,11 +36,15 @@ _BITS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "u64": 64, "i32
 # As OpenVINO writes them; whoever writes them otherwise means something by it.
 _LAYER = re.compile(
     r'id="\d+" name="([^"<]*)" type="(\w+)" version="(opset\d{1,2})"'
-    r'(?: output_names="[^"<]*")?\s*/?>'
+    r'(?: output_names="[^"<]*")?\s*/?>',
+    re.ASCII,  # OpenVINO reads no other digits
 )
 _DATA = re.compile(
-    r'<data element_type="(\w+)" shape="([\d, ]*)" offset="(\d{1,19})" size="(\d{1,19})"\s*/>'
+    r'<data element_type="(\w+)" shape="((?:\d{1,15}(?:, ?\d{1,15}){0,15})?)" '
+    r'offset="(\d{1,19})" size="(\d{1,19})"\s*/>',
+    re.ASCII,
 )
+_MOST_BYTES = 100_000_000  # of the .xml: the public Stage B's has 3 million
 _START = ('<?xml version="1.0"?>', "<net ")
 
 
@@ -47,7 +54,7 @@ def openvino_faults(path: Path, files: Mapping[str, int]) -> Iterator[str]:
     `files` are the sizes in bytes of its further files, by name; nothing of them is read.
     ValueError or KeyError for a file that is no such graph.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_regular(path, _MOST_BYTES).decode("utf-8")
     if not text.startswith(_START) or "\0" in text:
         raise ValueError("no OpenVINO graph")
     for sign, what in (("<!", "a declaration or comment"), ("<?", "an instruction")):
@@ -83,6 +90,6 @@ def _constant(name: str, data: re.Match[str], weights: str, size: int) -> Iterat
     needed = -(-math.prod(shape) * _BITS[data[1]] // 8)
     offset, length = int(data[3]), int(data[4])
     if length != needed:
-        yield f"{name} takes {needed} bytes and asks for {length}"
+        yield f"{name} takes {shown(needed)} bytes and asks for {length}"
     elif offset + length > size:
         yield f"{name} ends at byte {offset + length} of {weights}, which has {size}"

@@ -1,8 +1,8 @@
 """Which files of a bundle were hashed before and are untouched since, in the user's own cache.
 
 Hashing reads every byte: once for a file, not once a run. A file counts as untouched while its
-size, its time of change, its inode and its device are those it had; who can set these back can
-also write the cache, and no hash in the bundle is proof against them.
+size, its times of change, its inode and its device are those it had; of the times, one is the
+system's own, which no copy and no archive sets back.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from runtimes.errors import RunError
 
 _MOST_BYTES = 16_000_000
 _Seen = list[int | str]
+_NONE = (OSError, ValueError, RuntimeError)  # the last where a user has no home
 
 
 class Remembered:
@@ -26,11 +27,11 @@ class Remembered:
     """
 
     def __init__(self, root: Path) -> None:
-        self._file = cache_folder() / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+        self._name = f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
         self._known: dict[str, object] = {}
         self._changed = False
-        with suppress(OSError, ValueError):
-            known = parse_json(read_regular(self._file, _MOST_BYTES))
+        with suppress(*_NONE):
+            known = parse_json(read_regular(cache_folder() / self._name, _MOST_BYTES))
             self._known = known if isinstance(known, dict) else {}
 
     def has(self, name: str, path: Path, sha256: str) -> bool:
@@ -45,16 +46,18 @@ class Remembered:
         """Write what was added, all or nothing."""
         if not self._changed:
             return
-        with suppress(OSError, RunError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._file, mode=0o600) as file:
+        with suppress(RunError, *_NONE):
+            folder = cache_folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(folder / self._name, mode=0o600) as file:
                 file.write(json.dumps(self._known).encode())
 
 
 def seen(path: Path, sha256: str) -> _Seen:
     """What tells a file from itself after a change; to be asked before it is hashed."""
     about = path.stat()
-    return [about.st_size, about.st_mtime_ns, about.st_ino, about.st_dev, sha256]
+    changed = about.st_ctime_ns  # which an archive or a copy that keeps times cannot set back
+    return [about.st_size, about.st_mtime_ns, changed, about.st_ino, about.st_dev, sha256]
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from runtimes.bundle.graph_files import is_litter
 from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
-from runtimes.bundle.manifest_json import MOST_BYTES
+from runtimes.bundle.manifest_json import MOST_BYTES, MOST_VALUES
 from runtimes.bundle.part import NEW, OLD, busy, remove_dead_parts
 from runtimes.bundle.read import strangers
 from runtimes.bundle.untrusted import parse_json, read_regular
@@ -109,7 +109,7 @@ def known_files(folder: Path) -> set[str] | None:
     Names that lead out of the folder are left out.
     """
     try:
-        value = parse_json(read_regular(folder / MANIFEST_NAME, MOST_BYTES))
+        value = parse_json(read_regular(folder / MANIFEST_NAME, MOST_BYTES), MOST_VALUES)
     except (OSError, ValueError):
         return None
     if not isinstance(value, dict) or value.get("format") != FORMAT:

@@ -14,7 +14,8 @@ Name = Annotated[str, Text(1, 500, _LINE)]  # of a tensor, weight or tool; PyTor
 Words = Annotated[str, Text(0, 2000, _LINE)]  # what may be left empty: reasons, licences
 # Beside another, so no path, and not "..".
 FileName = Annotated[str, Text(1, 255, "[0-9A-Za-z_.+-]*[0-9A-Za-z_+-]")]
-FilePath = Annotated[str, Text(1, 500, _LINE)]  # whether it leads out is asked of the disk
+# Whether it leads out is asked of the disk; a star names no file to ONNX Runtime.
+FilePath = Annotated[str, Text(1, 500, _LINE.replace("[^", "[^*"))]
 RawText = Annotated[str, Text(0, 2000)]  # tokens and patterns, which may hold any character
 Sha256 = Annotated[str, Text(64, 64, "[0-9a-f]{64}")]
 Origin = Annotated[str, Text(0, 64, "(?:[0-9a-f]{64})?")]  # '': an export that did not say

@@ -108,7 +108,7 @@ class OnnxRuntimeEngine:
             with contextlib.redirect_stdout(sys.stderr):  # where it says what it did not find
                 self._ort.preload_dlls()  # CUDA and cuDNN from pip's packages, where they are
         options = self._ort.SessionOptions()
-        options.log_severity_level = 3  # errors: they are raised, and warnings are for developers
+        options.log_severity_level = 4  # fatal ones: errors are raised, in one line of our own
         options.intra_op_num_threads = execution.threads or 0  # 0: one a core
         # Laying a run out ahead takes a second block beside the arena's own: twice the memory from
         # the second run on (docs/performance.md), and on the CPU not a millisecond less.

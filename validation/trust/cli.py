@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.arguments import integer
+from runtimes.arguments import integer, positive
 from runtimes.bundle.atomic_file import atomic_file, check_writable
 from runtimes.bundle.manifest import Manifest
 from runtimes.bundle.read import open_bundle
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("bundle", type=Path, help="a bundle's folder; it is copied, and the copy damaged")
     add(
         "--tries",
-        type=integer,
+        type=positive,
         default=TRIES,
         help=f"attempts of each check, where it has as many kinds (default: {TRIES})",
     )

@@ -61,9 +61,32 @@ def operation(kind: str = "const", **value: Any) -> Callable[[Path, str], None]:
     return changed(change)
 
 
+def attribute(of: Callable[[Any], Any], *, nested: bool = False) -> Callable[[Path, str], None]:
+    """Add a value that lies elsewhere to the attributes of a part of the program."""
+
+    def change(model: Any) -> None:
+        value = of(model).attributes["more"]
+        if nested:
+            value = value.immediateValue.tuple.values.add()
+        value.type.tensorType.dataType = _FLOAT32
+        value.blobFileValue.fileName = "/etc/passwd"
+
+    return changed(change)
+
+
+def _function(model: Any) -> Any:
+    return next(iter(model.mlProgram.functions.values()))
+
+
+def twice(package: Path, data: str) -> None:
+    """The function's entry has two values, which parsers merge: the program's bytes once more."""
+    path = package / _PROGRAM
+    content = path.read_bytes()
+    path.write_bytes(content + content)
+
+
 def _block(model: Any) -> Any:
-    function = next(iter(model.mlProgram.functions.values()))
-    return next(iter(function.block_specializations.values()))
+    return next(iter(_function(model).block_specializations.values()))
 
 
 def entry(place: int, value: int) -> Callable[[Path, str], None]:
@@ -101,6 +124,11 @@ HOSTILE = (
     Hostile("a kept state", operation("read_state"), "operation 'read_state'"),
     Hostile("a loop", changed(lambda m: _block(m).operations[-1].blocks.add()), "holds a program"),
     Hostile("weights in an absolute place", operation(file="/etc/passwd"), _OWN),
+    Hostile("a program's weights", attribute(lambda m: m.mlProgram), _OWN),
+    Hostile("a function's weights", attribute(_function), _OWN),
+    Hostile("a block's weights", attribute(_block), _OWN),
+    Hostile("weights in a tuple", attribute(_block, nested=True), _OWN),
+    Hostile("everything twice", twice, "2 programs"),
     Hostile("weights outside", operation(file="@model_path/../../x"), _OWN),
     Hostile("an offset beyond the end", operation(offset=FAR), "begins at byte"),
     Hostile("an offset where nothing is", operation(offset=0), "no constant at"),

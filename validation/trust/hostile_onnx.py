@@ -12,6 +12,7 @@ from validation.trust.hostile import CUT, DIGITS, FAR, Hostile
 
 VALUES = np.zeros((6, 4), np.float32)  # of the weight that is added: 96 bytes
 _BODY = helper.make_graph([], "body", [], [])
+_READ = "cannot be read"
 _OWN, _ELSEWHERE = "none of the graph's own files", "/etc/passwd"
 
 
@@ -42,10 +43,12 @@ def outside(**places: str | None) -> Callable[[Path, str], None]:
 
 
 def inside(**fields: Any) -> Callable[[Path, str], None]:
-    """Add a weight that lies in the graph itself and has other fields than it should."""
+    """Add a weight that lies in the graph itself and has other fields, or lacks some (None)."""
     weight = numpy_helper.from_array(VALUES, "more")
     for name, value in fields.items():
-        if isinstance(value, list):
+        if value is None:
+            weight.ClearField(name)
+        elif isinstance(value, list):
             del getattr(weight, name)[:]
             getattr(weight, name).extend(value)
         else:
@@ -69,6 +72,32 @@ def constant(change: Callable[[TensorProto], object]) -> Callable[[Path, str], N
 def content(change: Callable[[bytes], bytes]) -> Callable[[Path, str], object]:
     """Change the file's bytes."""
     return lambda path, data: path.write_bytes(change(path.read_bytes()))
+
+
+def raw(graph: bytes) -> Callable[[Path, str], object]:
+    """Add bytes to the graph as another parser reads them: merged with what is there."""
+    whole = b"\x3a" + _varint(len(graph)) + graph  # ModelProto.graph
+    return content(lambda old: old + whole)
+
+
+def _node(operator: str, more: bytes = b"") -> bytes:
+    """GraphProto.node: its outputs, its operator, and bytes behind."""
+    body = b"\x12\x04most" + b"\x22" + _varint(len(operator)) + operator.encode() + more
+    return b"\x0a" + _varint(len(body)) + body
+
+
+def _varint(number: int) -> bytes:
+    pieces = []
+    while number >= 0x80:
+        pieces.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*pieces, number])
+
+
+# A field of 4 bytes where a text is due: parsers drop it, and a reader that took it would be lied
+# to. And the tag of a node in 5 bytes with a bit above 2^32, which parsers cut off.
+_COVER = b"\x25Relu"
+_LONG_TAG = b"\x8a\x80\x80\x80\x10"
 
 
 def _elsewhere(tensor: TensorProto) -> None:
@@ -108,9 +137,15 @@ HOSTILE = (
     Hostile("values of no type", inside(data_type=0), "not known"),
     Hostile("a constant elsewhere", constant(_elsewhere), _OWN),
     Hostile("a constant that lies", constant(lambda t: t.dims.append(1000)), "bytes and has 96"),
+    Hostile("an operator under another name", raw(_node("RandomNormal", _COVER)), _READ),
+    Hostile("a node that readers do not see", raw(_LONG_TAG + _node("If")[1:]), _READ),
+    Hostile("a field without a number", content(lambda old: old + b"\x02\x00"), _READ),
+    Hostile("100,000 axes", inside(dims=[1 << 40] * 100_000), "too large"),
+    Hostile("17 axes", inside(dims=[1] * 17), "too large"),
+    Hostile("fewer values than there are", inside(raw_data=None, float_data=[0.0]), "1 values of"),
     Hostile("two graphs", content(lambda old: old * 2), "2 graphs"),
-    Hostile("half a graph", content(lambda old: old[:-CUT]), "cannot be read"),
-    Hostile("nothing", content(lambda old: b""), "cannot be read"),
-    Hostile("another text", content(lambda old: b"<html>" * 50), "cannot be read"),
-    Hostile("a number without end", content(lambda old: b"\xff" * 4096), "cannot be read"),
+    Hostile("half a graph", content(lambda old: old[:-CUT]), _READ),
+    Hostile("nothing", content(lambda old: b""), _READ),
+    Hostile("another text", content(lambda old: b"<html>" * 50), _READ),
+    Hostile("a number without end", content(lambda old: b"\xff" * 4096), _READ),
 )
