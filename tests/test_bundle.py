@@ -283,3 +283,48 @@ def test_a_manifest_that_is_not_as_it_was_written_is_refused(folder):
     open_bundle(folder)
     edit(folder, lambda m: m["sampling"]["stage_c"].update(guidance=5.0))  # on purpose
     assert open_bundle(folder).manifest.sampling.stage_c.guidance == 5
+
+
+def test_a_copy_with_the_same_times_is_hashed_again(folder, tmp_path):
+    """As reproducible archives set them for every file."""
+    path = folder / "stage_a/model.onnx"
+    os.utime(path, (0, 0))
+    open_bundle(folder)
+    changed = tmp_path / "changed"
+    changed.write_bytes(path.read_bytes()[::-1])
+    os.utime(changed, (0, 0))
+    path.write_bytes(changed.read_bytes())
+    shutil.copystat(changed, path)
+    with pytest.raises(RunError, match="SHA-256 differs"):
+        open_bundle(folder)
+
+
+def test_who_has_no_home_hashes_every_time(folder, monkeypatch):
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    open_bundle(folder)
+
+
+def test_a_tokenizers_folder_hides_no_graph_from_the_hashes(folder):
+    (folder / "stage_a/tokenizer.json").write_bytes(
+        (folder / "tokenizer/tokenizer.json").read_bytes()
+    )
+    edit(
+        folder,
+        lambda m: (
+            m["tokenizers"]["text_encoder"].update(folder="stage_a"),
+            m["files"].update({"stage_a/tokenizer.json": m["files"]["tokenizer/tokenizer.json"]}),
+        ),
+    )
+    path = folder / "stage_a/model.onnx"
+    open_bundle(folder)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="SHA-256 differs"):
+        open_bundle(folder)

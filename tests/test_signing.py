@@ -1,12 +1,15 @@
 """exporter sign and verify: whose bundle it is, by a key and the model-signing package."""
 
+import base64
+import json
 import shutil
 from pathlib import Path
 
 import manifests
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from model_signing import signing
 
 from exporter.cli import main
 from runtimes.bundle.read import open_bundle
@@ -77,7 +80,51 @@ def test_an_encrypted_key_and_a_signature_that_is_there(folder, tmp_path, capsys
     assert run(capsys, "verify", folder, "--key", public)[0] == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, b'{"dsseEnvelope": {}}'])
+def test_a_signature_of_something_else_is_none_of_the_bundle(folder, tmp_path, capsys):
+    """Of the same owner, and a file that lies in the bundle, too."""
+    private, public = keys(tmp_path, "mine")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/note.txt").write_text("no bundle")
+    signer = signing.Config().use_elliptic_key_signer(private_key=private)
+    signer.sign(tmp_path / "notes", folder / "bundle.sig")
+    shutil.copy(tmp_path / "notes/note.txt", folder)
+    code, text = run(capsys, "verify", folder, "--key", public)
+    assert code == 1 and "the signature is not for README.md" in text
+
+
+def test_a_signature_is_no_file_of_the_bundle(folder, tmp_path, capsys):
+    private, _ = keys(tmp_path, "mine")
+    path = folder / "stage_a/model.onnx"
+    before = path.read_bytes()
+    code, text = run(capsys, "sign", folder, "--key", private, "--signature", path, "--overwrite")
+    assert code == 2 and "is a file of the bundle" in text and path.read_bytes() == before
+
+
+def test_keys_of_another_kind(folder, tmp_path, capsys):
+    key = rsa.generate_private_key(65537, 2048)
+    (tmp_path / "rsa.pem").write_bytes(key.private_bytes(PEM, PRIVATE, OPEN))
+    (tmp_path / "rsa.pub").write_bytes(key.public_key().public_bytes(PEM, PUBLIC))
+    code, text = run(capsys, "sign", folder, "--key", tmp_path / "rsa.pem")
+    assert code == 1 and "cannot sign" in text
+    run(capsys, "sign", folder, "--key", keys(tmp_path, "mine")[0])
+    code, text = run(capsys, "verify", folder, "--key", tmp_path / "rsa.pub")
+    assert code == 1 and "is not what the owner of" in text
+
+
+def test_a_forged_signature(folder, tmp_path, capsys):
+    private, public = keys(tmp_path, "mine")
+    run(capsys, "sign", folder, "--key", private)
+    path = folder / "bundle.sig"
+    value = json.loads(path.read_text())
+    value["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(b"nothing").decode()
+    path.write_text(json.dumps(value))
+    code, text = run(capsys, "verify", folder, "--key", public)
+    assert code == 1 and "is not what the owner of" in text
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\xff" * 100, b'{"dsseEnvelope": {}}', b"[" * 100_000]
+)
 def test_a_signature_that_is_none(folder, tmp_path, capsys, content):
     _, public = keys(tmp_path, "mine")
     (folder / "bundle.sig").write_bytes(content)

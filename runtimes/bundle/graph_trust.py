@@ -52,6 +52,5 @@ def check_graph(folder: Path, manifest: Manifest, name: str) -> None:
                 raise RunError(f"{path}: {data.file} is no file of it; export the bundle again")
     except UNREADABLE:
         raise RunError(
-            f"{path} cannot be read as a graph of an {manifest.backend} bundle; "
-            "export the bundle again"
+            f"{path} cannot be read as a graph ({manifest.backend}); export the bundle again"
         ) from None
