@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes.entry import INTERRUPTED
 from validation.trust.case import spread
 
+_GRACE = 1.0  # seconds: a command that was timed takes longer
 ROOT = Path(__file__).parents[2]
 # What a traceback may show of ours that is from before `runtimes.entry` could guard anything.
 _FIRST = re.compile(rf'File "{re.escape(str(ROOT))}/(\w+/__main__|\w+/__init__)\.py"')
@@ -79,11 +81,15 @@ def _interrupted(words: Sequence[str], moment: float) -> tuple[int, str, bool]:
 
 
 def _lives(group: int) -> bool:
-    try:
+    """Whether a process of a group lives on; what was killed takes a moment to be gone."""
+    end = time.monotonic() + _GRACE
+    with suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.01)
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _is_early(code: int, said: str) -> bool:
