@@ -48,6 +48,7 @@ export function checkFits({ graphs, files }, graph, free) {
 
 async function load() {
   try {
+    process.env.ORT_DISABLE_TELEMETRY ??= "1"; // its own builds gather and send unless told so before they load
     return (await import("onnxruntime-node")).default;
   } catch (error) {
     if (error.code !== "ERR_MODULE_NOT_FOUND") throw asOurs(error, "onnxruntime-node does not load");

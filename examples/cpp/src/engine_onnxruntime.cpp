@@ -119,6 +119,7 @@ class OnnxRuntime : public Engine {
 static void* load_library(const std::string& path) {
     const char* named = std::getenv("ONNXRUNTIME");
     std::string file = !path.empty() ? path : named != nullptr ? named : "libonnxruntime.so.1";
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // its own builds gather and send unless told so before they load
     if (void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
     throw UsageError("ONNX Runtime does not load (" + one_line(dlerror()) +
                      "); give its library's path with --onnxruntime or in ONNXRUNTIME");
