@@ -122,7 +122,7 @@ def test_a_sweep_is_kept_cell_by_cell(capsys, bundles, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         Interrupting(patched, after=4)  # in the middle of the second cell
         code, _, err = run(capsys, *words, "-o", out)
-        assert code == 1 and "run it again" in err
+        assert code == 130 and "run it again" in err
     assert len(list(out.glob("cells/*/cell.json"))) == 1 and not (out / "sweep.json").exists()
     with monkeypatch.context() as patched:
         made = Interrupting(patched)

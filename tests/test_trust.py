@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -130,3 +131,9 @@ def test_the_command_fails_and_names_what_was_lost(bundles, capsys, monkeypatch)
     assert main(["trust", str(bundles("one_level").folder), "--checks", "graphs"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: graphs: ") and "it was taken for sound" in error
+
+
+def test_the_documents_table_has_every_check():
+    text = (Path(__file__).parents[1] / "docs/trust.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [\d,]+ \| [\d,]+ \| [\d,]+ \| 0 \|", text, re.MULTILINE)
+    assert rows[: len(CHECKS)] == [check.fault for check in CHECKS.values()]
