@@ -1,15 +1,12 @@
 """An interrupt is one line and exit code 130, whatever it meets; it waits where half would stay."""
 
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
 
 import runtimes
-from runtimes.console import guarded
-from runtimes.interrupts import put_off
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no process can send itself SIGINT there")
 
@@ -68,29 +65,53 @@ def test_who_ignores_interrupts_still_does(tmp_path):
     assert run(tmp_path, text, ignoring) == (0, "")
 
 
-def test_an_error_that_an_interrupt_became_is_an_interrupt(capsys):
-    def work():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise ImportError("numpy.core.multiarray failed to import") from None
+def test_an_error_that_an_interrupt_became_is_an_interrupt(tmp_path):
+    text = """
+import sys
+from runtimes.console import guarded
 
+def work():
+    try:
+        interrupt()
+        [0 for _ in range(9)]
+    except KeyboardInterrupt:
+        raise ImportError("numpy.core.multiarray failed to import") from None
+
+def missing():
+    import no_such_module
+
+def main():
     before = signal.getsignal(signal.SIGINT)
-    assert guarded(work, debug=False, interrupted="nothing was written") == 130
-    assert capsys.readouterr().err == "error: interrupted; nothing was written\n"
-    with pytest.raises(ImportError):
-        guarded(lambda: __import__("no_such_module"), debug=False, interrupted="")
+    code = guarded(work, debug=False, interrupted="nothing was written")
+    try:
+        guarded(missing, debug=False, interrupted="")
+    except ImportError as error:
+        print(error, file=sys.stderr)
     assert signal.getsignal(signal.SIGINT) is before
+    return code
+"""
+    said = "error: interrupted; nothing was written\nNo module named 'no_such_module'\n"
+    assert run(tmp_path, text) == (130, said)
 
 
-def test_an_interrupt_waits_for_the_end_of_what_is_done_at_once():
-    done = []
-    with pytest.raises(KeyboardInterrupt), put_off():
+def test_an_interrupt_waits_for_the_end_of_what_is_done_at_once(tmp_path):
+    text = """
+import sys
+from runtimes.console import guarded
+from runtimes.interrupts import put_off
+
+def work():
+    with put_off():
         with put_off():
-            signal.raise_signal(signal.SIGINT)
-            done.append("inner")
-        done.append("outer")
-    assert done == ["inner", "outer"]
+            interrupt()
+            print("inner", file=sys.stderr)
+        print("outer", file=sys.stderr)
+    print("never", file=sys.stderr)
+
+def main():
+    return guarded(work, debug=False, interrupted="nothing was written")
+"""
+    assert run(tmp_path, text) == (130, "inner\nouter\nerror: interrupted; nothing was written\n")
 
 
 def test_the_runtimes_names_are_imported_when_they_are_used():
