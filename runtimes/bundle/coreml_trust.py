@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.protobuf import Message, as_message, as_number, as_text, fields, only
 from runtimes.bundle.untrusted import map_regular, open_regular, parse_json, read_regular
+from runtimes.bundle.values import MOST_AXES, MOST_SIZE
 
 # Operations of ML programs that compute, and nothing else: none holds a program (cond, while_loop),
 # keeps a state (read_state) or is somebody's own (custom_layer).
@@ -54,8 +55,6 @@ _DATA_TYPE, _DIMENSIONS = 1, 3  # TensorType
 _ARGUMENTS, _ARGUMENT_VALUE = 1, 2  # Argument, Binding
 _FILE, _OFFSET = 1, 2  # BlobFileValue
 _CONSTANT = 1  # Dimension, and its size in that
-
-_MOST_AXES, _MOST_SIZE = 16, 1 << 48  # of a tensor
 
 
 def specification_file(package: Path) -> Path:
@@ -197,7 +196,7 @@ def _bytes(kind: Message) -> int:
     tensor = as_message(only(kind, _TENSOR_TYPE) or b"")
     bits = _BITS[as_number(only(tensor, _DATA_TYPE) or 0)]
     axes = [_size(axis) for axis in _all(tensor, _DIMENSIONS)]
-    if len(axes) > _MOST_AXES or any(size > _MOST_SIZE for size in axes):
+    if len(axes) > MOST_AXES or any(size > MOST_SIZE for size in axes):
         raise ValueError("a tensor is too large")
     return -(-math.prod(axes) * bits // 8)
 

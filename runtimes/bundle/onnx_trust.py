@@ -13,6 +13,7 @@ from pathlib import Path
 from runtimes.bundle.protobuf import Message, Value, as_message, as_number, as_text, fields, numbers
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.untrusted import map_regular
+from runtimes.bundle.values import MOST_AXES, MOST_SIZE
 
 # Domains of operators, and the operators of each: what exports, quantisers and fusions write, and
 # what else torch.onnx makes of the same modules. None has a graph inside (If, Loop, Scan), reads
@@ -41,7 +42,6 @@ OPERATORS = {
 # int4, and float4. None of strings and complex numbers, which no graph here has.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
          16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
-_MOST_AXES, _MOST_SIZE = 16, 1 << 48  # of a tensor: engines take fewer, and machines have less
 _BIT = 8
 
 # Field numbers of onnx.proto.
@@ -139,7 +139,7 @@ def _stored(tensor: Message) -> _Stored:
     found = _Stored()
     for number, value in fields(tensor):
         if number == _DIMS:
-            found.dims += numbers(value, _MOST_AXES)
+            found.dims += numbers(value, MOST_AXES)
         elif number == _TYPE:
             found.kind = as_number(value)
         elif number == _TENSOR_NAME:
@@ -179,7 +179,7 @@ def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
         yield f"{stored.name} has values of a kind that is not known"
         return
     # Negative ones are written as numbers above 2^63.
-    if len(stored.dims) > _MOST_AXES or any(size > _MOST_SIZE for size in stored.dims):
+    if len(stored.dims) > MOST_AXES or any(size > MOST_SIZE for size in stored.dims):
         yield f"{stored.name} has a negative size, or one that is too large"
         return
     count = math.prod(stored.dims)

@@ -68,6 +68,9 @@ Bits = Annotated[int, Range(1, 64)]
 Number = Annotated[float, Range(-1e6, 1e6)]
 Factor = Annotated[int, Range(1, 1 << 31)]
 
+# Of a tensor that a graph stores: engines take fewer axes, and machines hold less.
+MOST_AXES, MOST_SIZE = 16, 1 << 48
+
 # How many of a thing there are. Fewer than this many tensors, tokens or files in any model.
 Few = Items(0, 1_000)
 Some = Items(1, 1_000)

@@ -79,7 +79,7 @@ def _function(model: Any) -> Any:
 
 
 def twice(package: Path, data: str) -> None:
-    """The function's entry has two values, which parsers merge: the program's bytes once more."""
+    """The model's bytes once more behind them: parsers merge the two programs into one."""
     path = package / _PROGRAM
     content = path.read_bytes()
     path.write_bytes(content + content)
