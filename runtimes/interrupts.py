@@ -4,8 +4,9 @@ Only the main thread is interrupted; in others nothing here does anything.
 """
 
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -43,6 +44,27 @@ def put_off() -> Iterator[None]:
         yield
     if came and callable(before):
         before(*came[0])
+
+
+def completed(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, what it prints captured; an interrupt leaves no process behind.
+
+    `subprocess.run` loses the process where the interrupt comes while it is being started, and does
+    not wait for the one that it kills.
+    """
+    process = None
+    try:
+        with put_off():
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        printed, said = process.communicate()
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, printed, said)
 
 
 @contextmanager

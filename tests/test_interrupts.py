@@ -1,12 +1,14 @@
 """An interrupt is one line and exit code 130, whatever it meets; it waits where half would stay."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import runtimes
+from validation.trust.interrupts import lives
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no process can send itself SIGINT there")
 
@@ -112,6 +114,51 @@ def main():
     return guarded(work, debug=False, interrupted="nothing was written")
 """
     assert run(tmp_path, text) == (130, "inner\nouter\nerror: interrupted; nothing was written\n")
+
+
+@pytest.mark.parametrize("during", ["start", "wait"])
+def test_an_interrupt_leaves_no_process_behind(tmp_path, during):
+    """In the moment when it is started, too, which `subprocess.run` does not survive."""
+    text = f"""
+import subprocess, sys
+from runtimes.console import guarded
+from runtimes.interrupts import completed
+
+came = []
+
+class Interrupted(subprocess.Popen):
+    def __init__(self, *words, **options):
+        super().__init__(*words, **options)
+        print(self.pid, file=sys.stderr)
+        if {during!r} == "start":
+            interrupt()
+
+    def communicate(self, *words, **options):
+        if {during!r} == "wait" and not came:
+            came.append(self)
+            interrupt()
+        return super().communicate(*words, **options)
+
+subprocess.Popen = Interrupted
+
+def main():
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    return guarded(lambda: completed(sleep).returncode, debug=False, interrupted="nothing is there")
+"""
+    code, said = run(tmp_path, text)
+    pid, rest = said.split("\n", 1)
+    assert (code, rest) == (130, "error: interrupted; nothing is there\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_what_is_dead_and_not_waited_for_does_not_live():
+    dead = subprocess.Popen(["true"], start_new_session=True)
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    assert not lives(dead.pid)
+    dead.wait()
+    alive = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    assert lives(alive.pid) and alive.wait() == -signal.SIGKILL
 
 
 def test_the_runtimes_names_are_imported_when_they_are_used():

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Execution
 from runtimes.errors import RunError
+from runtimes.interrupts import completed
 from runtimes.progress import SILENT, Progress
 from runtimes.recording import Recording
 from validation.report.data import STAGES, Cost, Spread, StageCost
@@ -45,9 +45,7 @@ def measure_costs(
 def _run(bundle: Bundle, picture: Path, words: list[str], recording: Recording) -> Stages:
     command = [sys.executable, "-m", "runtimes", str(bundle.folder), "-o", str(picture), "--json"]
     # Prompts may start with a dash: after '--' nothing is an option.
-    done = subprocess.run(
-        [*command, *words, "--", recording.prompt], capture_output=True, text=True, check=False
-    )
+    done = completed([*command, *words, "--", recording.prompt])
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RunError(f"{bundle.folder}: the timed run failed: {said[-1]}")

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from psutil import STATUS_ZOMBIE, NoSuchProcess, Process, process_iter
+
 from runtimes.entry import INTERRUPTED
 from validation.trust.case import spread
 
@@ -77,19 +79,30 @@ def _interrupted(words: Sequence[str], moment: float) -> tuple[int, str, bool]:
     time.sleep(moment)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
-    return process.returncode, said, _lives(process.pid)
+    return process.returncode, said, lives(process.pid)
 
 
-def _lives(group: int) -> bool:
-    """Whether a process of a group lives on; what was killed takes a moment to be gone."""
+def lives(group: int) -> bool:
+    """Whether a process of a group lives on; what was killed takes a moment to be gone.
+
+    What is dead and only not waited for counts as gone: whoever adopts orphans may never do that.
+    """
     end = time.monotonic() + _GRACE
-    with suppress(ProcessLookupError):
-        while time.monotonic() < end:
-            os.killpg(group, 0)
-            time.sleep(0.01)
-        os.killpg(group, signal.SIGKILL)
-        return True
+    while members := [process for process in process_iter() if _is_of(process, group)]:
+        if time.monotonic() > end:
+            for process in members:
+                with suppress(NoSuchProcess):
+                    process.kill()
+            return True
+        time.sleep(0.01)
     return False
+
+
+def _is_of(process: Process, group: int) -> bool:
+    try:
+        return os.getpgid(process.pid) == group and process.status() != STATUS_ZOMBIE
+    except (ProcessLookupError, NoSuchProcess):
+        return False
 
 
 def _is_early(code: int, said: str) -> bool:
