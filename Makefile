@@ -11,7 +11,7 @@ PROMPT ?= a large red circle on the left and a small blue star at the top right 
 # They come in the order of tests/conftest.py, not by how many tests a file has.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: demo test test-slow test-hosts test-all test-latest lint format audit sbom clean
+.PHONY: demo test test-slow test-hosts test-arm64 test-all test-latest lint format audit sbom clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -42,6 +42,11 @@ test-hosts: $(BIN)/.installed  ## hosts in C++, Node and a page, with what they 
 	examples/cpp/install_tools.sh examples/cpp/build/tools
 	bash examples/web/install_tools.sh
 	HOSTS=required $(PYTEST) tests/test_host_*.py
+
+# By hand and nightly: an emulated CPU is some thirty times slower.
+test-arm64: $(BIN)/.installed  ## the host in C++ on an emulated 64-bit ARM CPU (needs root, for its list of cores)
+	PYTHON=$(BIN)/python examples/cpp/install_tools.sh examples/cpp/build/tools arm64
+	HOSTS=required $(PYTEST) tests/test_arm64_host.py
 
 test-all: lint  ## lint, type check, all tests in one run, which shares the bundles of both sizes
 	$(PYTEST)

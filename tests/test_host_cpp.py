@@ -41,14 +41,19 @@ def built(folder: Path) -> Path:
     """The folder of the programs, with both engines and the warnings on."""
     openvino = find_spec("openvino")
     required(openvino, "openvino", "pip install openvino")
-    cmake, ninja = command("cmake", INSTALL), command("ninja", INSTALL)
     headers = (TOOLS / "usr/include/onnxruntime", Path("/usr/include/onnxruntime"))
     required(any(map(Path.is_dir, headers)), "onnxruntime_cxx_api.h", INSTALL)
     for header in ("nlohmann/json.hpp", "stb/stb_image_write.h", "openssl/evp.h"):
         required((Path("/usr/include") / header).is_file(), header, INSTALL)
     found = Path(openvino.origin).parent / "cmake"
-    configure = [cmake, "-S", SOURCE, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    flags = [f"-DTOOLS={TOOLS}", f"-DOpenVINO_DIR={found}", "-DCMAKE_CXX_FLAGS=-Werror"]
+    return configured(SOURCE, folder, f"-DOpenVINO_DIR={found}")
+
+
+def configured(source: Path, folder: Path, *flags: str) -> Path:
+    """The folder of the programs, built with warnings as errors."""
+    cmake, ninja = command("cmake", INSTALL), command("ninja", INSTALL)
+    configure = [cmake, "-S", source, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    flags = (f"-DTOOLS={TOOLS}", "-DCMAKE_CXX_FLAGS=-Werror", *flags)
     for words in ([*configure, *flags], [cmake, "--build", folder]):
         done = subprocess.run(words, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
