@@ -63,7 +63,9 @@ def test_every_option_has_help(name):
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
+        "examples/android/README.md",
         "examples/cpp/README.md",
+        "examples/ios/README.md",
     ],
 )
 def test_links_lead_somewhere(page):
