@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from exporter.mobile.memory import Choice, choices, choose, memory_of
+from exporter.mobile.memory import Choice, choices, fitting, memory_of
 from exporter.mobile.operators import write_operators
 from exporter.mobile.optimised import write_ort
 from exporter.mobile.page import OPERATORS, PAGE, REPORT, Made, page, report
@@ -20,7 +20,7 @@ from exporter.mobile.request import Fixed, Request, check_request, check_sizes
 from exporter.mobile.static import closed, write_static
 from exporter.mobile.usability import Support, support
 from runtimes.bundle.graph_files import engine_reads
-from runtimes.bundle.manifest import GOLDEN_FILE, ORT_SUFFIX, Graph, Manifest, Mobile
+from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE, ORT_SUFFIX, Graph, Manifest, Mobile
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.readme import bundle_readme
 from runtimes.bundle.write import atomic_folder, check_output, check_space, seal
@@ -39,36 +39,70 @@ def make(folder: Path, output: Path, request: Request, progress: Progress) -> Ma
     """Write the phone bundle of the bundle in `folder` to `output`, all or nothing.
 
     UsageError, before anything is computed, for what cannot be made or does not fit into
-    `request.budget`; RunError where what came out does not fit after all.
+    `request.budget`; RunError where nothing that was tried came out as small as estimated.
     """
     check_output(output, overwrite=request.overwrite)
     bundle = open_bundle(folder)
     if output.resolve().is_relative_to(bundle.folder):
         raise UsageError(f"{output} is inside the bundle {bundle.folder}; give another output")
     fixed = check_request(bundle, request)
-    suffix = ORT_SUFFIX if request.form == "ort" else ".onnx"
-    asked = Bundle(
-        bundle.folder, dataclasses.replace(bundle.manifest, sampling=fixed.manifest.sampling)
-    )
-    tried = choices(asked, suffix, fixed.batch)
-    chosen = choose(tried, request.budget, bundle)
-    if chosen.precision:
-        require(
-            ("onnx_ir", "onnxruntime"), "quantization,cpu", note=", which makes weights smaller"
-        )
-    check_sizes(bundle, chosen.sizes, request.form)
+    tried = _choices(bundle, fixed, request)
+    fit = fitting(tried, request.budget, bundle)
+    if fit[0].precision:
+        note = ", which makes weights smaller"
+        require(("onnx_ir", "onnxruntime"), "quantization,cpu", note=note)
+    check_sizes(bundle, fit[0].sizes, request.form)
     check_space(output, int(2.2 * sum(file.size for file in bundle.manifest.files.values())))
-    progress.line(f"{chosen.named(bundle.manifest.precision)}: about {in_bytes(chosen.memory)}")
-    with atomic_folder(output, overwrite=request.overwrite) as part, _scratch(part) as scratch:
-        source = bundle
-        if chosen.precision:
-            source = _quantised(bundle, chosen.precision, scratch / "quantised", progress)
-            fixed = check_request(source, request)
-        work = _Work(source, fixed, request, chosen, part, scratch, progress)
-        made = Made(work.write(), tuple(tried), chosen, fixed.batch, work.before, work.after)
-        made = _finish(part, made, request, bundle, progress)
+    with atomic_folder(output, overwrite=request.overwrite) as part:
+        with _scratch(part) as scratch:  # gone before the files of the bundle are listed
+            source, chosen = _settled(bundle, fixed, request, fit, scratch, progress)
+            progress.line(f"{chosen.named(bundle.manifest.precision)}: {in_bytes(chosen.memory)}")
+            work = _Work(source, check_request(source, request), request, part, scratch, progress)
+            manifest = work.write()
+        made = Made(manifest, tuple(tried), chosen, fixed.batch, work.before, work.after)
+        made = _finish(part, made, request, progress)
     open_bundle(output, hashes="none")  # each file was hashed a moment ago
     return made
+
+
+def _choices(bundle: Bundle, fixed: Fixed, request: Request) -> list[Choice]:
+    """Every form of a bundle, at the size that is asked for."""
+    suffix = ORT_SUFFIX if request.form == "ort" else ".onnx"
+    manifest = dataclasses.replace(bundle.manifest, sampling=fixed.manifest.sampling)
+    return choices(Bundle(bundle.folder, manifest), suffix, fixed.batch)
+
+
+def _settled(
+    bundle: Bundle,
+    fixed: Fixed,
+    request: Request,
+    fit: Sequence[Choice],
+    scratch: Path,
+    progress: Progress,
+) -> tuple[Bundle, Choice]:
+    """The first of what fits by the estimates that also does when its weights are made.
+
+    Weights that would cost too much stay larger, which nobody knows before.
+    """
+    made: dict[str, Bundle] = {"": bundle}
+    least = fit[0]
+    for choice in fit:
+        if choice.precision not in made:
+            made[choice.precision] = _quantised(
+                bundle, choice.precision, scratch / choice.precision, progress
+            )
+        source = made[choice.precision]
+        real = next(c for c in _choices(source, fixed, request) if c.keep == choice.keep)
+        settled = dataclasses.replace(choice, memory=real.memory, sizes=real.sizes)
+        if request.budget is None or real.memory <= request.budget:
+            return source, settled
+        least = min(least, settled, key=lambda each: each.memory)
+        named = choice.named(bundle.manifest.precision)
+        progress.line(f"{named}: takes {in_bytes(real.memory)}, more than estimated")
+    raise RunError(
+        f"--memory-budget {in_bytes(request.budget or 0)}: nothing came out as small as estimated; "
+        f"the least is {in_bytes(least.memory)} ({least.named(bundle.manifest.precision)})"
+    )
 
 
 @dataclass
@@ -78,7 +112,6 @@ class _Work:
     source: Bundle
     fixed: Fixed
     request: Request
-    chosen: Choice
     folder: Path
     scratch: Path
     progress: Progress
@@ -155,17 +188,11 @@ class _Work:
         return golden
 
 
-def _finish(part: Path, made: Made, request: Request, bundle: Bundle, progress: Progress) -> Made:
-    """What the graphs really take, the pages beside them, and the manifest."""
+def _finish(part: Path, made: Made, request: Request, progress: Progress) -> Made:
+    """The pages beside the graphs, and the manifest."""
     level = request.level or "extended" if request.form == "ort" else "none"
-    sealed = seal(part, made.manifest)
+    sealed = seal(part, made.manifest)  # whose files are what memory is estimated from
     memory = memory_of(sealed, made.batch, made.chosen.keep)
-    if request.budget is not None and memory > request.budget:
-        named = made.chosen.named(bundle.manifest.precision)
-        raise RunError(
-            f"the graphs came out larger than estimated: {named} takes {in_bytes(memory)}; give a "
-            "smaller --memory-budget"
-        )
     mobile = Mobile(level, made.chosen.keep, memory, request.budget)
     manifest = dataclasses.replace(sealed, mobile=mobile)
     made = dataclasses.replace(made, manifest=manifest)
@@ -179,19 +206,13 @@ def _finish(part: Path, made: Made, request: Request, bundle: Bundle, progress: 
 def _quantised(bundle: Bundle, precision: str, output: Path, progress: Progress) -> Bundle:
     """The bundle with integer weights, made by the command of the layer that does that.
 
-    As a process: the exporter knows nothing of it. Without runs of whole pictures, which would take
-    hours at the public size: what they could keep is kept by who runs the command himself.
+    As a process: the exporter knows nothing of it. Whole runs judge it, unless there are none
+    because a denoiser is missing.
     """
-    progress.line(f"quantising to {precision} (python -m quantization --target-db 0)")
-    words = [
-        str(bundle.folder),
-        str(output),
-        "--precision",
-        precision,
-        "--target-db",
-        "0",
-        "--quiet",
-    ]
+    progress.line(f"python -m quantization --precision {precision}")
+    words = [str(bundle.folder), str(output), "--precision", precision, "--quiet"]
+    if not set(DENOISERS) <= bundle.manifest.graphs.keys():
+        words += ["--target-db", "0"]
     done = subprocess.run(
         [sys.executable, "-m", "quantization", *words],
         stdin=subprocess.DEVNULL,

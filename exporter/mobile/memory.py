@@ -4,6 +4,7 @@ One graph at a time costs time and no quality, so it comes before smaller weight
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -50,11 +51,11 @@ def choices(bundle: Bundle, suffix: str, batch: int) -> list[Choice]:
     return found
 
 
-def choose(found: list[Choice], budget: int | None, bundle: Bundle) -> Choice:
-    """The first that fits; UsageError, naming the least that would do, where none does."""
-    fitting = [choice for choice in found if budget is None or choice.memory <= budget]
-    if fitting:
-        return fitting[0]
+def fitting(found: Sequence[Choice], budget: int | None, bundle: Bundle) -> list[Choice]:
+    """Those that fit; UsageError, naming the least that would do, where none does."""
+    fit = [choice for choice in found if budget is None or choice.memory <= budget]
+    if fit:
+        return fit
     least = min(found, key=lambda choice: choice.memory)
     advice = "" if len(found) > 2 else "; give the fp32 bundle, of which integer weights are made"
     raise UsageError(

@@ -40,10 +40,9 @@ def write_static(source: Path, graph: Graph, named: Mapping[str, int], target: P
             if isinstance(dimension, str):
                 make_dim_param_fixed(model.graph, dimension, size)
     # Sizes in between have names that no manifest knows: they are inferred anew.
-    known = [value for value in model.graph.value_info if is_fixed_size_tensor(value)]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(known)
+    _forget_names(model.graph)
     model = onnx.shape_inference.infer_shapes(model)
+    _forget_names(model.graph)
     for value in (*model.graph.input, *model.graph.output):
         if not is_fixed_size_tensor(value):
             raise RunError(f"{source}: '{value.name}' has no fixed shape, whatever the inputs have")
@@ -52,3 +51,18 @@ def write_static(source: Path, graph: Graph, named: Mapping[str, int], target: P
         (target.parent / location).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.parent / location, target.parent / location)
     onnx.save(model, target)
+
+
+def _forget_names(graph: onnx.GraphProto) -> None:
+    """Take the shapes of values in between whose sizes are not numbers; list what is not listed.
+
+    ONNX Runtime writes the shapes that it infers for the values that are listed, and for no others.
+    """
+    for value in graph.value_info:
+        if not is_fixed_size_tensor(value):
+            value.type.tensor_type.ClearField("shape")
+    listed = {value.name for value in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        if node.op_type == "MatMulNBits" and node.output[0] not in listed:
+            value = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+            graph.value_info.append(value)
