@@ -53,8 +53,8 @@ def check_request(bundle: Bundle, request: Request) -> Fixed:
     manifest = bundle.manifest
     sampling = dataclasses.replace(
         manifest.sampling,
-        height=request.height or manifest.sampling.height,
-        width=request.width or manifest.sampling.width,
+        height=manifest.sampling.height if request.height is None else request.height,
+        width=manifest.sampling.width if request.width is None else request.width,
     )
     size = sizes(sampling.height, sampling.width, sampling)
     batch = 1 if request.batch_size is None else request.batch_size
