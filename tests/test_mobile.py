@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from runtimes.cli import main as runtimes_main
 from runtimes.errors import RunError, UsageError
 from validation.cli import main as validation_main
 
+ROOT = Path(__file__).parents[1]
 PROMPT = "a red circle"
 SHORT = Options(steps=3, decoder_steps=2, seed=7)
 
@@ -170,6 +173,16 @@ def test_what_accelerators_take_is_said_before_and_after(phone):
             line = next(row for row in page.splitlines() if f"| {name} | {accelerator} |" in row)
             assert f"{found['supported']} of {found['nodes']} in {found['partitions']}" in line
     assert report["graphs"]["stage_b"]["fixed_shapes"]["Core ML MLProgram"]["verdict"] == "YES"
+
+
+def test_it_takes_no_pytorch(bundles, tmp_path):
+    code = (
+        "import sys; sys.modules.update(torch=None, onnxscript=None, safetensors=None)\n"
+        "from exporter.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["mobile", bundles("one_level").folder, tmp_path / "b", "--quiet"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], check=False, cwd=ROOT)
+    assert done.returncode == 0 and open_bundle(tmp_path / "b").manifest.mobile is not None
 
 
 # Memory
