@@ -16,7 +16,7 @@ from exporter.mobile.memory import Choice, choices, fitting, memory_of
 from exporter.mobile.operators import write_operators
 from exporter.mobile.optimised import write_ort
 from exporter.mobile.page import OPERATORS, PAGE, REPORT, Made, page, report
-from exporter.mobile.request import Fixed, Request, check_request, check_sizes
+from exporter.mobile.request import Fixed, Request, check_request, check_sizes, too_large
 from exporter.mobile.static import closed, write_static
 from exporter.mobile.usability import Support, support
 from runtimes.bundle.graph_files import engine_reads
@@ -48,6 +48,8 @@ def make(folder: Path, output: Path, request: Request, progress: Progress) -> Ma
     fixed = check_request(bundle, request)
     tried = _choices(bundle, fixed, request)
     fit = fitting(tried, request.budget, bundle)
+    if request.budget is not None:  # what may be chosen is left to us
+        fit = [each for each in fit if not too_large(each.sizes, request.form)] or fit
     if fit[0].precision:
         note = ", which makes weights smaller"
         require(("onnx_ir", "onnxruntime"), "quantization,cpu", note=note)

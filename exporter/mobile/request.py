@@ -1,6 +1,7 @@
 """What is asked for, and whether a bundle can be made into that: before anything is written."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,15 +76,20 @@ def check_request(bundle: Bundle, request: Request) -> Fixed:
     return Fixed(fixed, size, batch)
 
 
-def check_sizes(bundle: Bundle, stored: dict[str, int], form: Form) -> None:
+def too_large(stored: Mapping[str, int], form: Form) -> str:
+    """The first graph that is larger than an ORT file can be, by its bytes; '' for none."""
+    sizes = stored.items() if form == "ort" else ()
+    return next((name for name, size in sizes if size > MOST_BYTES), "")
+
+
+def check_sizes(bundle: Bundle, stored: Mapping[str, int], form: Form) -> None:
     """UsageError for a graph that is larger than an ORT file can be."""
-    for name, size in stored.items():
-        if form == "ort" and size > MOST_BYTES:
-            raise UsageError(
-                f"{name} of {bundle.folder} has {in_bytes(size)}, and an ORT file holds 2 GB at "
-                "most: quantise the bundle first (python -m quantization BUNDLE OUTPUT --precision "
-                "int8-weights), or give --form onnx"
-            )
+    if name := too_large(stored, form):
+        raise UsageError(
+            f"{name} of {bundle.folder} has {in_bytes(stored[name])}, and an ORT file holds 2 GB "
+            "at most: quantise the bundle (python -m quantization BUNDLE OUTPUT --precision "
+            "int8-weights), or give --form onnx"
+        )
 
 
 def _check_form(bundle: Bundle, request: Request) -> None:
