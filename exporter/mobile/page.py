@@ -46,8 +46,7 @@ _OPERATORS = """
 of ONNX Runtime with nothing else, which reads `.ort` files only:
 
     ./build.sh --config MinSizeRel --android --android_abi arm64-v8a --minimal_build \\
-      --include_ops_by_config required_operators.config --enable_reduced_operator_type_support \\
-      --disable_ml_ops --disable_exceptions
+      --include_ops_by_config required_operators.config --enable_reduced_operator_type_support
 
 `--minimal_build extended` instead, with `--use_nnapi`, `--use_coreml` or `--use_xnnpack`, keeps
 what accelerators need.
