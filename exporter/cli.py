@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "inspect": "exporter.inspect_cli:main",
+    "mobile": "exporter.mobile.cli:main",
     "sign": "exporter.signing:main_sign",
     "verify": "exporter.signing:main_verify",
 }
@@ -36,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     command_line = Parser(
         prog="python -m exporter",
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
-        "'python -m exporter inspect' prints its costs instead, 'sign' and 'verify' sign a bundle.",
+        "'python -m exporter inspect' prints its costs instead, 'mobile' makes a bundle for phones "
+        "of one, 'sign' and 'verify' sign it.",
     )
     add_arguments(command_line)
     return command_line

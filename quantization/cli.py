@@ -157,6 +157,8 @@ def fp32_onnx_bundle(folder: Path) -> Bundle:
     if (manifest.backend, manifest.precision) != ("onnx", "fp32"):
         what = f"{manifest.backend} {manifest.precision}"
         raise UsageError(f"{folder} is a {what} bundle; give the fp32 onnx bundle of the model")
+    if any(graph.is_ort for graph in manifest.graphs.values()):
+        raise UsageError(f"{folder} has graphs in ORT format; give the bundle it was made of")
     return bundle
 
 

@@ -25,6 +25,11 @@ def check_plan(
             f"{bundle.folder} is {manifest.precision} already; quantise the "
             f"{' or '.join(backend.sources)} bundle instead"
         )
+    if any(graph.is_ort for graph in manifest.graphs.values()):
+        raise UsageError(
+            f"{bundle.folder} has graphs in ONNX Runtime's own format (.ort), which nothing here "
+            "quantises; quantise the bundle that it was made of"
+        )
     recipes = {}
     for name in manifest.graphs:
         recipe = plan.get(name)

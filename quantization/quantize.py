@@ -147,6 +147,7 @@ def _write(
         tools=bundle.manifest.tools | package_versions(backend_of(bundle)),
         quantization=records,
         calibration=samples.about if samples else None,
+        mobile=None,  # what was estimated is of other graphs
     )
     (folder / README).write_text(bundle_readme(manifest), encoding="utf-8")
     return seal(folder, manifest, progress.graph("hashing", _bytes(folder)))

@@ -25,14 +25,29 @@ class Need:
         A session that stays open keeps the memory its activations took.
         """
         names = self.manifest.graphs
-        needed = [self.weights(name) + self._activations(name) for name in names]
-        return max(needed) if low_memory else sum(needed)
+        held = {name: self.weights(name) + self._activations(name) for name in names}
+        loading = {name: self.weights(name) + self._loading(name) for name in names}
+        if low_memory:
+            return max(max(held[name], loading[name]) for name in names)
+        return sum(held.values()) + max(map(self._loading, names))
 
     def weights(self, name: str) -> float:
         """What an open graph holds; RunError for a precision the engine has no figure for."""
         graph = self.manifest.graphs[name]
-        stored = sum(file.size for file in graph_files(self.manifest, name).values())
-        return stored * self.footprint.of_weights(graph.precision)
+        if graph.is_ort:
+            return self._stored(name) * self.footprint.of_whole(graph.precision)[0]
+        return self._stored(name) * self.footprint.of_weights(graph.precision)
+
+    def _loading(self, name: str) -> float:
+        """What a graph takes beside that while it is loaded."""
+        graph = self.manifest.graphs[name]
+        if not graph.is_ort:
+            return 0.0
+        held, most = self.footprint.of_whole(graph.precision)
+        return self._stored(name) * (most - held)
+
+    def _stored(self, name: str) -> int:
+        return sum(file.size for file in graph_files(self.manifest, name).values())
 
     def _activations(self, name: str) -> float:
         graph, plan = self.manifest.graphs[name], self.plan

@@ -1,5 +1,6 @@
 """A sound graph of every format, to be spoiled."""
 
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import openvino
 from coremltools.converters.mil import Builder as mb
 from onnx import TensorProto, helper, numpy_helper
 
+from exporter.mobile.optimised import write_ort
 from runtimes.bundle.graph_trust import check_graph
 from runtimes.bundle.manifest import File
 
@@ -27,6 +29,13 @@ def save_onnx(folder: Path) -> Path:
         location="model.onnx.data",
     )  # fmt: skip
     return path
+
+
+def save_ort(folder: Path) -> Path:
+    """The same product as ONNX Runtime writes it in its own format."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_ort(save_onnx(Path(scratch)), folder / "model.ort", "extended", None)
+    return folder / "model.ort"
 
 
 def save_openvino(folder: Path) -> Path:
@@ -67,6 +76,7 @@ def check(backend: str, path: Path) -> None:
     """As an opener does, of a graph whose folder holds what the manifest lists."""
     files = {name: File(size, "") for name, size in sizes(path.parent).items()}
     graph = SimpleNamespace(file=path.name, data=())
+    backend = "onnx" if backend == "ort" else backend  # whose bundles have such graphs
     check_graph(
         path.parent,
         SimpleNamespace(backend=backend, graphs={"g": graph}, files=files, tokenizers={}),
@@ -74,4 +84,4 @@ def check(backend: str, path: Path) -> None:
     )
 
 
-SAVE = {"onnx": save_onnx, "openvino": save_openvino, "coreml": save_coreml}
+SAVE = {"onnx": save_onnx, "ort": save_ort, "openvino": save_openvino, "coreml": save_coreml}

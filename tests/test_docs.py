@@ -8,6 +8,7 @@ import pytest
 
 from exporter.cli import parser as exporter_parser
 from exporter.inspect_cli import parser as inspect_parser
+from exporter.mobile.cli import parser as mobile_parser
 from exporter.signing import sign_parser, verify_parser
 from quantization.cli import parser as quantization_parser
 from quantization.ranges_cli import parser as ranges_parser
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 PARSERS = {
     "exporter": exporter_parser,
     "exporter inspect": inspect_parser,
+    "exporter mobile": mobile_parser,
     "exporter sign": sign_parser,
     "exporter verify": verify_parser,
     "runtimes": runtimes_parser,

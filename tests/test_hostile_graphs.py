@@ -16,7 +16,7 @@ from runtimes.bundle.read import open_bundle, sha256
 from runtimes.cli import main as runtimes
 from runtimes.errors import RunError
 from validation.cli import main as validation
-from validation.trust import hostile_onnx
+from validation.trust import hostile_onnx, hostile_ort
 from validation.trust.graphs import hostile
 
 ALL = [
@@ -25,6 +25,7 @@ ALL = [
     for case in hostile(backend)
 ]
 WEIGHTS = {
+    "ort": "",
     "onnx": "model.onnx.data",
     "openvino": "model.bin",
     "coreml": "Data/com.apple.CoreML/weights/weight.bin",
@@ -40,6 +41,12 @@ def sound(tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("backend", hostile_graphs.SAVE)
 def test_a_sound_graph_passes(sound, backend):
     hostile_graphs.check(backend, sound[backend])
+
+
+def test_what_hostile_ort_files_are_made_from_is_sound(tmp_path):
+    """So that each is refused for what is wrong with it, and not for how it was written."""
+    (tmp_path / "model.ort").write_bytes(hostile_ort.content())
+    hostile_graphs.check("ort", tmp_path / "model.ort")
 
 
 @pytest.mark.parametrize(("backend", "case"), ALL)

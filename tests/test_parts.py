@@ -72,6 +72,11 @@ def test_quantising(bundles, tmp_path, extras, backend, precision):
 
 
 @pytest.mark.slow
+def test_making_a_phone_bundle(bundles, tmp_path):
+    assert_runs("mobile", "exporter", "mobile", bundles("one_level").folder, tmp_path / "b")
+
+
+@pytest.mark.slow
 def test_validating(bundles, tmp_path):
     """Against diffusers, and against the golden run without it."""
     words = [bundles("demo").folder, "--steps", "1", "--decoder-steps", "1", "--repeats", "1"]

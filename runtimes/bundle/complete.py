@@ -20,6 +20,7 @@ from runtimes.bundle.manifest import (
 )
 from runtimes.bundle.oldest_engines import oldest_engines
 from runtimes.bundle.onnx_header import read_header
+from runtimes.bundle.ort_format import read_ort_header
 from runtimes.bundle.tokenizer_rules import read_rules
 from runtimes.bundle.wiring import run_order
 from runtimes.errors import RunError
@@ -68,7 +69,8 @@ def _graph(folder: Path, manifest: Manifest, name: str) -> Graph:
         data = tuple(_beside(graph.file, file) for file in files if file != graph.file)
         engines = oldest_engines(manifest.backend, graph, None, done)
         return replace(graph, data=data, opsets={}, ir_version=None, engines=engines)
-    header = read_header(folder / graph.file)
+    read = read_ort_header if graph.is_ort else read_header
+    header = read(folder / graph.file)
     data = tuple(_located(manifest, name, location) for location in header.locations)
     engines = oldest_engines(manifest.backend, graph, header.opsets.get("ai.onnx"), done)
     return replace(

@@ -11,18 +11,21 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.coreml_trust import coreml_faults
 from runtimes.bundle.graph_files import engine_reads, graph_files
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import ORT_SUFFIX, Manifest
 from runtimes.bundle.onnx_trust import onnx_faults
 from runtimes.bundle.openvino_trust import openvino_faults
+from runtimes.bundle.ort_trust import ort_faults
 from runtimes.errors import RunError
 
-# By a bundle's backend: what is wrong with a graph, given the sizes of the files that it may read
-# by their paths from its folder (Core ML: from its package).
+# By a bundle's backend, and 'ort' for an ONNX bundle's graphs in that format: what is wrong with a
+# graph, given the sizes of the files that it may read by their paths from its folder (Core ML: from
+# its package).
 UNREADABLE = (
     LookupError, ValueError, TypeError, AttributeError, OSError, RecursionError, struct.error,
 )  # fmt: skip
 FAULTS: dict[str, Callable[[Path, Mapping[str, int]], Iterator[str]]] = {
     "onnx": onnx_faults,
+    "ort": ort_faults,
     "openvino": openvino_faults,
     "coreml": coreml_faults,
 }
@@ -44,7 +47,9 @@ def check_graph(folder: Path, manifest: Manifest, name: str) -> None:
         and engine_reads(manifest, key)  # and is hashed, therefore
     }
     try:
-        for fault in FAULTS[manifest.backend](path, sizes):
+        for fault in FAULTS["ort" if graph.file.endswith(ORT_SUFFIX) else manifest.backend](
+            path, sizes
+        ):
             raise RunError(f"{path}: {fault}; do not run it")
         for data in graph.data:
             place = PurePosixPath(graph.file).parent / data.location

@@ -16,6 +16,7 @@ READABLE_VERSIONS = (1, 2)
 SINCE_2 = {"since": 2}
 OPTIONAL = {"optional": True}  # of a field that manifests of every version may lack
 MANIFEST_NAME = "bundle.json"
+ORT_SUFFIX = ".ort"  # of a graph in ONNX Runtime's own format, in ONNX bundles
 GOLDEN_FILE = "golden/run.safetensors"
 TOKENS_FILE = "golden/tokens.json"
 # The revision of the demo checkpoint; tests/test_demo.py pins its weights. New weights: a new one.
@@ -142,6 +143,11 @@ class Graph:
     opsets: Annotated[dict[v.Name, v.Version], v.FewNamed] = field(default_factory=dict)
     ir_version: v.Version | None = None
     engines: Annotated[dict[v.Name, v.Name], v.FewNamed] = field(default_factory=dict)
+
+    @property
+    def is_ort(self) -> bool:
+        """Whether it is in ONNX Runtime's own format: one file, without external data."""
+        return self.file.endswith(ORT_SUFFIX)
 
     @property
     def batch_is_open(self) -> bool:
@@ -293,6 +299,22 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Mobile:
+    """What graphs were made ready for, that run in ONNX Runtime on a phone.
+
+    `level`: ONNX Runtime's optimisations that are in graphs in its own format, 'none' for ONNX
+    files. `keep`: whether a host should keep 'all' graphs open, or 'one' at a time, and `memory`
+    the bytes that weights and activations of a run are estimated to take then. `budget`: bytes that
+    they had to fit into, where one was given.
+    """
+
+    level: Literal["none", "basic", "extended"]
+    keep: Literal["all", "one"]
+    memory: v.Bytes
+    budget: v.Bytes | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is and holds.
 
@@ -300,7 +322,8 @@ class Manifest:
     are the only picture sizes (height, width) its graphs take, none if sizes are open;
     `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
     `golden` what was recorded (None: nothing, or by a version that did not say), `host` the rules
-    of a run for hosts in any language (None: format version 1). `sha256` is bundle.json's own, as
+    of a run for hosts in any language (None: format version 1), `mobile` what graphs for phones
+    were made for (None: for any machine). `sha256` is bundle.json's own, as
     it is with 64 zeros in this place ('': not said; nothing tells then whether it is unchanged).
     """
 
@@ -321,4 +344,5 @@ class Manifest:
     adapters: Annotated[tuple[Adapter, ...], v.Few] = ()
     golden: Golden | None = None
     host: Host | None = field(default=None, metadata=SINCE_2)
+    mobile: Mobile | None = field(default=None, metadata=OPTIONAL)
     sha256: v.Origin = field(default="", metadata=OPTIONAL)

@@ -31,6 +31,8 @@ Fault = tuple[str, str]  # where in the manifest, and what is wrong there
 def to_json(manifest: Manifest) -> str:
     """The manifest as indented JSON text, its own hash in it."""
     value = dataclasses.asdict(dataclasses.replace(manifest, sha256=_BLANK))
+    if manifest.mobile is None:  # most bundles are for any machine
+        del value["mobile"]
     before, blank, after = (json.dumps(value, indent=1, ensure_ascii=False) + "\n").rpartition(
         _BLANK
     )
@@ -94,10 +96,11 @@ def check_manifest(manifest: Manifest, where: str) -> None:
 
 def _faults(manifest: Manifest) -> Iterator[Fault]:
     """What no range of one field can say: how fields agree with each other."""
-    suffix = GRAPH_SUFFIXES[manifest.backend]
+    suffixes = GRAPH_SUFFIXES[manifest.backend]
     for name, graph in manifest.graphs.items():
-        if not graph.file.endswith(suffix):
-            yield f"graphs.{name}.file", f"graphs of an {manifest.backend} bundle end in {suffix}"
+        if not graph.file.endswith(suffixes):
+            ends = " or ".join(suffixes)
+            yield f"graphs.{name}.file", f"graphs of an {manifest.backend} bundle end in {ends}"
     for name in ("stage_c", "stage_b"):
         yield from _denoiser(manifest, name)
     for name, tokenizer in manifest.tokenizers.items():

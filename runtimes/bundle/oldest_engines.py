@@ -32,6 +32,8 @@ def oldest_engines(
     """Engine and version, for a graph of an ONNX `opset` that quantisation did this to."""
     if backend == "openvino":
         return _OPENVINO
+    if graph.is_ort:
+        return {}
     if backend != "onnx" or opset != OPSET or graph.precision not in _ONNX:
         return {}
     blocks = [weight for weight in done.weights if weight.kernel == "MatMulNBits"] if done else []

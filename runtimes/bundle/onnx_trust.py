@@ -30,7 +30,8 @@ _STANDARD = """
     Softmax SpaceToDepth Split Sqrt Squeeze Sub Swish Tanh Tile Transpose Trilu Unsqueeze Where Xor
 """
 _MICROSOFT = """
-    Attention BiasGelu DynamicQuantizeMatMul FastGelu FusedMatMul GatherBlockQuantized Gelu
+    Attention BiasGelu DynamicQuantizeMatMul FastGelu FusedConv FusedGemm FusedMatMul
+    GatherBlockQuantized Gelu
     MatMulIntegerToFloat MatMulNBits MultiHeadAttention QuickGelu SkipLayerNormalization
 """
 OPERATORS = {
@@ -40,7 +41,7 @@ OPERATORS = {
 # Bits of a value of each data type (TensorProto.DataType): float, uint8, int8, uint16, int16,
 # int32, int64, bool, float16, double, uint32, uint64, bfloat16, the four of 8-bit floats, uint4,
 # int4, and float4. None of strings and complex numbers, which no graph here has.
-_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
+BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64,
          16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}  # fmt: skip
 _BIT = 8
 
@@ -175,7 +176,7 @@ def _add_place(found: _Stored, pair: Mapping[int, Value]) -> None:
 def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
     """What is wrong with where a tensor's values lie, or how many they are."""
     stored = _stored(tensor)
-    if stored.kind not in _BITS:
+    if stored.kind not in BITS:
         yield f"{stored.name} has values of a kind that is not known"
         return
     # Negative ones are written as numbers above 2^63.
@@ -183,13 +184,13 @@ def _tensor(tensor: Message, files: Mapping[str, int]) -> Iterator[str]:
         yield f"{stored.name} has a negative size, or one that is too large"
         return
     count = math.prod(stored.dims)
-    needed = -(-count * _BITS[stored.kind] // 8)
+    needed = -(-count * BITS[stored.kind] // 8)
     if stored.external:
         yield from _external(stored, needed, files)
     elif stored.raw is not None:
         if stored.raw != needed:
             yield f"{stored.name} takes {shown(needed)} bytes and has {stored.raw}"
-    elif stored.typed != (needed if _BITS[stored.kind] < _BIT else count):
+    elif stored.typed != (needed if BITS[stored.kind] < _BIT else count):
         yield f"{stored.name} has {stored.typed} values of {shown(count)}"
 
 

@@ -50,6 +50,14 @@ _ONNX_RUNTIME = """
 In ONNX Runtime, switch memory patterns off (`SessionOptions::DisableMemPattern`,
 `enable_mem_pattern` in Python): with open shapes they double its memory on a CPU, in no less
 time."""
+_PHONE = """
+
+Made for phones: shapes are fixed{ort}. `mobile` in `bundle.json` says how many graphs to keep open
+at once and what memory that is estimated to take; `mobile.md` has the other choices and what
+accelerators take."""
+_ORT = """, and a graph is one file in ONNX Runtime's own format (`model.ort`), which is
+loaded as an ONNX file is and whose optimisations are made already; `required_operators.config` has
+what a reduced build of ONNX Runtime needs for them"""
 _INTEGER_WEIGHTS = {
     "onnx": """
 
@@ -118,4 +126,6 @@ def _hint(manifest: Manifest) -> str:
     """What an engine has to be told."""
     integer = any(graph.precision.endswith("-weights") for graph in manifest.graphs.values())
     text = _ONNX_RUNTIME if manifest.backend == "onnx" else ""
+    if manifest.mobile is not None:
+        text += _PHONE.format(ort=_ORT if manifest.mobile.level != "none" else "")
     return text + (_INTEGER_WEIGHTS.get(manifest.backend, "") if integer else "")

@@ -97,18 +97,26 @@ class Footprint:
 
     `weights`: bytes per stored byte of a graph, by the precision it is stored in; `positions` and
     `pairs`: bytes per byte that the manifest counts to grow with the picture's positions, and with
-    their square, which are attention's scores.
+    their square, which are attention's scores. `whole`: of files that are read as a whole (ORT
+    format), bytes per stored byte once they are loaded, and at most before.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: UNMEASURED)
     positions: float = 1.0
     pairs: float = 1.0
+    whole: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def of_weights(self, precision: str) -> float:
         """Bytes per stored byte of weights; RunError for a precision that has no figure."""
         if precision not in self.weights:
             raise unknown_precision(precision)
         return self.weights[precision]
+
+    def of_whole(self, precision: str) -> tuple[float, float]:
+        """The same of a file that is read as a whole: once it is loaded, and at most before."""
+        if precision not in self.whole:
+            raise unknown_precision(precision)
+        return self.whole[precision]
 
 
 class EngineModule(Protocol):
@@ -123,12 +131,14 @@ class EngineModule(Protocol):
 class EngineKind:
     """Which bundles an engine runs, and its module, which is imported when it is first used.
 
-    `chooses_precision`: it may compute in another type than the graph's.
+    `chooses_precision`: it may compute in another type than the graph's. `reads_ort`: graphs of
+    ONNX bundles in ORT format, too.
     """
 
     module: str
     backends: tuple[str, ...]
     chooses_precision: bool = False
+    reads_ort: bool = False
 
     def open_graph(self, file: GraphFile, execution: Execution) -> Engine:
         """The graph, ready to run; RunError where the engine cannot load it."""

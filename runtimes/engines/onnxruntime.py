@@ -50,6 +50,15 @@ FOOTPRINT = Footprint(
         "int4-weights": 1.3,
     },
     positions=1.6,
+    # Sixteen products of Stage C's widths, 0.1 to 0.6 GB: ORT format is read into memory and its
+    # weights copied from there, where those of an ONNX file are mapped (docs/performance.md).
+    whole={
+        "fp32": (1.3, 2.1),
+        "int8": (1.6, 2.5),
+        "int8-dynamic": (1.6, 2.5),
+        "int8-weights": (2.3, 3.1),
+        "int4-weights": (2.6, 3.3),
+    },
 )
 FUSED_ATTENTION = {"Attention", "MultiHeadAttention"}
 # Bundles made before products said so in their nodes: MatMulNBits, which ONNX Runtime makes of

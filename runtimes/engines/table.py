@@ -15,7 +15,7 @@ from runtimes.memory import give_back
 
 # The first engine that lists a backend is that backend's default.
 ENGINES = {
-    "onnxruntime": EngineKind("runtimes.engines.onnxruntime", ("onnx",)),
+    "onnxruntime": EngineKind("runtimes.engines.onnxruntime", ("onnx",), reads_ort=True),
     "openvino": EngineKind("runtimes.engines.openvino", ("openvino", "onnx"), True),
     "coreml": EngineKind("runtimes.engines.coreml", ("coreml",)),
 }
@@ -57,6 +57,12 @@ class BundleGraphs:
         self._bundle = bundle
         self._execution = execution
         self._engine = engine_for(bundle.manifest.backend, execution.engine)
+        if not self._engine.reads_ort and any(g.is_ort for g in bundle.manifest.graphs.values()):
+            raise UsageError(
+                f"--engine {execution.engine} reads ONNX files, and the graphs of {bundle.folder} "
+                "are in ONNX Runtime's own format (.ort); leave --engine out, or take the bundle "
+                "that it was made of"
+            )
         self._engine.check(execution)
 
     def footprint(self) -> Footprint:

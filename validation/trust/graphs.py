@@ -12,6 +12,11 @@ from validation.trust.attempt import Attempt, Copy, refused
 from validation.trust.hostile import Hostile
 
 
+def format_of(manifest: Manifest) -> str:
+    """The format of a bundle's graphs: its backend, but for ONNX graphs in ORT format."""
+    return "ort" if any(graph.is_ort for graph in manifest.graphs.values()) else manifest.backend
+
+
 def hostile(backend: str) -> tuple[Hostile, ...]:
     """The ways to spoil a graph of a format."""
     found: tuple[Hostile, ...] = importlib.import_module(
@@ -23,7 +28,7 @@ def hostile(backend: str) -> tuple[Hostile, ...]:
 def spoiled(copy: Copy, chance: random.Random, tries: int) -> Generator[Attempt]:
     """One graph is spoiled, and the manifest names its files as they are then."""
     graphs = list(copy.manifest.graphs)
-    for index, case in enumerate(hostile(copy.manifest.backend)):
+    for index, case in enumerate(hostile(format_of(copy.manifest))):
         if index >= tries:
             return
         name = chance.choice(graphs)

@@ -1,0 +1,1 @@
+"""Bundles for ONNX Runtime on phones, made of ONNX bundles."""
