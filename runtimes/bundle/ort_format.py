@@ -6,7 +6,7 @@ A file is a FlatBuffer (ort.fbs of ONNX Runtime). It is one file: its weights ar
 import struct
 from pathlib import Path
 
-from runtimes.bundle.flatbuffer import Table, root
+from runtimes.bundle.flatbuffer_tables import Table, root
 from runtimes.bundle.onnx_header import OnnxHeader
 from runtimes.bundle.untrusted import map_regular
 from runtimes.errors import RunError

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from runtimes.bundle import ort_format as ort
-from runtimes.bundle.flatbuffer import Table
+from runtimes.bundle.flatbuffer_tables import Table
 from runtimes.bundle.onnx_trust import BITS, OPERATORS
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.values import MOST_AXES, MOST_SIZE

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.bundle import ort_format as ort
-from runtimes.bundle.flatbuffer import MOST_TABLES
+from runtimes.bundle.flatbuffer_tables import MOST_TABLES
 from validation.trust.hostile import CUT, FAR, Hostile
 
 _READ = "cannot be read"
