@@ -34,6 +34,8 @@ COSTS = {
     "onnx": Cost(405 * MB, 0.0, 1_000),
     "openvino": Cost(440 * MB, 1.0, 4_500),
     "coreml": Cost(440 * MB, 2.0, 2_200),
+    "executorch": Cost(700 * MB, 3.0, 2_200),
+    "litert": Cost(900 * MB, 3.0, 2_200),
 }
 # Tracing a graph takes this much a weight; text encoders have fewer operations for each.
 TRACED, TRACED_TEXT = 380_000, 200_000
