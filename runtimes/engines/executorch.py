@@ -88,8 +88,8 @@ def open_graph(file: GraphFile, execution: Execution) -> Engine:
 
 
 def footprint(execution: Execution) -> Footprint:
-    """XNNPACK packs weights anew beside the mapped file."""
-    return Footprint({"fp32": 2.0})
+    """XNNPACK packs weights anew beside the mapped file: 1.3 on the demo's Stage C, with a run."""
+    return Footprint({"fp32": 1.3})
 
 
 def check(execution: Execution) -> None:
