@@ -45,9 +45,7 @@ KERNELS = {
 DELEGATE = "XnnpackBackend"
 # Bytes of a value of each ScalarType: byte, char, short, int, long, half, float, double, bool.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 11: 1}
-# Bytes of a value of XNNPACK's types: fp32, int8 by channel, int8 as it is measured.
-_XNN_BYTES = {1: 4, 6: 1, 9: 1}
-_SCALE = 4
+_XNN_BYTES = {1: 4}  # bytes of a value of XNNPACK's types: fp32
 _NONE = (1 << 32) - 1  # of XNNPACK's ids
 _MOST_MEMORY = 1 << 36  # bytes that a program plans: some 10 GB at four times the public size
 _HEADER = struct.Struct("<4sIQQQ")  # magic, length, the program's size, the segments' place, size
@@ -223,12 +221,12 @@ class _Graph:
             yield from self._constant(constant)
         ids = {_NONE: _NONE}  # and which argument of a call a value is
         for value in self._graph.get("xvalues", ()):
-            held = value["xvalue_union"]
-            tensor = held.get("tensor_value", held)
+            tensor = value["xvalue_union"]
             ids[tensor.get("id_out", 0)] = tensor.get("external_id", 0)
-            yield from self._value(tensor, held.get("quant_params"), sizes)
+            yield from self._value(tensor, sizes)
         ends = (*self._graph.get("input_ids", ()), *self._graph.get("output_ids", ()))
-        if any(ids.get(index, _NONE) >= self.externals for index in ends):
+        # 0 is what fields that are left out say.
+        if 0 not in ids or any(ids.get(index, _NONE) >= self.externals for index in ends):
             yield "an input or output of a part is not there"
         for node in self._graph.get("xnodes", ()):
             for key, index in node["xnode_union"].items():
@@ -241,7 +239,7 @@ class _Graph:
         if size > room:
             yield f"a weight of {size} bytes has {room}"
 
-    def _value(self, tensor: Table, scales: Table | None, sizes: list[int]) -> Iterator[str]:
+    def _value(self, tensor: Table, sizes: list[int]) -> Iterator[str]:
         dims = tensor.get("dims", ())
         needed = _volume(dims) * _XNN_BYTES[tensor.get("datatype", 0)]
         index, external = tensor.get("constant_buffer_idx", 0), tensor.get("external_id", 0)
@@ -251,11 +249,6 @@ class _Graph:
             yield f"a weight of {needed} bytes has {sizes[index]}"
         if external not in range(self.externals) and external != _NONE:
             yield "a value of a part is none of its own and none of its inputs"
-        if scales and "num_scales" in scales:
-            channels = dims[scales.get("channel_dim", 0)]
-            room = sizes[scales.get("scale_buffer_idx", 0)]
-            if scales.get("scale") or channels != scales["num_scales"] or room < _SCALE * channels:
-                yield f"{scales['num_scales']} scales for {channels} channels have {room} bytes"
 
 
 def _volume(sizes: tuple[int, ...]) -> int:
