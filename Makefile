@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 LATEST ?= .venv-latest
 AUDIT  ?= .venv-audit
+PHONES ?= .venv-phones
 BIN    := $(VENV)/bin
 OUT    ?= out
 PROMPT ?= a large red circle on the left and a small blue star at the top right on a white background
@@ -11,7 +12,7 @@ PROMPT ?= a large red circle on the left and a small blue star at the top right 
 # They come in the order of tests/conftest.py, not by how many tests a file has.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=15
 
-.PHONY: demo test test-slow test-hosts test-arm64 test-all test-latest lint format audit sbom clean
+.PHONY: demo test test-slow test-hosts test-arm64 test-phones test-all test-latest lint format audit sbom clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -48,6 +49,24 @@ test-hosts: $(BIN)/.installed  ## hosts in C++, Node, a page and Kotlin, with wh
 test-arm64: $(BIN)/.installed  ## the host in C++ on an emulated 64-bit ARM CPU (needs root, for its list of cores)
 	PYTHON=$(BIN)/python examples/cpp/install_tools.sh examples/cpp/build/tools arm64
 	HOSTS=required $(PYTEST) tests/test_arm64_host.py
+
+# An environment for each format. The packages that write LiteRT models want another transformers
+# than constraints.txt has, and bring JAX.
+$(PHONES)-executorch/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PHONES)-executorch
+	$(PHONES)-executorch/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e ".[dev,executorch]"
+	@touch $@
+
+$(PHONES)-litert/.installed: pyproject.toml
+	$(PYTHON) -m venv $(PHONES)-litert
+	$(PHONES)-litert/bin/python -m pip install -q --disable-pip-version-check \
+		-e ".[cpu,litert-export]" diffusers==0.39.0 filelock "pytest>=8.3"
+	@touch $@
+
+test-phones: $(PHONES)-executorch/.installed $(PHONES)-litert/.installed  ## ExecuTorch and LiteRT
+	PHONES=required $(PHONES)-executorch/bin/python -m pytest tests/test_executorch.py
+	PHONES=required $(PHONES)-litert/bin/python -m pytest tests/test_litert.py
 
 test-all: lint  ## lint, type check, all tests in one run, which shares the bundles of both sizes
 	$(PYTEST)
@@ -94,4 +113,4 @@ sbom: $(AUDIT)/.installed $(BIN)/.installed  ## out/sbom.json: what .venv holds,
 	@echo "the bill of materials is $(OUT)/sbom.json"
 
 clean:
-	rm -rf $(OUT) $(VENV) $(LATEST) $(AUDIT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(OUT) $(VENV) $(LATEST) $(AUDIT) $(PHONES)-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache

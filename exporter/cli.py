@@ -115,7 +115,7 @@ def _format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         type=str.lower,
-        choices=["onnx", "openvino", "coreml"],
+        choices=["onnx", "openvino", "coreml", "executorch", "litert"],
         default="onnx",
         help="graph format (default: onnx, which OpenVINO runs too)",
     )
@@ -125,12 +125,13 @@ def _format_options(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16"],
         help="type the graphs compute in, OpenVINO: of its stored weights; norms and reductions "
         "stay fp32, and no range is measured: 'python -m quantization' does that (default: fp32, "
-        "for coreml fp16)",
+        "for coreml fp16); executorch and litert have fp32 alone",
     )
     parser.add_argument(
         "--static",
         action="store_true",
-        help="fix batch, height and width instead of leaving them open (coreml: always)",
+        help="fix batch, height and width instead of leaving them open (coreml, executorch, "
+        "litert: always)",
     )
     parser.add_argument(
         "--fused-attention",

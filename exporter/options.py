@@ -50,10 +50,16 @@ def check_options(options: ExportOptions) -> None:
     """
     if options.backend not in BACKENDS:
         raise UsageError(f"--backend {options.backend}: there are {', '.join(BACKENDS)}")
+    backend = BACKENDS[options.backend]
+    if options.precision is not None and options.precision not in backend.precisions:
+        raise UsageError(
+            f"--precision {options.precision}: {options.backend} is exported in "
+            f"{' or '.join(backend.precisions)}"
+        )
     unknown = [name for name in options.modules if name not in GRAPHS]
     if unknown:
         raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {', '.join(GRAPHS)}")
-    if options.batch_size != 1 and not (options.static or BACKENDS[options.backend].always_static):
+    if options.batch_size != 1 and not (options.static or backend.always_static):
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
@@ -61,7 +67,7 @@ def check_options(options: ExportOptions) -> None:
         raise UsageError("--golden-steps and --no-golden exclude each other")
     if options.fused_attention and options.backend != "onnx":
         raise UsageError(
-            "--fused-attention is for --backend onnx; OpenVINO and Core ML have no use for it"
+            "--fused-attention is for --backend onnx; the other formats have no use for it"
         )
     if options.openvino_tokenizer and options.backend != "openvino":
         raise UsageError("--openvino-tokenizer is for --backend openvino")

@@ -110,6 +110,16 @@ BACKENDS = {
         spelling=_late("coreml_program:mil_name"),
         check=_late("coreml_weights:check"),
     ),
+    "litert": Backend(
+        handlers={
+            IntegerWeights: _late("litert_weights:quantize"),
+            Int8Dynamic: _late("litert_weights:quantize"),
+        },
+        weight_names=_late("litert_weights:weight_names"),
+        packages=("ai_edge_quantizer",),
+        extra="litert-export",
+        check=_late("litert_weights:check"),
+    ),
 }
 
 

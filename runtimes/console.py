@@ -22,6 +22,9 @@ BROKEN_PIPE = 141
 _OUTPUT = "standard output"
 # What pip calls a package whose module has another name.
 _DISTRIBUTIONS = {
+    "ai_edge_litert": "ai-edge-litert",
+    "ai_edge_quantizer": "ai-edge-quantizer",
+    "litert_torch": "litert-torch",
     "onnx_ir": "onnx-ir",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -62,8 +62,8 @@ class Pipeline:
     ) -> "Pipeline":
         """Open a bundle folder; graphs are loaded when first needed.
 
-        `engine` (onnxruntime, openvino, coreml) defaults to the bundle's own; `precision` (f32,
-        bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
+        `engine` (a name in ENGINES, such as onnxruntime) defaults to the bundle's own; `precision`
+        (f32, bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
         compiled graphs. `threads` of the CPU run a graph. `low_memory` holds one graph at a time;
         `memory_check` refuses a run that would not fit into the memory that is free, on the CPU.
         Raises RunError for a damaged bundle, UsageError for an engine, device or precision that is

@@ -186,7 +186,7 @@ def test_threads(bundles, engine):
 
 
 def test_threads_where_there_are_none_to_choose():
-    with pytest.raises(UsageError, match="--threads is for ONNX Runtime and OpenVINO: Core ML"):
+    with pytest.raises(UsageError, match="--threads is for engines on the CPU: Core ML"):
         no_threads("Core ML", Execution(threads=2))
 
 

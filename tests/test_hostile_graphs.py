@@ -29,6 +29,8 @@ WEIGHTS = {
     "onnx": "model.onnx.data",
     "openvino": "model.bin",
     "coreml": "Data/com.apple.CoreML/weights/weight.bin",
+    "executorch": "",
+    "litert": "",
 }
 
 

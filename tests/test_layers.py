@@ -26,7 +26,7 @@ BANNED = {
 CLOSED_LATE = [
     # The table of engines opens each adapter when it is asked for, and the adapters take its types.
     {f"runtimes.engines.{name}" for name in ("base", "coreml", "onnxruntime", "openvino")}
-    | {"runtimes.engines.onnxruntime_buffers"},
+    | {f"runtimes.engines.{name}" for name in ("executorch", "litert", "onnxruntime_buffers")},
     # The checks take the manifest that runs them, for the type checker only.
     {"runtimes.bundle.manifest", "runtimes.bundle.manifest_check"},
     {"exporter.job", "exporter.manifest"},

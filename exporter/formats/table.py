@@ -1,4 +1,4 @@
-"""The three graph formats behind one call: write a graph's file."""
+"""The graph formats behind one call: write a graph's file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ class Backend:
 
     `layout` was measured on its engine (docs/performance.md). `always_static`: its graphs have
     fixed sizes. `ids`: the integer type of token ids. `packages`: what writing needs.
+    `precisions`: what it can be exported in.
     """
 
     write: Callable[[GraphPlan, Deferred, Path, Target], Path]
@@ -42,6 +43,7 @@ class Backend:
     extra: str = "export"
     always_static: bool = False
     ids: str = "int64"
+    precisions: tuple[str, ...] = ("fp32", "fp16")
 
 
 def _onnx(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
@@ -77,10 +79,33 @@ def _coreml(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -
     )
 
 
+def _executorch(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
+    from exporter.formats.executorch import write_executorch
+
+    return write_executorch(plan, deferred.load(), folder)
+
+
+def _litert(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
+    from exporter.formats.litert import write_litert
+
+    return write_litert(plan, deferred.load(), folder)
+
+
 BACKENDS = {
     "onnx": Backend(_onnx, "nchw", "fp32"),
     "openvino": Backend(_openvino, "nchw", "fp32", ("openvino",), "openvino"),
     "coreml": Backend(
         _coreml, "nchw", "fp16", ("coremltools",), "coreml", always_static=True, ids="int32"
+    ),
+    "executorch": Backend(
+        *(_executorch, "nchw", "fp32", ("executorch",), "executorch"),
+        always_static=True,
+        precisions=("fp32",),
+    ),
+    "litert": Backend(
+        *(_litert, "nchw", "fp32", ("litert_torch",), "litert-export"),
+        always_static=True,
+        ids="int32",
+        precisions=("fp32",),
     ),
 }

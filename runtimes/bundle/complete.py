@@ -39,6 +39,8 @@ _SESSIONS = {
     "onnx": {"onnxruntime": _ONNX_RUNTIME, "openvino": _OPENVINO},
     "openvino": {"openvino": _OPENVINO},
     "coreml": {},
+    "executorch": {},
+    "litert": {},
 }
 
 

@@ -47,8 +47,8 @@ def rewrite(package: Path, spec: Any) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back progress bars and notices about versions; show them when something fails."""
+def quiet(converter: str = "coremltools") -> Iterator[None]:
+    """Hold back a converter's progress and notices about versions; show them when it fails."""
     said = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def quiet() -> Iterator[None]:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                 yield
         except Exception as error:
-            error.add_note(f"coremltools said: {said.getvalue()[-2000:]}")
+            error.add_note(f"{converter} said: {said.getvalue()[-2000:]}")
             raise
 
 

@@ -13,7 +13,13 @@ from pathlib import Path, PurePosixPath
 from runtimes.bundle.manifest import File, Manifest
 
 # What a graph's file, or Core ML's package, is called at its end, by the bundle's backend.
-GRAPH_SUFFIXES = {"onnx": (".onnx", ".ort"), "openvino": (".xml",), "coreml": (".mlpackage",)}
+GRAPH_SUFFIXES = {
+    "onnx": (".onnx", ".ort"),
+    "openvino": (".xml",),
+    "coreml": (".mlpackage",),
+    "executorch": (".pte",),
+    "litert": (".tflite",),
+}
 # Names under which ONNX and OpenVINO graphs and their weights are found.
 _DATA = (".onnx", ".ort", ".onnx_data", ".data", ".xml", ".bin", ".weight", ".weights", ".pb")
 # Files for people and other hosts, beside graphs and tokenizers.

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.coreml_trust import coreml_faults
+from runtimes.bundle.executorch_trust import executorch_faults
 from runtimes.bundle.graph_files import engine_reads, graph_files
+from runtimes.bundle.litert_trust import litert_faults
 from runtimes.bundle.manifest import ORT_SUFFIX, Manifest
 from runtimes.bundle.onnx_trust import onnx_faults
 from runtimes.bundle.openvino_trust import openvino_faults
@@ -28,6 +30,8 @@ FAULTS: dict[str, Callable[[Path, Mapping[str, int]], Iterator[str]]] = {
     "ort": ort_faults,
     "openvino": openvino_faults,
     "coreml": coreml_faults,
+    "executorch": executorch_faults,
+    "litert": litert_faults,
 }
 
 

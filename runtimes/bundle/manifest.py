@@ -56,7 +56,7 @@ STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 GraphName = Annotated[str, OneOf(GRAPHS)]
 Precision = Annotated[str, OneOf(PRECISIONS)]
-Backend = Annotated[str, OneOf(("onnx", "openvino", "coreml"))]
+Backend = Annotated[str, OneOf(("onnx", "openvino", "coreml", "executorch", "litert"))]
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,20 @@ _ONNX = {
 # MatMulNBits of eight bits, which searched plans put into graphs of other recipes, too: 1.22.1 has
 # it for rounded activations alone.
 _EIGHT_BIT_BLOCKS = {"onnxruntime": "1.23.0"}
-_OPENVINO = {"openvino": "2026.4.1"}  # IR: the only one that was tried
+# The only ones that were tried: of IR, programs and models.
+_TRIED = {
+    "openvino": {"openvino": "2026.4.1"},
+    "executorch": {"executorch": "1.5.1"},
+    "litert": {"litert": "2.3.0"},
+}
 
 
 def oldest_engines(
     backend: str, graph: Graph, opset: int | None, done: Quantization | None
 ) -> dict[str, str]:
     """Engine and version, for a graph of an ONNX `opset` that quantisation did this to."""
-    if backend == "openvino":
-        return _OPENVINO
+    if backend in _TRIED:
+        return _TRIED[backend]
     if graph.is_ort:
         return {}
     if backend != "onnx" or opset != OPSET or graph.precision not in _ONNX:

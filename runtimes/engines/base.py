@@ -1,4 +1,4 @@
-"""The engine seam: the only thing that differs between ONNX Runtime, OpenVINO and Core ML.
+"""The engine seam: the only thing that differs between ONNX Runtime, OpenVINO, Core ML and others.
 
 An engine is a module with three verbs: `open_graph(file, execution)`, `check(execution)` and
 `footprint(execution)`. runtimes.engines.table lists the engines.
@@ -186,9 +186,14 @@ def no_such_options(engine: str, execution: Execution) -> None:
         raise UsageError(f"--cache-dir is for OpenVINO: {engine} keeps no compiled graphs")
 
 
+def only_cpu(engine: str, backend: str, execution: Execution) -> None:
+    """UsageError for another device than the CPU, where an engine runs on that alone here."""
+    device = execution.device.lower()
+    if device != "cpu":
+        raise UsageError(f"--device {device}: {engine} runs {backend} bundles on cpu here")
+
+
 def no_threads(engine: str, execution: Execution) -> None:
     """UsageError for a number of threads, where an engine takes none."""
     if execution.threads is not None:
-        raise UsageError(
-            f"--threads is for ONNX Runtime and OpenVINO: {engine} takes as many as it likes"
-        )
+        raise UsageError(f"--threads is for engines on the CPU: {engine} takes as many as it likes")

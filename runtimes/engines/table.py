@@ -18,6 +18,8 @@ ENGINES = {
     "onnxruntime": EngineKind("runtimes.engines.onnxruntime", ("onnx",), reads_ort=True),
     "openvino": EngineKind("runtimes.engines.openvino", ("openvino", "onnx"), True),
     "coreml": EngineKind("runtimes.engines.coreml", ("coreml",)),
+    "executorch": EngineKind("runtimes.engines.executorch", ("executorch",)),
+    "litert": EngineKind("runtimes.engines.litert", ("litert",)),
 }
 
 

@@ -36,8 +36,8 @@ from validation.report.verdict import first_failure, limits_of, recommend
 
 Image = NDArray[np.float32]  # (3,H,W) in 0..1
 PACKAGES = (
-    "wuerstchen-export", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools", "numpy",
-    "tokenizers", "torch", "diffusers", "transformers",
+    "wuerstchen-export", "onnxruntime", "onnxruntime-gpu", "openvino", "coremltools",
+    "executorch", "ai-edge-litert", "numpy", "tokenizers", "torch", "diffusers", "transformers",
 )  # fmt: skip
 NO_TIME = "not timed: an interpreter stands in for Core ML here"
 

@@ -35,7 +35,10 @@ def spoiled(copy: Copy, chance: random.Random, tries: int) -> Generator[Attempt]
         graph = copy.manifest.graphs[name]
         files = list(graph_files(copy.manifest, name))
         with copy.kept(*({graph.file} if copy.manifest.backend == "coreml" else files)):
-            case.spoil(copy.folder / graph.file, weights_of(copy.manifest, name))
+            try:
+                case.spoil(copy.folder / graph.file, weights_of(copy.manifest, name))
+            except LookupError:  # this graph has no such part
+                continue
             copy.seal_files(*files)
             yield refused(f"{name} with {case.what}", lambda: open_bundle(copy.folder), graph.file)
 
