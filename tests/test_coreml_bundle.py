@@ -1,5 +1,6 @@
 """Core ML bundles: exported, judged through the interpreter, refused off macOS by the runtime."""
 
+import json
 import shutil
 import sys
 
@@ -126,3 +127,17 @@ def test_packages_that_are_missing(capsys, tmp_path, monkeypatch, backend):
     monkeypatch.setitem(sys.modules, package, None)
     assert exporter([str(tmp_path / "b"), "--backend", backend]) == 2
     assert f"pip install 'wuerstchen-export[{backend}]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_placement_counts_every_function_of_every_package(capsys, two_sizes):
+    assert validation(["placement", str(two_sizes.folder), "--json"]) == 0
+    programs = json.loads(capsys.readouterr().out)
+    assert {p["graph"] for p in programs} == set(two_sizes.manifest.graphs)
+    denoisers = [p for p in programs if p["graph"] == "stage_c"]
+    assert [p["function"] for p in denoisers] == ["size_128x128", "size_128x256"]
+    assert [p["gathers"] for p in programs if p["graph"] != "text_encoder"].count(0) >= 5
+    assert all(p["beyond_axes"] == 0 for p in programs)
+    assert validation(["placement", str(two_sizes.folder), "--operations"]) == 0
+    printed = capsys.readouterr().out
+    assert "stage_b size_128x256: in fp32" in printed and "blocks.0" in printed

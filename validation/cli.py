@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import validation.bench.cli as bench
+import validation.mil.cli as placement
 import validation.quality.cli as quality
 import validation.sweep.cli as sweep
 import validation.trust.cli as trust
@@ -114,6 +115,15 @@ COMMANDS = {
         sweep.add_options,
         sweep.run,
         "finished pictures are kept: run it again",
+    ),
+    "placement": Command(
+        "Count, for each Core ML program of a bundle, what keeps it off the Neural Engine: "
+        "operations in fp32 by reason and block, casts, stretches of fp16 between them, gathers, "
+        "more than five axes.",
+        (JSON, DEBUG),
+        placement.add_options,
+        placement.run,
+        "nothing was counted",
     ),
     "trust": Command(
         "Damage a copy of a bundle in every way that a disk, a kill or a stranger could, "

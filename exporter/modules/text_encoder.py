@@ -63,7 +63,8 @@ class TextEncoder(nn.Module):
         tokens = input_ids.shape[1]
         x = self.token_embedding(input_ids) + self.position_embedding.weight[:tokens]
         causal = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-        seen = causal[None, None] & (attention_mask[:, None, None, :] != 0)
+        # A cast: compared with 0 it would be an Equal and a Not, which Core ML's provider has not.
+        seen = causal[None, None] & attention_mask[:, None, None, :].to(torch.bool)
         mask = torch.where(seen, 0.0, MASKED)
         for layer in self.layers:
             x = layer(x, mask)
