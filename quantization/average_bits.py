@@ -41,14 +41,14 @@ def check_average(bundle: Bundle, average_bits: float, twin: Bundle | None) -> A
         )
     if not 0 < average_bits <= MOST:
         raise UsageError(f"{asked}: give 16 bits or fewer; from there on nothing is chosen")
-    lacking = [name for name in DENOISERS if name not in manifest.graphs]
+    measured = _measured(bundle, asked, twin)
+    lacking = [name for name in DENOISERS if name not in measured.manifest.graphs]
     if lacking:
         raise UsageError(
-            f"{asked}: {bundle.folder} holds no {lacking[0]}, and whole runs are measured"
+            f"{asked}: {measured.folder} holds no {lacking[0]}, and whole runs are measured"
         )
-    measured = _measured(bundle, asked, twin)
     sizes = {}
-    for name in DENOISERS:
+    for name in [name for name in DENOISERS if name in manifest.graphs]:
         sizes[name] = _sizes(bundle, measured, name)
         if average_bits < (least := least_bits(sizes[name])):
             raise UsageError(f"{asked}: {name} takes {least:.2f} bits a weight at least")
@@ -73,9 +73,6 @@ def _measured(bundle: Bundle, asked: str, twin: Bundle | None) -> Bundle:
         )
     if own.model != manifest.model:
         raise UsageError(f"{other} is of {own.model.id}, {bundle.folder} of {manifest.model.id}")
-    lacking = [name for name in DENOISERS if name not in own.graphs]
-    if lacking:
-        raise UsageError(f"{other} holds no {lacking[0]}")
     require_packages(BACKENDS["onnx"], note=", which --twin is measured with")
     return twin
 

@@ -65,6 +65,10 @@ def _check_recipe(
     # Before the names: reading the weights of a graph takes the packages.
     require_packages(backend, note=f", which quantises {format_} bundles")
     _check_names(backend, graph, name, recipe, source)
+    if isinstance(recipe, MixedBits) and name not in DENOISERS:  # rounds activations, if in ONNX
+        raise UsageError(
+            f"{source}: {recipe.name} is for {' and '.join(DENOISERS)}, not for {name}"
+        )
     if isinstance(recipe, MixedBits) and recipe.forms:
         _check_forms(backend, graph, name, recipe, f"{source}: [{name}.forms]")
     backend.check(graph, recipe)
