@@ -26,21 +26,25 @@ class Asked:
     sizes: Mapping[str, Sizes]
 
 
+def check_format(bundle: Bundle, average_bits: float) -> None:
+    """UsageError for a format without forms to choose from, and for no number of bits."""
+    asked, name = f"--average-bits {average_bits:g}", bundle.manifest.backend
+    if backend_of(bundle).choices is None:
+        able = " and ".join(name for name, other in BACKENDS.items() if other.choices)
+        raise UsageError(
+            f"{asked}: {name} bundles have no forms to choose from, those of {able} have; take "
+            "--precision int4-weights, or a plan of 'python -m quantization sensitivity'"
+        )
+    if not 0 < average_bits <= MOST:
+        raise UsageError(f"{asked}: give more than 0 and up to 16, from where nothing is chosen")
+
+
 def check_average(bundle: Bundle, average_bits: float, twin: Bundle | None) -> Asked:
     """What is asked for, or UsageError naming what could be; nothing is run.
 
     `twin` is the fp32 ONNX bundle of a Core ML bundle's model.
     """
     asked, manifest = f"--average-bits {average_bits:g}", bundle.manifest
-    backend = backend_of(bundle)
-    if backend.choices is None:
-        able = " and ".join(name for name, other in BACKENDS.items() if other.choices)
-        raise UsageError(
-            f"{asked}: {manifest.backend} bundles have no forms to choose from, those of {able} "
-            "have; take --precision int4-weights, or a plan of 'python -m quantization sensitivity'"
-        )
-    if not 0 < average_bits <= MOST:
-        raise UsageError(f"{asked}: give 16 bits or fewer; from there on nothing is chosen")
     measured = _measured(bundle, asked, twin)
     lacking = [name for name in DENOISERS if name not in measured.manifest.graphs]
     if lacking:

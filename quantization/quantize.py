@@ -72,13 +72,15 @@ def quantize(
             f"{output} is inside the bundle {bundle.folder}, which holds its own files only; give "
             "another output"
         )
+    if request.average_bits is not None:
+        from quantization.average_bits import check_average, check_format
+
+        check_format(bundle, request.average_bits)
     plan = check_plan(bundle, request.plan, request.precision, request.source, request.target_db)
     if request.plan_file is not None:
         check_new(request.plan_file, "--save-plan")
     asked = None
     if request.average_bits is not None:
-        from quantization.average_bits import check_average
-
         asked = check_average(bundle, request.average_bits, request.twin)
     check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
     # Before the work: another process that writes there is found out first.

@@ -9,17 +9,20 @@ import onnx_ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
+from quantized_coreml import package, tiny, values
 from sklearn.cluster import KMeans
 
 from quantization.allocation import UNITS, Option, allocate
-from quantization.average_bits import check_average
+from quantization.average_bits import check_average, check_format
 from quantization.bit_forms import BitForm, average_bits, least_bits, parse_form
 from quantization.cli import main
+from quantization.coreml_weights import choices as coreml_choices
 from quantization.integers import blocks_of
 from quantization.mixed import choose
 from quantization.onnx_weights import choices, quantize_mixed
 from quantization.palettes import palettised, table_of
 from quantization.plan_file import read_plan, write_plan
+from quantization.quantize import Request, quantize
 from quantization.recipes import INT4_WEIGHTS, MixedBits, in_steps
 from quantization.trial import Trial, evaluation_of, sqnr_db
 from runtimes import UsageError
@@ -225,13 +228,12 @@ def test_plans_with_other_forms_are_refused(tmp_path, forms, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--average-bits", "1.5"], "--average-bits 1.5: stage_c takes 3."),
-        (["--average-bits", "17"], "--average-bits 17: give 16 bits or fewer"),
-        (["--average-bits", "-1"], "--average-bits -1: give 16 bits or fewer"),
+        (["--average-bits", "1.5"], "--average-bits 1.5: stage_c takes "),
+        (["--average-bits", "17"], "--average-bits 17: give more than 0 and up to 16"),
+        (["--average-bits", "-1"], "--average-bits -1: give more than 0"),
         (["--average-bits", "nan"], "--average-bits"),
         (["--average-bits", "4", "--precision", "int8"], "--precision and --average-bits each say"),
         (["--average-bits", "4", "--target-db", "20"], "--target-db picks exceptions"),
-        (["--average-bits", "4", "--twin", "x"], "x"),
         (["--precision", "int8", "--twin", "x"], "--twin is what --average-bits measures on"),
         ([], "give --precision, --average-bits or --plan"),
     ],
@@ -277,6 +279,7 @@ def test_only_formats_with_forms_and_twins_of_the_model_are_taken(bundles, tmp_p
         (bundle, bundle, "--twin is for Core ML bundles"),
     ):
         with pytest.raises(UsageError, match=message):
+            check_format(found, 4)
             check_average(found, 4, twin)
 
 
@@ -299,3 +302,31 @@ def test_the_demo_keeps_its_limit_and_the_plan_makes_the_same_bundle(capsys, bun
     assert {k: f for k, f in again.items() if k.endswith((".onnx", ".data"))} == {
         k: f for k, f in bundle.manifest.files.items() if k.endswith((".onnx", ".data"))
     }
+
+
+@pytest.mark.slow
+def test_packages_have_the_tables_and_the_bytes_of_their_plan(bundles, tmp_path):
+    """Every width, with a table for a weight and for 32 outputs of it."""
+    pytest.importorskip("coremltools")
+    source = tiny(bundles, "iOS18")
+    sizes = coreml_choices(package(source))
+    kinds = ["palette1", "palette2", "palette3", "palette4", "palette6", "palette8", "fp16"]
+    forms = dict(zip(sizes, itertools.cycle(kinds), strict=False))
+    grouped = next((name for name, own in sizes.items() if "palette4/32" in own), None)
+    if grouped:
+        forms[grouped] = "palette4/32"
+    recipe = MixedBits(forms=tuple(forms.items()))
+    request = Request(recipe.name, {"stage_c": recipe}, [], 0, 0)
+    quantize(source, tmp_path / "b", request)
+    found = open_bundle(tmp_path / "b", hashes="fresh")
+    record = found.manifest.quantization["stage_c"]
+    assert record.average_bits == pytest.approx(average_bits(sizes, forms))
+    before, after = (values(package(b))["main"] for b in (source, found))
+    for name, text in forms.items():
+        form, exact = parse_form(text), before[name].numpy()
+        if form.kind == "palette":
+            groups = exact.shape[0] // form.group if form.group else 1
+            close = next(k for k in after if k.startswith(f"{name}_"))
+            assert (after[close].numpy() == palettised(exact, form.bits, groups, 0)).all(), name
+        else:
+            assert (after[name].numpy() == exact).all()
