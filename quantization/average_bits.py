@@ -54,6 +54,8 @@ def check_average(bundle: Bundle, average_bits: float, twin: Bundle | None) -> A
     sizes = {}
     for name in [name for name in DENOISERS if name in manifest.graphs]:
         sizes[name] = _sizes(bundle, measured, name)
+        if not sizes[name]:
+            raise UsageError(f"{asked}: {name} has no weight to choose a form for")
         if average_bits < (least := least_bits(sizes[name])):
             raise UsageError(f"{asked}: {name} takes {least:.2f} bits a weight at least")
     return Asked(average_bits, measured, sizes)

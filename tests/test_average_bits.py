@@ -2,44 +2,31 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import onnx_ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
-from quantized_coreml import package, tiny, values
 from sklearn.cluster import KMeans
 
 from quantization.allocation import UNITS, Option, allocate
 from quantization.average_bits import check_average, check_format
-from quantization.bit_forms import BitForm, average_bits, least_bits, parse_form
+from quantization.bit_forms import BitForm, average_bits, parse_form
 from quantization.cli import main
-from quantization.coreml_weights import choices as coreml_choices
 from quantization.integers import blocks_of
 from quantization.mixed import choose
 from quantization.onnx_weights import choices, quantize_mixed
 from quantization.palettes import palettised, table_of
 from quantization.plan_file import read_plan, write_plan
-from quantization.quantize import Request, quantize
 from quantization.recipes import INT4_WEIGHTS, MixedBits, in_steps
 from quantization.trial import Trial, evaluation_of, sqnr_db
 from runtimes import UsageError
-from runtimes.bundle.manifest import DENOISERS
-from runtimes.bundle.read import open_bundle
-from runtimes.engines.base import Execution
-from runtimes.engines.table import BundleGraphs
 from runtimes.progress import SILENT
-from runtimes.recording import read_golden
-from runtimes.tolerances import LIMITS
-from validation.parity.gate import run_gate
 
 INPUTS, OUTPUTS = 96, 64
 # Of scikit-learn's k-means, by mean square error: its start is drawn, and tried ten times.
 OF_SCIKIT = 1.1
-# Of the worst step's power in one graph and in another that rounds its activations, too.
-SAME_WEIGHTS_DB = 0.2
 
 
 @pytest.fixture
@@ -281,52 +268,3 @@ def test_only_formats_with_forms_and_twins_of_the_model_are_taken(bundles, tmp_p
         with pytest.raises(UsageError, match=message):
             check_format(found, 4)
             check_average(found, 4, twin)
-
-
-@pytest.mark.slow
-def test_the_demo_keeps_its_limit_and_the_plan_makes_the_same_bundle(capsys, bundles, tmp_path):
-    source, plan = str(bundles("demo").folder), tmp_path / "plan.toml"
-    words = [source, str(tmp_path / "a"), "--average-bits", "6", "--save-plan", str(plan), "--json"]
-    assert main(words) == 0
-    record = json.loads(capsys.readouterr().out)
-    bundle = open_bundle(tmp_path / "a", hashes="fresh")
-    for name in DENOISERS:
-        sizes = choices(bundles("demo").path(f"{name}/model.onnx"))
-        assert record[name]["average_bits"] == pytest.approx(6, rel=0.01)
-        assert least_bits(sizes) < record[name]["average_bits"] <= 6
-        assert record[name]["worst_db"] >= LIMITS["mixed-bits"].graph_db
-    execution = Execution(engine="onnxruntime")
-    assert run_gate(bundle, BundleGraphs(bundle, execution), read_golden(bundle)).failures == []
-    assert main([source, str(tmp_path / "b"), "--plan", str(plan), "--quiet"]) == 0
-    again = open_bundle(tmp_path / "b").manifest.files
-    assert {k: f for k, f in again.items() if k.endswith((".onnx", ".data"))} == {
-        k: f for k, f in bundle.manifest.files.items() if k.endswith((".onnx", ".data"))
-    }
-
-
-@pytest.mark.slow
-def test_packages_have_the_tables_and_the_bytes_of_their_plan(bundles, tmp_path):
-    """Every width, with a table for a weight and for 32 outputs of it."""
-    pytest.importorskip("coremltools")
-    source = tiny(bundles, "iOS18")
-    sizes = coreml_choices(package(source))
-    kinds = ["palette1", "palette2", "palette3", "palette4", "palette6", "palette8", "fp16"]
-    forms = dict(zip(sizes, itertools.cycle(kinds), strict=False))
-    grouped = next((name for name, own in sizes.items() if "palette4/32" in own), None)
-    if grouped:
-        forms[grouped] = "palette4/32"
-    recipe = MixedBits(forms=tuple(forms.items()))
-    request = Request(recipe.name, {"stage_c": recipe}, [], 0, 0)
-    quantize(source, tmp_path / "b", request)
-    found = open_bundle(tmp_path / "b", hashes="fresh")
-    record = found.manifest.quantization["stage_c"]
-    assert record.average_bits == pytest.approx(average_bits(sizes, forms))
-    before, after = (values(package(b))["main"] for b in (source, found))
-    for name, text in forms.items():
-        form, exact = parse_form(text), before[name].numpy()
-        if form.kind == "palette":
-            groups = exact.shape[0] // form.group if form.group else 1
-            close = next(k for k in after if k.startswith(f"{name}_"))
-            assert (after[close].numpy() == palettised(exact, form.bits, groups, 0)).all(), name
-        else:
-            assert (after[name].numpy() == exact).all()
