@@ -17,6 +17,7 @@ from quantization.recipes import (
     Int8,
     Int8Dynamic,
     IntegerWeights,
+    MixedBits,
     Palette,
     Recipe,
 )
@@ -66,6 +67,8 @@ class Backend:
     sources: tuple[str, ...] = ("fp32",)
     # How a graph spells a weight's name in a plan, which is PyTorch's.
     spelling: Callable[[str], str] = str
+    # The forms that each weight of a graph may have by `--average-bits`, and its bytes in each.
+    choices: Callable[[Path], Mapping[str, Mapping[str, int]]] | None = None
     # What else has to hold for a graph and its recipe; UsageError where it does not.
     check: Callable[[Path, Recipe], None] = _no_check
     # The weights of a written graph with the kernels they run in; RunError where one is not the
@@ -81,8 +84,10 @@ BACKENDS = {
             IntegerWeights: _late("onnx_weights:quantize_weights"),
             Int8: _late("onnx_int8:quantize_int8"),
             Int8Dynamic: _late("onnx_int8:quantize_int8_dynamic"),
+            MixedBits: _late("onnx_weights:quantize_mixed"),
         },
         weight_names=_late("onnx_weights:weight_names"),
+        choices=_late("onnx_weights:choices"),
         packages=("onnx", "onnxruntime", "onnx_ir"),
         extra="cpu",
         with_kernels=_late("onnx_kernels:with_kernels"),
@@ -101,8 +106,10 @@ BACKENDS = {
         handlers={
             IntegerWeights: _late("coreml_weights:compress"),
             Palette: _late("coreml_weights:compress"),
+            MixedBits: _late("coreml_weights:compress"),
         },
         weight_names=_late("coreml_weights:weight_names"),
+        choices=_late("coreml_weights:choices"),
         packages=("coremltools", "sklearn"),
         extra="coreml",
         # Packages are exported in fp16, and compute in it whatever their weights are.

@@ -11,7 +11,7 @@ from quantization.backends import BACKENDS, require_packages
 from quantization.calibration import default_prompts
 from quantization.plan_file import read_plan
 from quantization.quantize import Request, quantize
-from quantization.recipes import PRESETS, TARGETS, Int8, Int8Dynamic
+from quantization.recipes import MIXED_BITS, PRESETS, TARGETS, Int8, Int8Dynamic, MixedBits
 from runtimes.arguments import Parser, a_path, integer, number
 from runtimes.bundle.manifest import Island, Manifest
 from runtimes.bundle.read import Bundle, open_bundle
@@ -60,6 +60,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="TOML file with a recipe per graph and exceptions per weight, such as "
         "'python -m quantization sensitivity' writes (instead of --precision)",
+    )
+    add(
+        "--average-bits",
+        type=number,
+        metavar="BITS",
+        help="choose the form of each of the denoisers' weights at the least damage, so that they "
+        "take so many bits on average, tables and scales included (instead of --precision; ONNX: "
+        "integers of 2, 4 and 8 bits, Core ML: palettes of 1 to 8, both: fp16)",
+    )
+    add(
+        "--twin",
+        type=a_path,
+        metavar="BUNDLE",
+        help="Core ML: the fp32 ONNX bundle of the same model, which --average-bits measures on",
+    )
+    add(
+        "--save-plan",
+        type=Path,
+        metavar="FILE",
+        help="write the plan that was carried out, with what was chosen, for --plan",
     )
     add(
         "--target-db",
@@ -113,13 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    if (args.precision is None) == (args.plan is None):
-        raise UsageError("give --precision or --plan")
+    _check_source(args)
     if args.plan is not None and args.target_db is not None:
         raise UsageError("--target-db picks a plan: give it with --precision, not with --plan")
     precision, target = args.precision, args.target_db
     if args.plan is not None:
         precision, plan = read_plan(args.plan)
+    elif args.average_bits is not None:
+        precision, plan = MixedBits().name, MIXED_BITS
     else:
         plan = PRESETS[precision]
     bundle = open_bundle(args.bundle)
@@ -134,8 +155,11 @@ def _run(args: argparse.Namespace) -> None:
         samples=args.samples,
         seed=args.seed,
         target_db=target,
-        source="--precision" if args.plan is None else f"--plan {args.plan}",
+        source=_source(args),
         overwrite=args.overwrite,
+        average_bits=args.average_bits,
+        twin=None if args.twin is None else open_bundle(args.twin),
+        plan_file=args.save_plan,
     )
     manifest = quantize(bundle, args.output, request, progress_of(args))
     if args.json:
@@ -143,6 +167,31 @@ def _run(args: argparse.Namespace) -> None:
     elif not args.quiet:
         _print(manifest, verbose=args.verbose)
         print(f"wrote {args.output}")
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """UsageError unless just one option says what to do, and the others go with it."""
+    ways = {
+        "--precision": args.precision,
+        "--plan": args.plan,
+        "--average-bits": args.average_bits,
+    }
+    given = [name for name, value in ways.items() if value is not None]
+    if not given:
+        raise UsageError("give --precision, --average-bits or --plan")
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} each say what every weight gets: give one")
+    if args.average_bits is not None and args.target_db is not None:
+        raise UsageError("--target-db picks exceptions of a precision: --average-bits has none")
+    if args.twin is not None and args.average_bits is None:
+        raise UsageError("--twin is what --average-bits measures on: give both or none")
+
+
+def _source(args: argparse.Namespace) -> str:
+    """Where the plan is from, for messages."""
+    if args.plan is not None:
+        return f"--plan {args.plan}"
+    return "--precision" if args.average_bits is None else "--average-bits"
 
 
 def require_onnx() -> None:
@@ -208,6 +257,7 @@ def _print(manifest: Manifest, *, verbose: bool) -> None:
             f"{name:<22}{record.recipe:<14}{len(done):>10}{len(record.weights) - len(done):>10}"
             f"{record.bytes_after / 1e6:>9.2f}{share:>10.2f}"
             + (f"   worst step {record.worst_db:.1f} dB" if record.worst_db else "")
+            + (f", {record.average_bits:.2f} bits a weight" if record.average_bits else "")
         )
         if record.kernels:
             ran = ", ".join(f"{count} {name}" for name, count in record.kernels.items())

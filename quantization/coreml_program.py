@@ -23,12 +23,15 @@ _IOS18 = 9  # specification version of iOS 18 and macOS 15
 
 @dataclass(frozen=True)
 class ProgramWeight:
-    """A constant, its numbers of output and input channels, and why it is left alone ('')."""
+    """A constant, its numbers of output and input channels and of values, and why it is left alone
+    ('': it is not).
+    """
 
     name: str
     dtype: str
     outputs: int
     inputs: int
+    values: int
     reason: str
 
 
@@ -72,7 +75,8 @@ def _weights(block: Any, inputs: set[str]) -> Iterator[ProgramWeight]:
                 continue
             reason = _reason(operation, producers, inputs, shape)
             dtype = _FLOATS[tensor.dataType]
-            yield ProgramWeight(name, dtype, shape[output], shape[inner], reason)
+            values = math.prod(shape)
+            yield ProgramWeight(name, dtype, shape[output], shape[inner], values, reason)
 
 
 def _reason(

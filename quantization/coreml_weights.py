@@ -7,12 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantization.bit_forms import BitForm, parse_form
 from quantization.coreml_program import ProgramWeight, mil_name, takes_groups, weights
 from quantization.integers import KEPT_GROUP, group_of
-from quantization.recipes import IntegerWeights, Palette, Recipe
+from quantization.palettes import table_of
+from quantization.recipes import IntegerWeights, MixedBits, Palette, Recipe
 from runtimes.bundle.coreml import WEIGHTS, quiet, rewrite
 from runtimes.bundle.manifest import Weight
 from runtimes.engines.base import Tensors
@@ -23,6 +26,7 @@ from runtimes.errors import RunError, UsageError
 # bits, 4 dB at 4, for 3 % and 1 % of the bytes. Tables of 256 values would take a twelfth.
 CHANNELS = 32
 _MOST_BITS = 6
+_SKIPPED = "the plan skips it"
 MAIN = "main"
 
 
@@ -45,7 +49,10 @@ def weight_names(source: Path) -> Collection[str]:
 
 
 def compress(
-    source: Path, target: Path, recipe: IntegerWeights | Palette, feeds: Sequence[Tensors] = ()
+    source: Path,
+    target: Path,
+    recipe: IntegerWeights | Palette | MixedBits,
+    feeds: Sequence[Tensors] = (),
 ) -> list[Weight]:
     """Write a package with its weights as the recipe says; lists every weight, changed or not.
 
@@ -69,22 +76,58 @@ def compress(
     return listed
 
 
-def _skipped(weight: ProgramWeight, recipe: IntegerWeights | Palette) -> str:
-    return "the plan skips it" if weight.name in map(mil_name, recipe.skip) else ""
+def choices(source: Path) -> dict[str, dict[str, int]]:
+    """The forms that each weight of a package may have, and how many bytes it has in each."""
+    spec = read_specification(source)
+    groups, found = takes_groups(spec), {}
+    for weight in weights(spec):
+        if not weight.reason:
+            wide = 4 if weight.dtype == "float32" else 2
+            rest = weight.values // weight.outputs
+            forms = [BitForm("fp", 8 * wide), *_palettes(weight, groups=groups)]
+            sizes = {str(form): form.bytes(rest, weight.outputs, wide) for form in forms}
+            found[weight.name] = sizes
+    return found
+
+
+def _palettes(weight: ProgramWeight, *, groups: bool) -> Iterator[BitForm]:
+    """Tables of three bits, and for a part of the outputs, are there from iOS 18 on."""
+    for bits in (1, 2, 3, 4, 6, 8):
+        if groups or bits != 3:
+            yield BitForm("palette", bits)
+        divided = weight.outputs % CHANNELS == 0 and weight.outputs > CHANNELS
+        if groups and bits <= _MOST_BITS and divided:
+            yield BitForm("palette", bits, CHANNELS)
+
+
+def _skipped(weight: ProgramWeight, recipe: IntegerWeights | Palette | MixedBits) -> str:
+    if isinstance(recipe, MixedBits):
+        named = {mil_name(name) for name, form in recipe.forms if not form.startswith("fp")}
+        return "" if weight.name in named else _SKIPPED
+    return _SKIPPED if weight.name in map(mil_name, recipe.skip) else ""
 
 
 def _choice(
-    weight: ProgramWeight, recipe: IntegerWeights | Palette, *, groups: bool
+    weight: ProgramWeight, recipe: IntegerWeights | Palette | MixedBits, *, groups: bool
 ) -> tuple[str, Any]:
     """How a weight is stored, in words and as coremltools' configuration."""
     import_coremltools()
     from coremltools.optimize.coreml import OpLinearQuantizerConfig, OpPalettizerConfig
 
+    if isinstance(recipe, MixedBits):
+        forms = {mil_name(name): form for name, form in recipe.forms}
+        form = parse_form(forms[weight.name])
+        return _palette_words(form.bits, form.group), OpPalettizerConfig(
+            mode="custom",
+            lut_function=partial(table_of, bits=form.bits),
+            granularity="per_grouped_channel" if form.group else "per_tensor",
+            group_size=form.group or CHANNELS,
+            weight_threshold=0,
+        )
     kept = weight.name in map(mil_name, recipe.keep)
     if isinstance(recipe, Palette) and not kept:
         groups = groups and recipe.bits <= _MOST_BITS and weight.outputs % CHANNELS == 0
-        tables = f"a table per {CHANNELS} channels" if groups else "one table"
-        return f"{recipe.bits}-bit palette, {tables}", OpPalettizerConfig(
+        return _palette_words(recipe.bits, CHANNELS if groups else 0), OpPalettizerConfig(
             mode="kmeans",
             nbits=recipe.bits,
             granularity="per_grouped_channel" if groups else "per_tensor",
@@ -104,6 +147,11 @@ def _choice(
         block_size=group,
         weight_threshold=0,
     )
+
+
+def _palette_words(bits: int, group: int) -> str:
+    tables = f"a table per {group} channels" if group else "one table"
+    return f"{bits}-bit palette, {tables}"
 
 
 def _write(

@@ -13,6 +13,8 @@ SMALLEST_BLOCK = 16  # of MatMulNBits
 # From so many inputs on blocks are twice a recipe's group: their fp32 scales take half as much, the
 # kernel is a quarter faster, and 0.7 dB are lost (docs/quantization.md).
 WIDE = 1024
+# Steps of integers of two bits that are tried, of a block's largest value.
+FOUR_LEVELS = np.linspace(0.3, 0.8, 11).astype(np.float32)
 Floats = NDArray[np.floating]
 # Integers and scales by weight, bits and block (0: a column), for a graph that is quantised in many
 # ways: at the public size rounding is most of what that takes.
@@ -72,12 +74,35 @@ def block_of(inputs: int, largest: int, bits: int) -> int:
 def blocks_of(
     weight: NDArray[np.float32], bits: int, block: int
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric integers (N, blocks, block) of a weight (K,N) and their scales (N, blocks)."""
+    """Symmetric integers (N, blocks, block) of a weight (K,N) and their scales (N, blocks).
+
+    Of two bits all four levels are used.
+    """
     columns = np.ascontiguousarray(weight.T)
     count = -(-columns.shape[1] // block)
     whole = np.pad(columns, ((0, 0), (0, count * block - columns.shape[1])))
     blocks = whole.reshape(len(columns), count, block)
+    if bits == 2:
+        return _four_levels(blocks)
     top = 2 ** (bits - 1) - 1
     scale = np.maximum(np.abs(blocks).max(axis=2), 1e-12) / top
     integers = np.clip(np.rint(blocks / scale[..., None]), -top, top).astype(np.int8)
     return integers, scale.astype(np.float32)
+
+
+def _four_levels(blocks: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Integers from -2 to 1 with the scale, of either sign, that leaves the least square error.
+
+    A scale from the largest value alone would round most of a block to 0.
+    """
+    top = np.maximum(np.abs(blocks).max(axis=2), 1e-12)
+    least = np.full(top.shape, np.inf, np.float32)
+    best, scales = np.zeros(blocks.shape, np.int8), np.ones(top.shape, np.float32)
+    for size in FOUR_LEVELS:
+        for scale in (size * top, -size * top):
+            integers = np.clip(np.rint(blocks / scale[..., None]), -2, 1)
+            error = np.square(integers * scale[..., None] - blocks).sum(axis=2)
+            better = error < least
+            best[better], scales[better] = integers[better].astype(np.int8), scale[better]
+            least = np.minimum(error, least)
+    return best, scales

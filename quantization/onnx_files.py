@@ -18,7 +18,7 @@ from runtimes.bundle.graph_files import EXTERNAL_DATA_BYTES, SMALL_TENSOR_BYTES
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators, which OpenVINO knows, too
 # How the integers of a weight are called in a graph.
-STORED = re.compile(r"(?P<weight>.+)_int(?P<bits>[48])")
+STORED = re.compile(r"(?P<weight>.+)_int(?P<bits>[248])")
 
 
 def load(path: Path) -> onnx_ir.Model:

@@ -213,11 +213,11 @@ def _replace(graph: Graph, node: Node, other: Node) -> None:
 
 
 def _packed(integers: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
-    """As MatMulNBits reads them: unsigned around 128 or 8; of two in a byte the low one first."""
+    """As MatMulNBits reads them: unsigned around 128, 8 or 2; of those in a byte the low first."""
     unsigned = (integers.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    if bits == 8:
-        return unsigned
-    return np.bitwise_or(unsigned[..., ::2], unsigned[..., 1::2] << np.uint8(4), dtype=np.uint8)
+    count = 8 // bits
+    parts = [unsigned[..., place::count] << np.uint8(place * bits) for place in range(count)]
+    return np.bitwise_or.reduce(parts)
 
 
 def _constant(graph: Graph, values: NDArray[np.generic], name: str) -> Value:

@@ -180,13 +180,13 @@ def _write(model: Model, target: Path, half: set[str]) -> list[Weight]:
     """Carry out what `half` says, save the graph, and list its weights as they are stored."""
     weights = {use.weight: use.reason for use in uses(model)}
     _halve(model.graph, half)
-    listed = [_stored(model.graph, name, reason) for name, reason in weights.items()]
+    listed = [stored_in_fp16(model.graph, name, reason) for name, reason in weights.items()]
     save(model, target)
     return listed
 
 
-def _stored(graph: Graph, name: str, reason: str) -> Weight:
-    """Store what is left of the fp32 weights in fp16 too, but for those with a `reason` not to."""
+def stored_in_fp16(graph: Graph, name: str, reason: str = "") -> Weight:
+    """Store an fp32 weight in fp16, too, unless there is a `reason` not to."""
     weight = graph.initializers[name]
     if weight.dtype == DataType.FLOAT16:
         return Weight(name, "float16", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quantization.backends import Backend, backend_of, require_packages
 from quantization.plan_file import exceptions
-from quantization.recipes import PRESETS, Float16, Int8, Plan, Recipe, judged
+from quantization.recipes import PRESETS, Float16, Int8, MixedBits, Plan, Recipe, judged
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
@@ -70,6 +70,12 @@ def _check_recipe(
     # Before the names: reading the weights of a graph takes the packages.
     require_packages(backend, note=f", which quantises {format_} bundles")
     _check_names(backend, graph, name, recipe, source)
+    if isinstance(recipe, MixedBits) and name not in DENOISERS:  # rounds activations, if in ONNX
+        raise UsageError(
+            f"{source}: {recipe.name} is for {' and '.join(DENOISERS)}, not for {name}"
+        )
+    if isinstance(recipe, MixedBits) and recipe.forms:
+        _check_forms(backend, graph, name, recipe, f"{source}: [{name}.forms]")
     backend.check(graph, recipe)
 
 
@@ -89,6 +95,19 @@ def _check_names(backend: Backend, graph: Path, name: str, recipe: Recipe, sourc
             raise UsageError(
                 f"{source}: [{name}] names '{weight}', which is no weight of {name} that a recipe "
                 f"could quantise{hint}"
+            )
+
+
+def _check_forms(backend: Backend, graph: Path, name: str, recipe: MixedBits, where: str) -> None:
+    """UsageError for a form that a weight cannot have in this format."""
+    assert backend.choices is not None  # as every format that has a handler for it
+    choices = backend.choices(graph)
+    for weight, form in recipe.forms:
+        allowed = choices[backend.spelling(weight)]
+        if form not in allowed:
+            raise UsageError(
+                f"{where} has {form} for '{weight}', which {name} here can have in "
+                f"{', '.join(allowed)}"
             )
 
 

@@ -6,6 +6,12 @@ precision = "int8"
 recipe = "int8"
 keep = ["blocks.4.contract.weight"]     # int8 weights, float activations
 skip = ["blocks.0.expand.weight"]       # as it is
+
+A table of `recipe = "mixed-bits"` has a table of the form of each weight (`bit_forms`); a weight
+that is not named stays as it is:
+
+[stage_c.forms]
+"blocks.0.expand.weight" = "palette4"
 """
 
 import dataclasses
@@ -13,6 +19,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from quantization.bit_forms import parse_form
 from quantization.recipes import (
     INT4_WEIGHTS,
     INT8_WEIGHTS,
@@ -24,6 +31,7 @@ from quantization.recipes import (
     Int8,
     Int8Dynamic,
     IntegerWeights,
+    MixedBits,
     Plan,
     Recipe,
     in_steps,
@@ -43,6 +51,7 @@ _RECIPES: tuple[Recipe, ...] = (
     PALETTE8,
     PALETTE6,
     PALETTE4,
+    MixedBits(),
 )
 _MOST_BYTES = 1_000_000  # of a file: one that names every weight of the public model has 0.1 MB
 _MOST_GROUP = 65_536  # weights that share a scale
@@ -80,6 +89,9 @@ def write_plan(path: Path, precision: str, plan: Plan) -> None:
             names = getattr(recipe, field, ())
             if names:
                 lines += [f"{field} = [", *(f'  "{weight}",' for weight in names), "]"]
+        if isinstance(recipe, MixedBits):
+            lines += ["", f"[{name}.forms]"]
+            lines += [f'"{weight}" = "{form}"' for weight, form in recipe.forms]
         if isinstance(recipe, Int8):
             lines.append(f"smoothing = {recipe.smoothing}")
             lines.append(f"norm_smoothing = {recipe.norm_smoothing}")
@@ -104,6 +116,8 @@ def _recipe(graph: str, table: Any, where: str) -> Recipe:
 
 
 def _typed(key: str, value: Any, where: str) -> Any:
+    if key == "forms":
+        return _forms(value, where)
     if key in ("keep", "skip"):
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return tuple(value)
@@ -117,6 +131,22 @@ def _typed(key: str, value: Any, where: str) -> Any:
     raise UsageError(f"{where}: '{key}' is {shown(value)}")
 
 
+def _forms(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: 'forms' must be a table of weight names and forms")
+    for weight, form in value.items():
+        try:
+            parse_form(form if isinstance(form, str) else "")
+        except ValueError:
+            raise UsageError(
+                f"{where}: {shown(weight)} is {shown(form)}; a form is one such as int4/64, "
+                "palette4 or fp16"
+            ) from None
+    return tuple(value.items())
+
+
 def exceptions(recipe: Recipe) -> tuple[str, ...]:
     """The weights a recipe names."""
+    if isinstance(recipe, MixedBits):
+        return tuple(weight for weight, _ in recipe.forms)
     return (*getattr(recipe, "keep", ()), *getattr(recipe, "skip", ()))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantization.local_noise import Form, form_of, local_noise, rounded
 from quantization.onnx_files import load
-from quantization.powers import product_powers, products
+from quantization.powers import Powers, product_powers, products
 from quantization.roles import Use, uses
 from quantization.rounded_alone import RoundedAlone
 from quantization.trial import GROUPS, Noise, Trial, noise_of
@@ -42,9 +42,9 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Weight:
     """A weight, its forms, and the noise of its product at the probed steps (S,): of its own
-    rounding alone, as the recipe has it, and as an exception.
+    rounding alone, as the recipe has it, and as an exception. `powers`: of what it multiplies.
     """
 
     use: Use
@@ -52,12 +52,13 @@ class _Weight:
     alone: Noise
     whole: Noise
     kept: Noise
+    powers: Powers | None = None
 
 
 def predict(trial: Trial, on_run: Callable[[], None] = lambda: None) -> Prediction:
     """Both noises of every group of a trial; `on_run` is called after each of its `runs`."""
-    weights = _weights(trial, on_run)
-    shares = _between(_shares(trial, weights, on_run), _roles(trial))
+    weights = weights_of(trial, on_run)
+    shares = shares_of(trial, weights, on_run)
     noise, kept = {}, {}
     for name, weight in weights.items():
         noise[name] = everywhere(trial, weight.whole * shares[name])
@@ -114,12 +115,15 @@ def factor_of(trial: Trial, predicted: Noise, measured: Noise, steps: Sequence[i
     return np.exp(np.interp(places, places[list(steps)], np.log(ratio)))
 
 
-def _weights(trial: Trial, on_run: Callable[[], None]) -> dict[str, _Weight]:
+def weights_of(
+    trial: Trial, on_run: Callable[[], None], also: Collection[int] = ()
+) -> dict[str, Weight]:
+    """The weights of a trial; `powers` have the peaks of blocks of the sizes in `also`, too."""
     model = load(trial.prepared)
     found = {use.weight: use for use in uses(model) if not use.reason}
     forms = {name: _forms(trial, model, use) for name, use in found.items()}
     blocks = {
-        name: {form.block for form in both if form.activations == "blocks"}
+        name: {form.block for form in both if form.activations == "blocks"} | {*also}
         for name, both in forms.items()
         if name in products(model)
     }
@@ -131,14 +135,14 @@ def _weights(trial: Trial, on_run: Callable[[], None]) -> dict[str, _Weight]:
         form, exception = forms[name]
         if name not in powers:  # no product: nothing of it but its own rounding is known
             same = np.ones(len(feeds))
-            weights[name] = _Weight(use, form, same, same, same)
+            weights[name] = Weight(use, form, same, same, same)
             continue
-        sample = _columns(matrix(model, use))
+        sample = columns(matrix(model, use))
         alone, whole, kept = (
             local_noise(sample, form_, powers[name], ranges.get(name))
             for form_ in (replace(form, activations="fp32"), form, exception)
         )
-        weights[name] = _Weight(use, form, alone, whole, kept)
+        weights[name] = Weight(use, form, alone, whole, kept, powers[name])
     return weights
 
 
@@ -148,8 +152,15 @@ def _forms(trial: Trial, model: onnx_ir.Model, use: Use) -> tuple[Form, Form]:
     return form, exception
 
 
+def shares_of(
+    trial: Trial, weights: Mapping[str, Weight], on_run: Callable[[], None]
+) -> dict[str, Noise]:
+    """How much of each product's own noise reaches epsilon, at the probed steps (S,)."""
+    return _between(_shares(trial, weights, on_run), _roles(trial))
+
+
 def _shares(
-    trial: Trial, weights: Mapping[str, _Weight], on_run: Callable[[], None]
+    trial: Trial, weights: Mapping[str, Weight], on_run: Callable[[], None]
 ) -> dict[str, Noise]:
     """Epsilon's noise over the products' own for the weights that are run, at the probed steps."""
 
@@ -228,7 +239,7 @@ def matrix(model: onnx_ir.Model, use: Use) -> Floats:
     return np.moveaxis(weight, use.output_axis, -1).reshape(-1, weight.shape[use.output_axis])
 
 
-def _columns(weight: Floats) -> Floats:
+def columns(weight: Floats) -> Floats:
     """Evenly spaced outputs of a weight."""
     return np.asarray(weight[:, :: -(-weight.shape[1] // COLUMNS)], np.float32)
 

@@ -7,20 +7,26 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from quantization.backends import backend_of, package_versions
+from quantization.bit_forms import average_bits
 from quantization.calibration import Samples, check_samples, held_out, judging_runs, record
 from quantization.plan_check import check_plan, needs_runs
-from quantization.recipes import Float16, Int8, Plan, Recipe
+from quantization.plan_file import write_plan
+from quantization.recipes import Float16, Int8, MixedBits, Plan, Recipe
 from runtimes.bundle.graph_files import engine_reads
 from runtimes.bundle.manifest import DENOISERS, GOLDEN_FILE, Graph, Manifest, Quantization
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.readme import bundle_readme
-from runtimes.bundle.write import atomic_folder, check_output, check_space, seal
+from runtimes.bundle.write import atomic_folder, check_new, check_output, check_space, seal
 from runtimes.engines.base import Tensors
 from runtimes.errors import RunError, UsageError
 from runtimes.memory import give_back
 from runtimes.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from quantization.average_bits import Asked
 
 README = "README.md"
 
@@ -33,6 +39,10 @@ class Request:
     it on runs that nothing was calibrated on (ONNX bundles; None or 0: none kept). fp16 is measured
     and judged on such runs, with or without a target; at 0 it is not. `source` is where the plan
     was read, for messages.
+
+    `average_bits`: have the forms of recipes `MixedBits` chosen, so that each denoiser's weights
+    take so many bits on average, `twin` being the fp32 ONNX bundle of a Core ML bundle's model.
+    `plan_file` is where to write the plan as it was carried out.
     """
 
     precision: str
@@ -43,6 +53,9 @@ class Request:
     target_db: float | None = None
     source: str = "--precision"
     overwrite: bool = False
+    average_bits: float | None = None
+    twin: Bundle | None = None
+    plan_file: Path | None = None
 
 
 def quantize(
@@ -59,12 +72,25 @@ def quantize(
             f"{output} is inside the bundle {bundle.folder}, which holds its own files only; give "
             "another output"
         )
+    if request.average_bits is not None:
+        from quantization.average_bits import check_average, check_format
+
+        check_format(bundle, request.average_bits)
     plan = check_plan(bundle, request.plan, request.precision, request.source, request.target_db)
+    if request.plan_file is not None:
+        check_new(request.plan_file, "--save-plan")
+    asked = None
+    if request.average_bits is not None:
+        asked = check_average(bundle, request.average_bits, request.twin)
     check_space(output, int(1.1 * sum(file.size for file in bundle.manifest.files.values())))
     # Before the work: another process that writes there is found out first.
     with atomic_folder(output, overwrite=request.overwrite) as folder:
         samples, worst = _measure(bundle, plan, request, progress)
+        if asked is not None:
+            worst |= _choose(bundle, asked, plan, request, progress)
         manifest = _write(bundle, folder, plan, request, samples, worst, progress)
+        if request.plan_file is not None:
+            write_plan(request.plan_file, request.precision, plan)
     open_bundle(output, hashes="none")  # each file was hashed a moment ago
     return manifest
 
@@ -91,6 +117,24 @@ def _measure(
         )
     worst = _judge(bundle, plan, request, samples, judged, progress) if judges else {}
     return samples, worst
+
+
+def _choose(
+    bundle: Bundle,
+    asked: "Asked",
+    plan: dict[str, Recipe],
+    request: Request,
+    progress: Progress,
+) -> dict[str, float]:
+    """Put the chosen forms into the plan; each denoiser's worst step in dB."""
+    from quantization.average_bits import chosen_forms
+    from quantization.search import judged_runs
+
+    _, prompts = held_out(request.prompts, judging_runs(asked.measured))
+    runs = judged_runs(asked.measured, prompts, progress)
+    recipes, worst = chosen_forms(bundle, asked, plan, runs, progress)
+    plan.update(recipes)
+    return worst
 
 
 def _judge(
@@ -178,7 +222,13 @@ def _graph(
         for path in written.parent.iterdir():
             os.rename(path, target / path.name)
     islands = recipe.islands if isinstance(recipe, Float16) else ()
-    record = Quantization(recipe.name, weights, before, after, islands=islands)
+    average = None
+    if isinstance(recipe, MixedBits) and backend.choices is not None:
+        forms = {backend.spelling(weight): form for weight, form in recipe.forms}
+        average = average_bits(backend.choices(bundle.path(graph.file)), forms)
+    record = Quantization(
+        recipe.name, weights, before, after, islands=islands, average_bits=average
+    )
     return dataclasses.replace(graph, precision=recipe.name), record
 
 

@@ -86,7 +86,19 @@ class Palette:
     skip: tuple[str, ...] = ()
 
 
-Recipe = Float16 | Float16Weights | IntegerWeights | Int8 | Int8Dynamic | Palette
+@dataclass(frozen=True)
+class MixedBits:
+    """Each weight in a form of its own, as `quantization.bit_forms` spells them: (weight, form).
+
+    What is not named stays as it is. ONNX integers have their activations rounded by the same
+    blocks, as those of presets for what runs at every step.
+    """
+
+    name: str = "mixed-bits"
+    forms: tuple[tuple[str, str], ...] = ()
+
+
+Recipe = Float16 | Float16Weights | IntegerWeights | Int8 | Int8Dynamic | Palette | MixedBits
 Plan = Mapping[str, Recipe | None]  # graph -> what is done to it; None leaves it as it is
 
 
@@ -136,6 +148,9 @@ PRESETS: dict[str, Plan] = {
     "palette6": {name: PALETTE6 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
     "palette4": {name: PALETTE4 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
 }
+
+# Where bits are chosen: of the denoisers' weights. The rest is in 8 bits, as in every preset.
+MIXED_BITS: Plan = {name: MixedBits() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS}
 
 # What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:
 # 1 or 2 dB above what validation asks of any run, since a search judges by three. A uniform preset

@@ -102,7 +102,7 @@ class Trial:
         evaluation: Evaluation,
         group: str = "weight",
     ) -> None:
-        self._graph, self.recipe = graph, recipe
+        self.graph, self.recipe = graph, recipe
         self._calibration, self.evaluation = calibrated(calibration), evaluation
         model = onnx_ir.load(graph)
         weights = [use.weight for use in uses(model) if not use.reason]
@@ -121,7 +121,7 @@ class Trial:
         self._folder = tempfile.TemporaryDirectory()
         self._root = Path(self._folder.name)
         self._fp32: Run | None = None
-        self._rounded: Rounded = {}
+        self.rounded: Rounded = {}  # integers that were made for other plans
 
     @property
     def prepared(self) -> Path:
@@ -140,9 +140,9 @@ class Trial:
         path.parent.mkdir()
         extremes = None
         if isinstance(self.recipe, Int8):
-            model, extremes = prepared_int8(self._graph, self.recipe, self._calibration)
+            model, extremes = prepared_int8(self.graph, self.recipe, self._calibration)
         else:
-            model = load(self._graph)
+            model = load(self.graph)
             channels_last(model, fuse_attention=isinstance(self.recipe, Int8Dynamic))
         save(model, path)
         del model
@@ -159,10 +159,16 @@ class Trial:
     ) -> Iterator[Quantised]:
         """The graph with all but these weights quantised."""
         recipe = dataclasses.replace(recipe or self.recipe, keep=tuple(keep), skip=tuple(skip))
+        with self.written(lambda target: self._write(target, recipe)) as graph:
+            yield graph
+
+    @contextmanager
+    def written(self, write: Callable[[Path], object]) -> Iterator[Quantised]:
+        """What `write` makes of the graph."""
         with tempfile.TemporaryDirectory(dir=self._root) as folder:
             target = Path(folder) / "graph" / "model.onnx"
             target.parent.mkdir()
-            self._write(target, recipe)
+            write(target)
             yield Quantised(target, self.evaluation, self._fp32_run)
 
     def alone(self, group: str) -> AbstractContextManager[Quantised]:
@@ -183,7 +189,7 @@ class Trial:
 
     def _write(self, target: Path, recipe: AnyRecipe) -> None:
         plain = dataclasses.replace(recipe, keep=self.recipe.keep, skip=self.recipe.skip)
-        rounded = self._rounded if plain == self.recipe else None
+        rounded = self.rounded if plain == self.recipe else None
         if isinstance(recipe, Int8Dynamic):
             quantize_int8_dynamic(self.prepared, target, recipe, (), rounded)
         elif isinstance(recipe, IntegerWeights):
@@ -193,11 +199,11 @@ class Trial:
             prepared, smoothed = self._prepared
             quantize_int8(prepared, target, done, smoothed, rounded)
         else:  # smoothed in another way
-            quantize_int8(self._graph, target, recipe, self._calibration)
+            quantize_int8(self.graph, target, recipe, self._calibration)
 
     def _fp32_run(self) -> Run:
         if self._fp32 is None:
-            self._fp32 = open_run(self._graph)
+            self._fp32 = open_run(self.graph)
         return self._fp32
 
 

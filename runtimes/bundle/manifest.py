@@ -49,6 +49,7 @@ PRECISIONS = (
     "palette8",
     "palette6",
     "palette4",
+    "mixed-bits",
 )
 
 # What engines compute in, and the stored precision that it is as exact as.
@@ -258,6 +259,7 @@ class Quantization:
 
     `worst_db`: the SQNR of its outputs at the worst step against fp32, on recorded runs, where
     measured. `islands`: what stays fp32 in an fp16 graph for the values that were measured there.
+    `average_bits`: of the weights whose forms were chosen, tables and scales included.
     """
 
     recipe: Precision
@@ -266,6 +268,7 @@ class Quantization:
     bytes_after: v.Bytes
     worst_db: v.Decibels | None = None
     islands: Annotated[tuple[Island, ...], v.Many] = ()
+    average_bits: v.AverageBits | None = None
 
     @property
     def kernels(self) -> dict[str, int]:

@@ -65,6 +65,8 @@ Activations = Annotated[tuple[Activation, ...], Items(0, 3, only=(0, 3))]
 Count = Annotated[int, Range(0, 1 << 31)]
 Version = Annotated[int, Range(1, 1_000)]  # of operator sets and of ONNX's IR
 Bits = Annotated[int, Range(1, 64)]
+# From indices of one bit to fp32; scales of tiny weights may take more than the weights.
+AverageBits = Annotated[float, Range(0.1, 64)]
 Number = Annotated[float, Range(-1e6, 1e6)]
 Factor = Annotated[int, Range(1, 1 << 31)]
 

@@ -36,6 +36,7 @@ PRECISIONS = {
     "fp32": "f32",
     "fp16": "f16",
     **{name: name for name in ("int8-weights", "int4-weights", "palette8", "palette6", "palette4")},
+    "mixed-bits": "mixed-bits",
 }
 Shapes = dict[str, tuple[int, ...]]
 

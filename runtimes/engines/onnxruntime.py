@@ -48,6 +48,7 @@ FOOTPRINT = Footprint(
         "int8-dynamic": 1.2,
         "int8-weights": 1.2,
         "int4-weights": 1.3,
+        "mixed-bits": 1.3,
     },
     positions=1.6,
     # Sixteen products of Stage C's widths, 0.1 to 0.6 GB: ORT format is read into memory and its

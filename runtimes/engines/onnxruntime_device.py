@@ -21,6 +21,7 @@ COMPUTED = {
     "int8-dynamic": "int8",
     "int8-weights": "f32",
     "int4-weights": "f32",
+    "mixed-bits": "f32",
 }
 
 
