@@ -62,6 +62,7 @@ def test_every_option_has_help(name):
         "exporter/demo_checkpoint/README.md",
         "docs/architecture.md",
         "docs/hosting.md",
+        "docs/mobile.md",
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
