@@ -225,7 +225,7 @@ def test_exceptions_of_a_plan_are_in_the_bundle(bundles, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give --precision or --plan"),
+        ([], "give --precision, --average-bits or --plan"),
         (["--plan", "node.toml", "--target-db", "30"], "--target-db picks a plan"),
         (["--precision", "int8", "--samples", "5"], "--samples 5 misses some timesteps"),
         (["--precision", "int8", "--calibration", "none.txt"], "none.txt cannot be read"),
