@@ -104,8 +104,8 @@ def softmax(x: Tensor, axis: Tensor) -> Tensor:
     return x.softmax(dim=int(axis))
 
 
-# Exactly the operations of the seven graphs (abs: of earlier exports'); a program with another one
-# is not interpreted.
+# Exactly the operations of the seven graphs (abs, not_equal: of earlier exports'); a program with
+# another one is not interpreted.
 OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
