@@ -6,13 +6,14 @@ What takes the packages is in test_executorch.py and test_litert.py.
 import random
 import sys
 
+import flatbuffers
 import phones
 import pytest
 
 from exporter.cli import main as exporter
 from runtimes.bundle.executorch_schema import PROGRAM
 from runtimes.bundle.executorch_trust import executorch_faults
-from runtimes.bundle.flatbuffer import read
+from runtimes.bundle.flatbuffer import Schema, read
 from runtimes.bundle.graph_trust import UNREADABLE
 from runtimes.bundle.litert_schema import MODEL
 from runtimes.bundle.litert_trust import litert_faults
@@ -61,6 +62,22 @@ def test_the_reader_gives_what_the_files_say():
     (signature,) = model["signature_defs"]
     assert [entry["name"] for entry in signature["inputs"]] == ["x"]
     assert sorted(entry["name"] for entry in signature["outputs"]) == ["y", "z"]
+
+
+def test_a_text_that_is_named_from_many_places_is_refused():
+    """Five hundred times four megabytes would be read for seconds."""
+    builder = flatbuffers.Builder()
+    text = builder.CreateString("n" * 4_000_000)
+    builder.StartVector(4, 500, 4)
+    for _ in range(500):
+        builder.PrependUOffsetTRelative(text)
+    texts = builder.EndVector()
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, texts, 0)
+    builder.Finish(builder.EndObject(), file_identifier=b"TEST")
+    schema = Schema({"Root": (("texts", "[text]"),)}, {}, "Root", b"TEST")
+    with pytest.raises(ValueError, match="more values than any graph has"):
+        read(memoryview(builder.Output()), schema)
 
 
 @pytest.mark.parametrize("format_", FILES)

@@ -20,6 +20,7 @@ Tables = Mapping[str, tuple[tuple[str, str], ...]]
 _SCALARS = frozenset("?bBhHiIqQfd")
 _TEXT = "text"
 _MOST = 4_000_000  # tables, texts and vectors: the public Stage B has some 100,000
+_TEXT_SHARE = 8  # bytes of a text that count as one more: one may be named from many places
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class _Reader:
         if kind in _SCALARS:
             return self._unpack(kind, place)
         if kind == _TEXT:
-            return str(self._vector(place, "B"), "utf-8")
+            held = self._vector(place, "B")
+            self._count(len(held) // _TEXT_SHARE)
+            return str(held, "utf-8")
         if kind.startswith("["):
             return self._vector(place, kind[1:-1])
         return self.table(place, kind)
