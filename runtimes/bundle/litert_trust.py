@@ -34,6 +34,7 @@ OPERATORS = {
     40: ("MEAN", 2, 2),
     41: ("SUB", 2, 2),
     42: ("DIV", 2, 2),
+    53: ("CAST", 1, 1),
     64: ("SELECT", 3, 3),
     65: ("SLICE", 3, 3),
     67: ("TRANSPOSE_CONV", 4, 4),
