@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import manifests
@@ -29,6 +30,29 @@ def command(name: str, install: str) -> str:
     path = shutil.which(name)
     required(path, name, install)
     return str(path)
+
+
+def _flip(folder: Path) -> None:
+    path = folder / "stage_c/model.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def _link(folder: Path) -> None:
+    path = folder / "stage_b/model.onnx"
+    path.rename(folder.with_name("elsewhere.onnx"))
+    path.symlink_to(folder.with_name("elsewhere.onnx"))
+
+
+# What is done to a bundle's files, and what a host says of it in its line.
+SPOILED_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "gone": (lambda f: (f / "stage_c/model.onnx").unlink(), "stage_c/model.onnx is missing"),
+    "flipped": (_flip, "stage_c/model.onnx is not the file the manifest names"),
+    "linked": (_link, "outside the bundle; copy it with its files"),
+    "no JSON": (lambda f: (f / "bundle.json").write_text('{"a": '), "is not valid JSON"),
+    "no manifest": (lambda f: (f / "bundle.json").unlink(), "is no bundle"),
+}
 
 
 def reseal(folder: Path, name: str) -> None:

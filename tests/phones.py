@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from runtimes.bundle.manifest import Tensor
+from runtimes.bundle.read import Bundle
+from runtimes.engines.base import Engine
+from runtimes.errors import RunError
+from runtimes.recording import read_golden
 
 GRAPHS = Path(__file__).parent / "graphs"
 
@@ -46,3 +50,14 @@ SMALL = SimpleNamespace(
     outputs=(Tensor("y", "float32", (1, 4)), Tensor("z", "float32", (1, 1))),
     multiple=1,
 )
+
+
+def check_stage_a(bundle: Bundle, engine: Engine, failed: str) -> None:
+    """Its picture, and a line where inputs are missing or of another size; then it is closed."""
+    feeds = {"latents": read_golden(bundle).tensors["stage_a.latents"]}
+    assert engine.run(feeds)["image"].shape == bundle.graph("stage_a").outputs[0].shape
+    with pytest.raises(RunError, match=r"needs inputs that were not given: \['latents'\]"):
+        engine.run({})
+    with pytest.raises(RunError, match=failed):
+        engine.run({"latents": feeds["latents"][:, :, 1:]})
+    engine.close()

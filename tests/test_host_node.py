@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from host_tools import SPOILED_FILES
 from js_hosts import copied, node_host, pixels, units, with_golden_value
 from tokenizers import AddedToken, Tokenizer
 
@@ -255,32 +255,14 @@ def test_bad_manifests(bundles, tmp_path, change, message):
     said_in_one_line(node_host(folder, "--check", "--quiet"), RunError, message)
 
 
-def test_files_that_are_not_what_they_should_be(bundles, tmp_path):
-    source = bundles("one_level").folder
-
-    def refused(name: str, spoil, message: str) -> None:
-        folder = copied(source, tmp_path / name, lambda value: None)
-        spoil(folder)
-        done = node_host(folder, "a", *SHORT, "-o", tmp_path / "x.png", "--quiet")
-        said_in_one_line(done, RunError, message)
-
-    def flip(folder: Path) -> None:
-        path = folder / "stage_c/model.onnx"
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
-
-    def link(folder: Path) -> None:
-        path = folder / "stage_b/model.onnx"
-        (tmp_path / "model.onnx").write_bytes(path.read_bytes())
-        path.unlink()
-        path.symlink_to(tmp_path / "model.onnx")
-
-    refused("gone", lambda f: (f / "stage_c/model.onnx").unlink(), "stage_c/model.onnx is missing")
-    refused("flipped", flip, "stage_c/model.onnx is not the file the manifest names")
-    refused("linked", link, "outside the bundle; copy it with its files")
-    refused("no JSON", lambda f: (f / "bundle.json").write_text('{"a": '), "is not valid JSON")
-    refused("no manifest", lambda f: (f / "bundle.json").unlink(), "is no bundle")
+@pytest.mark.parametrize("fault", SPOILED_FILES)
+def test_files_that_are_not_what_they_should_be(bundles, tmp_path, fault):
+    spoil, message = SPOILED_FILES[fault]
+    folder = copied(bundles("one_level").folder, tmp_path / "bundle", lambda value: None)
+    spoil(folder)
+    done = node_host(folder, "a", *SHORT, "-o", tmp_path / "x.png", "--quiet")
+    said_in_one_line(done, RunError, message)
+    assert not (tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize(
