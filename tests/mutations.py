@@ -1,7 +1,8 @@
-"""Valid files made wrong, as Hypothesis strategies: a value of a JSON replaced, bytes changed."""
+"""Valid files made wrong, as Hypothesis strategies: values of a JSON, bytes, offsets changed."""
 
 import functools
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,6 +86,23 @@ def damaged(data: bytes, most: int = 3) -> st.SearchStrategy[bytes]:
     kinds = st.sampled_from(["flip", "flip", "byte", "cut", "insert", "repeat"])
     steps = st.lists(st.tuples(kinds, place, st.integers(0, 255)), min_size=1, max_size=most)
     return steps.map(lambda drawn: _damage(data, drawn))
+
+
+@functools.cache
+def misled(data: bytes) -> st.SearchStrategy[bytes]:
+    """A file of offsets and counts, whole numbers of 2 or 4 bytes, with one to three changed."""
+    place = st.integers(0, len(data) // 2 - 2).map(lambda half: 2 * half)
+    number = st.integers(0, 2 * len(data)) | st.sampled_from([0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+    steps = st.lists(st.tuples(place, number, st.booleans()), min_size=1, max_size=3)
+    return steps.map(lambda drawn: _mislead(data, drawn))
+
+
+def _mislead(data: bytes, steps: list[tuple[int, int, bool]]) -> bytes:
+    changed = bytearray(data)
+    for place, number, short in steps:
+        kind, most = ("<H", 0xFFFF) if short else ("<I", 0xFFFFFFFF)
+        struct.pack_into(kind, changed, place, number & most)
+    return bytes(changed)
 
 
 def _damage(data: bytes, steps: list[tuple[str, int, int]]) -> bytes:

@@ -42,6 +42,7 @@ from quantization.recipes import INT8_WEIGHTS, Int8
 from runtimes.bundle.manifest import GOLDEN_FILE, TOKENS_FILE, File
 from runtimes.bundle.manifest_json import read_manifest
 from runtimes.bundle.onnx_header import read_header
+from runtimes.bundle.ort_format import read_ort_header
 from runtimes.bundle.read import sha256
 from runtimes.bundle.tokenizer_rules import read_rules
 from runtimes.errors import RunError, UsageError
@@ -315,3 +316,18 @@ def test_graphs(bundle, place, sound, data):
             holds(lambda: read_header(sound[backend]))
     finally:
         (folder / name).write_bytes(whole)
+
+
+@fuzzed
+@given(st.data())
+def test_flatbuffers(sound, place, data):
+    """Whose offsets lead elsewhere, and whose lists have another length."""
+    backend = data.draw(st.sampled_from(["ort", "executorch", "litert"]))
+    path = place / sound[backend].name
+    path.write_bytes(data.draw(mutations.misled(sound[backend].read_bytes())))
+    try:
+        holds(lambda: hostile_graphs.check(backend, path))
+        if backend == "ort":
+            holds(lambda: read_ort_header(path))
+    finally:
+        path.unlink()

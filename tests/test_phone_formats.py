@@ -4,6 +4,7 @@ What takes the packages is in test_executorch.py and test_litert.py.
 """
 
 import random
+import struct
 import sys
 
 import flatbuffers
@@ -78,6 +79,20 @@ def test_a_text_that_is_named_from_many_places_is_refused():
     schema = Schema({"Root": (("texts", "[text]"),)}, {}, "Root", b"TEST")
     with pytest.raises(ValueError, match="more values than any graph has"):
         read(memoryview(builder.Output()), schema)
+
+
+def test_a_long_list_of_fields_is_read_once():
+    """Not for each of the tables that share it: 100,000 times 32,000 fields take minutes."""
+    count, size = 100_000, 0xFFFE
+    vtable = struct.pack("<HH", size, 4) + bytes(size - 4)
+    # The root's own vtable and the root, whose one field is a vector of offsets to one table.
+    head = struct.pack("<I4sHHHHiI", 16, b"TEST", 6, 8, 4, 0, 8, 4) + struct.pack("<I", count)
+    first = len(head)
+    last = first + 4 * count + len(vtable)
+    offsets = struct.pack(f"<{count}I", *(last - place for place in range(first, last, 4)[:count]))
+    content = head + offsets + vtable + struct.pack("<i", len(vtable))
+    schema = Schema({"Root": (("all", "[Empty]"),), "Empty": ()}, {}, "Root", b"TEST")
+    assert read(memoryview(content), schema) == {"all": [{}] * count}
 
 
 @pytest.mark.parametrize("format_", FILES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnxruntime
 
 from runtimes.bundle.manifest import Quantization
-from runtimes.bundle.ort_format import NODES, OPERATOR, graph_of, open_model
+from runtimes.bundle.ort_format import nodes_of, open_model
 from runtimes.errors import RunError, one_line
 
 _LEVELS = {
@@ -43,7 +43,7 @@ def write_optimised(source: Path, target: Path, level: str, done: Quantization |
 
 def operators(path: Path) -> Counter[str]:
     """How many nodes of each operator a graph in ORT format has."""
-    return Counter(node.text(OPERATOR) for node in graph_of(open_model(path)).tables(NODES))
+    return Counter(node.get("op_type", "") for node in nodes_of(open_model(path)))
 
 
 def _optimise(

@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.bundle import ort_format as ort
-from runtimes.bundle.flatbuffer_tables import MOST_TABLES
+from runtimes.bundle.ort_schema import SESSION
 from validation.trust.hostile import CUT, FAR, Hostile
 
 _READ = "cannot be read"
-# A field of a table: the method of flatbuffers.Builder that writes it, and its value.
-Fields = dict[int, tuple[str, Any]]
-_NUMBERS = {"Int32", "Uint32", "Int64"}
+# Of a field, by its name: the method of flatbuffers.Builder that writes it, and its value.
+Fields = dict[str, tuple[str, Any]]
 
 
 class Writer:
@@ -26,13 +24,13 @@ class Writer:
     def text(self, value: str) -> tuple[str, int]:
         return "UOffsetTRelative", self._builder.CreateString(value)
 
-    def table(self, fields: Fields) -> tuple[str, int]:
-        builder = self._builder
-        builder.StartObject(max(fields, default=0) + 1)
-        for number, (kind, value) in fields.items():
+    def table(self, name: str, fields: Fields) -> tuple[str, int]:
+        builder, known = self._builder, [field for field, _ in SESSION.tables[name]]
+        builder.StartObject(len(known))
+        for field, (kind, value) in fields.items():
             # Values that are a schema's default would be left out.
             getattr(builder, f"Prepend{kind}")(value)
-            builder.Slot(number)
+            builder.Slot(known.index(field))
         return "UOffsetTRelative", builder.EndObject()
 
     def tables(self, entries: Sequence[tuple[str, int]]) -> tuple[str, int]:
@@ -56,31 +54,31 @@ def tensor(writer: Writer, **changes: Any) -> tuple[str, int]:
     """A weight of 6 x 4 values in fp32, but for these fields of it."""
     given: dict[str, Any] = {"dims": (6, 4), "kind": 1, "raw": 96, "external": None} | changes
     fields: Fields = {
-        ort.TENSOR_NAME: writer.text("more"),
-        ort.DIMS: writer.values("Int64", 8, given["dims"]),
-        ort.DATA_TYPE: ("Int32", given["kind"]),
-        ort.RAW: writer.values("Uint8", 1, [0] * given["raw"]),
+        "name": writer.text("more"),
+        "dims": writer.values("Int64", 8, given["dims"]),
+        "data_type": ("Int32", given["kind"]),
+        "raw_data": writer.values("Uint8", 1, [0] * given["raw"]),
     }
     if given["external"] is not None:
-        fields[ort.EXTERNAL] = ("Int64", given["external"])
+        fields["external_data_offset"] = ("Int64", given["external"])
     if "strings" in changes:
-        fields[ort.STRINGS] = writer.tables([writer.text("x")])
-    return writer.table(fields)
+        fields["string_data"] = writer.tables([writer.text("x")])
+    return writer.table("Tensor", fields)
 
 
 def node(writer: Writer, operator: str = "MatMul", domain: str = "", **changes: Any) -> Any:
     """A node at place 0, with further `fields` of it."""
     fields: Fields = {
-        ort.DOMAIN: writer.text(domain),
-        ort.INDEX: ("Uint32", changes.pop("index", 0)),
-        ort.OPERATOR: writer.text(operator),
-        ort.NODE_KIND: ("Int32", changes.pop("kind", 0)),
-        ort.PROVIDER: writer.text(changes.pop("provider", "CPUExecutionProvider")),
+        "domain": writer.text(domain),
+        "index": ("Uint32", changes.pop("index", 0)),
+        "op_type": writer.text(operator),
+        "type": ("Int32", changes.pop("kind", 0)),
+        "execution_provider_type": writer.text(changes.pop("provider", "CPUExecutionProvider")),
     }
     if changes:
-        made = {number: make(writer) for number, make in changes["attribute"].items()}
-        fields[ort.ATTRIBUTES] = writer.tables([writer.table(made)])
-    return writer.table(fields)
+        made = {field: make(writer) for field, make in changes["attribute"].items()}
+        fields["attributes"] = writer.tables([writer.table("Attribute", made)])
+    return writer.table("Node", fields)
 
 
 def content(
@@ -94,21 +92,22 @@ def content(
     """The bytes of a file: sound, but for what is given."""
     writer = Writer()
     graph: Fields = {
-        ort.INITIALIZERS: writer.tables(tensors(writer)),
-        ort.NODES: writer.tables(nodes(writer)),
-        ort.MOST_INDEX: ("Uint32", 1),
+        "initializers": writer.tables(tensors(writer)),
+        "nodes": writer.tables(nodes(writer)),
+        "max_node_index": ("Uint32", 1),
     }
     graph |= more(writer)
     opsets = [
-        writer.table({ort.OPSET_DOMAIN: writer.text(each), ort.OPSET_VERSION: ("Int64", 18)})
+        writer.table("OperatorSetId", {"domain": writer.text(each), "version": ("Int64", 18)})
         for each in domains
     ]
-    model = {
-        ort.IR_VERSION: ("Int64", 8),
-        ort.OPSETS: writer.tables(opsets),
-        ort.GRAPH: writer.table(graph),
+    model: Fields = {
+        "ir_version": ("Int64", 8),
+        "opset_import": writer.tables(opsets),
+        "graph": writer.table("Graph", graph),
     }
-    return writer.file(writer.table({ort.MODEL: writer.table(model)}), identifier)
+    session: Fields = {"model": writer.table("Model", model)}
+    return writer.file(writer.table("InferenceSession", session), identifier)
 
 
 def written(**changes: Any) -> Callable[[Path, str], object]:
@@ -126,8 +125,17 @@ def _tensors(**changes: Any) -> Callable[[Path, str], object]:
 
 def _edge(place: int) -> Callable[[Writer], Fields]:
     return lambda writer: {
-        ort.EDGES: writer.tables([writer.table({ort.EDGE_NODE: ("Uint32", place)})])
+        "node_edges": writer.tables([writer.table("NodeEdge", {"node_index": ("Uint32", place)})])
     }
+
+
+def _sparse(writer: Writer) -> Fields:
+    return {"sparse_initializers": writer.tables([writer.table("Tensor", {})])}
+
+
+def _replayed(writer: Writer) -> Fields:
+    records = writer.tables([writer.table("Attribute", {})])
+    return {"runtime_optimizations": writer.table("RuntimeOptimizations", {"records": records})}
 
 
 def _bytes(change: Callable[[bytes], bytes]) -> Callable[[Path, str], object]:
@@ -146,13 +154,17 @@ def _fields_before_the_file(old: bytes) -> bytes:
 
 def _many(writer: Writer) -> list[Any]:
     """One tensor, listed more often than a reader looks: a file of 0.8 MB."""
-    return [tensor(writer)] * (MOST_TABLES + 1)
+    return [tensor(writer)] * (SESSION.most // 2)
 
 
-_EMPTY: dict[int, Callable[[Writer], Any]] = {ort.ATTRIBUTE_GRAPH: lambda writer: writer.table({})}
-_GRAPHS = {ort.ATTRIBUTE_GRAPHS: lambda writer: writer.tables([writer.table({})])}
-_LYING = {ort.ATTRIBUTE_TENSOR: lambda writer: tensor(writer, dims=(6, 4000))}
-_SPARSE = {ort.SPARSE: lambda writer: writer.tables([writer.table({})])}
+def _listed(writer: Writer) -> Any:
+    """A list of so many tensors that a list of nodes, as long, names in every one."""
+    return writer.tables([tensor(writer)] * 1000)
+
+
+_EMPTY = {"g": lambda writer: writer.table("Graph", {})}
+_GRAPHS = {"graphs": lambda writer: writer.tables([writer.table("Graph", {})])}
+_LYING = {"t": lambda writer: tensor(writer, dims=(6, 4000))}
 
 HOSTILE = (
     Hostile("an operator nobody asked for", _nodes("Softplus"), "operator 'Softplus'"),
@@ -174,17 +186,11 @@ HOSTILE = (
     Hostile("values of no type", _tensors(kind=99), "not known"),
     Hostile("weights in another file", _tensors(external=0), "lies in another file"),
     Hostile("weights at the end of the world", _tensors(external=FAR), "lies in another file"),
-    Hostile(
-        "sparse weights", written(more=lambda w: {n: f(w) for n, f in _SPARSE.items()}), "sparse"
-    ),
-    Hostile(
-        "optimisations to replay",
-        written(more=lambda w: {ort.RECORDS: w.table({ort.RECORD: w.tables([w.table({})])})}),
-        "optimisations to be replayed",
-    ),
+    Hostile("sparse weights", written(more=_sparse), "sparse"),
+    Hostile("optimisations to replay", written(more=_replayed), "optimisations to be replayed"),
     Hostile(
         "four thousand million nodes",
-        written(more=lambda w: {ort.MOST_INDEX: ("Uint32", (1 << 32) - 1)}),
+        written(more=lambda w: {"max_node_index": ("Uint32", (1 << 32) - 1)}),
         "it counts 4,294,967,295 nodes",
     ),
     Hostile("a node behind the last", _nodes(index=7), "has the place 7"),
@@ -195,6 +201,11 @@ HOSTILE = (
     ),
     Hostile("an edge to nowhere", written(more=_edge(5)), "an edge leads to a node"),
     Hostile("a weight many times", written(tensors=_many), _READ),
+    Hostile(
+        "many weights many times",
+        written(nodes=lambda w: [node(w, attribute={"tensors": _listed})] * 1000),
+        _READ,
+    ),
     Hostile("a graph of another kind", written(identifier=b"TFL3"), _READ),
     Hostile("a root behind the file", _bytes(_rooted((1 << 32) - 1)), _READ),
     Hostile("a root in the identifier", _bytes(_rooted(4)), _READ),
