@@ -160,6 +160,13 @@ def _backend_options(parser: argparse.ArgumentParser) -> None:
         help="coreml: oldest system the packages run on, such as iOS18 or macOS15",
     )
     parser.add_argument(
+        "--islands",
+        type=str.lower,
+        choices=["safe", "least"],
+        help="coreml in fp16: what stays fp32; 'least' is what the demo needs for 50 dB, for the "
+        "Neural Engine, and holds less range (default: safe)",
+    )
+    parser.add_argument(
         "--openvino-tokenizer",
         action="store_true",
         help="openvino: write the tokenizer as a graph too, for hosts in C++",
@@ -238,6 +245,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         openvino_tokenizer=args.openvino_tokenizer,
         loras=tuple(map(parse_lora, args.lora)),
         embeddings=tuple(map(parse_embedding, args.embedding)),
+        islands=args.islands,
         resume=args.resume,
     )
 

@@ -42,6 +42,7 @@ class Fingerprints:
             ],
             "tensors": [vars(tensor) for tensor in (*closed.inputs, *closed.outputs)],
             "backend": job.backend,
+            "layout": BACKENDS[job.backend].layout,
             "target": dataclasses.asdict(job.target(plan, {})),
             "tools": tools(BACKENDS[job.backend].packages),
         }

@@ -19,6 +19,7 @@ from exporter.formats.table import BACKENDS, Target
 from exporter.formats.tokenizer import check_tokenizer
 from exporter.golden import SHORT_STEPS
 from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
+from exporter.modules.islands import SAFE, SETS
 from exporter.options import ExportOptions, check_options, deployment_target
 from exporter.sampling import sampling
 from runtimes.bundle.manifest import CONDITION_GRAPHS, Sampling
@@ -45,6 +46,7 @@ class Job:
     batch_size: int
     deployment_target: str
     fused_attention: bool
+    islands: str
     openvino_tokenizer: bool
     text: bool
     modules: tuple[str, ...]
@@ -92,6 +94,7 @@ class Job:
             metadata=metadata,
             deployment_target=self.deployment_target,
             fused_attention=self.fused_attention,
+            islands=SETS[self.islands].get(plan.name, ()),
             sizes=dimensions if len(dimensions) > 1 else {},
         )
 
@@ -124,6 +127,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
         batch_size=options.batch_size,
         deployment_target=deployment_target(options),
         fused_attention=options.fused_attention,
+        islands=options.islands or SAFE,
         openvino_tokenizer=options.openvino_tokenizer,
         text=options.text,
         modules=options.modules,

@@ -19,7 +19,7 @@ class ExportOptions:
     sizes (height, width) for Core ML, whose graphs have fixed ones. `fused_attention`: ONNX, an
     attention block's products and softmax as one operator. `golden_steps` are those of the
     recorded run. `resume` goes on with what an earlier export of the same output has finished.
-    `text`: Stage B's.
+    `text`: Stage B's. `islands`: Core ML in fp16, what stays fp32 ('safe', the default, 'least').
     """
 
     backend: str = "onnx"
@@ -40,6 +40,7 @@ class ExportOptions:
     fused_attention: bool = False
     loras: tuple[LoraFile, ...] = ()
     embeddings: tuple[EmbeddingFile, ...] = ()
+    islands: str | None = None
     resume: bool = False
 
 
@@ -74,6 +75,10 @@ def check_options(options: ExportOptions) -> None:
     if options.openvino_tokenizer:
         check_openvino_tokenizers()
     deployment_target(options)
+    if options.islands is not None and options.precision == "fp32":
+        raise UsageError(
+            "--islands says what stays fp32 in fp16 graphs: leave --precision fp32 out"
+        )
 
 
 def deployment_target(options: ExportOptions) -> str:
@@ -83,7 +88,11 @@ def deployment_target(options: ExportOptions) -> str:
     for Core ML's options with another backend.
     """
     if options.backend != "coreml":
-        coreml_only = {"--sizes": options.sizes, "--deployment-target": options.deployment_target}
+        coreml_only = {
+            "--sizes": options.sizes,
+            "--deployment-target": options.deployment_target,
+            "--islands": options.islands,
+        }
         for flag, value in coreml_only.items():
             if value:
                 raise UsageError(f"{flag} is for --backend coreml")

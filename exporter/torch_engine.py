@@ -1,23 +1,30 @@
 """The export-form modules as an engine: what the golden run is recorded with."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 
 import torch
 
 from exporter.graphs import GraphPlan
+from exporter.modules.islands import Island, keep_islands
 from runtimes.engines.base import Engine, Feeds, Placement, Tensors
 
 
 class TorchEngine:
-    """One export-form module in fp32, its weights mapped from the checkpoint."""
+    """One export-form module, its weights mapped from the checkpoint.
 
-    def __init__(self, plan: GraphPlan) -> None:
+    In fp32; with `islands`, what is kept of that in fp16.
+    """
+
+    def __init__(self, plan: GraphPlan, islands: Collection[Island] | None = None) -> None:
         self._plan = plan
         self._stack = ExitStack()
         self._module = self._stack.enter_context(plan.module())
+        if islands is not None:
+            keep_islands(self._module.half(), islands)
         self.load_seconds = 0.0
-        self.placement = Placement(f"PyTorch {torch.__version__}", "CPU", "f32")
+        computed = "f32" if islands is None else "f16"
+        self.placement = Placement(f"PyTorch {torch.__version__}", "CPU", computed)
 
     def run(self, feeds: Feeds) -> Tensors:
         inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in self._plan.inputs]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from stub_graphs import SUFFIXES, stub_graph
 
 from exporter import export as export_module
 from exporter.cli import main
+from exporter.formats.table import BACKENDS
 from runtimes.bundle.locks import locked
 from runtimes.bundle.manifest import Graph
 from runtimes.bundle.read import open_bundle
@@ -148,6 +150,16 @@ def test_graphs_of_other_options_are_not_kept(capsys, words, made, other, again)
     assert run(capsys, words, "--resume", *other)[0] == 0
     assert made == again
     open_bundle(words[0], hashes="fresh")
+
+
+def test_graphs_of_another_layout_are_not_kept(capsys, words, made, monkeypatch):
+    """It is a constant of the code, which a later version may choose otherwise."""
+    made.start(stage_a=KeyboardInterrupt())
+    run(capsys, words)
+    made.start()
+    monkeypatch.setitem(BACKENDS, "onnx", replace(BACKENDS["onnx"], layout="nhwc"))
+    assert run(capsys, words, "--resume")[0] == 0
+    assert made == list(GRAPHS)
 
 
 def test_graphs_of_other_weights_are_not_kept(capsys, folders, tmp_path, made):

@@ -2,7 +2,8 @@
 
 The program computes in the types of the PyTorch module: after `module.half()`, everything heavy
 runs in fp16, while GlobalResponseNorm, norms, softmax, the residual stream and the denoisers' end
-stay fp32 by their own `.float()`. So coremltools is asked for fp32, which means: change no types.
+stay fp32 by their own `.float()`, those that `keep_islands` left. So coremltools is asked for fp32,
+which means: change no types.
 
 Several picture sizes become one function each, static, in one package with the weights shared.
 Enumerated shapes do not work: coremltools 9 takes them for Stage B's several related inputs, but

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from exporter.checkpoint.weights import Deferred
 from exporter.graphs import GraphPlan
+from exporter.modules.islands import Island, keep_islands
 from exporter.modules.layout import Layout
 
 
@@ -13,7 +14,8 @@ from exporter.modules.layout import Layout
 class Target:
     """What a graph is written as; `license` and `metadata` go into formats that have a place.
 
-    `fused_attention`: ONNX, the denoisers' attention as one operator each.
+    `fused_attention`: ONNX, the denoisers' attention as one operator each. `islands`: Core ML in
+    fp16, what the graph computes in fp32.
 
     `sizes` has the named dimensions' values for each of several fixed sizes in one file, by name.
     """
@@ -24,6 +26,7 @@ class Target:
     metadata: Mapping[str, str]
     deployment_target: str
     fused_attention: bool
+    islands: tuple[Island, ...]
     sizes: Mapping[str, Mapping[str, int]]
 
 
@@ -66,14 +69,16 @@ def _openvino(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target)
 def _coreml(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
     from exporter.formats.coreml import write_coreml
 
+    metadata = dict(target.metadata)
     if target.precision == "fp16":
-        deferred.module.half()
+        keep_islands(deferred.module.half(), target.islands)
+        metadata["islands"] = " ".join(target.islands) or "none"
     return write_coreml(
         plan,
         deferred.load(),
         folder,
         license=target.license,
-        metadata=target.metadata,
+        metadata=metadata,
         target=target.deployment_target,
         sizes=target.sizes,
     )

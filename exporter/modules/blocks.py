@@ -1,6 +1,7 @@
 """The blocks Stage B and Stage C share: ResBlock, TimestepBlock, AttnBlock in export form.
 
-They take and give the residual stream in fp32, whatever type their weights compute in.
+They take and give the residual stream in fp32, whatever type their weights compute in, unless that
+island is left out (`exporter.modules.islands`).
 """
 
 import math
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from exporter.modules.islands import WithIslands, inverse
 from exporter.modules.layout import (
     ChannelNorm,
     Convolution,
@@ -18,9 +20,11 @@ from exporter.modules.layout import (
     spatial_axes,
 )
 
+SMALL = 2.0**-20  # about the reference's 1e-6, and a number of fp16
 
-class GlobalResponseNorm(nn.Module):
-    """x * (gamma * |x| / mean |x| + 1), |x| over the positions; fp32 inside.
+
+class GlobalResponseNorm(WithIslands):
+    """x * (gamma * |x| / mean |x| + 1), |x| over the positions; fp32 inside, where an island.
 
     The reference's beta is folded into the bias of the Linear that follows (rewrite 7).
     """
@@ -31,15 +35,30 @@ class GlobalResponseNorm(nn.Module):
         self.gamma = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        axes, channels = spatial_axes(self.layout), channel_axis(self.layout)
+        share = self._share(x) if "grn" in self.islands else self._half_share(x)
         shape = [1, 1, 1, 1]
-        shape[channels] = -1
-        norm = x.float().square().sum(dim=axes, keepdim=True).sqrt()
-        share = norm / (norm.mean(dim=channels, keepdim=True) + 1e-6)
-        return x * (self.gamma.float().view(shape) * share + 1).to(x.dtype)
+        shape[channel_axis(self.layout)] = -1
+        gamma = self.widened(self.gamma, "grn").view(shape)
+        return x * (gamma * share + 1).to(x.dtype)
+
+    def _share(self, x: Tensor) -> Tensor:
+        """|x| / mean |x|, one value per channel, in fp32."""
+        norm = x.float().square().sum(dim=spatial_axes(self.layout), keepdim=True).sqrt()
+        return norm / (norm.mean(dim=channel_axis(self.layout), keepdim=True) + 1e-6)
+
+    def _half_share(self, x: Tensor) -> Tensor:
+        """The same of numbers that fp16 holds.
+
+        It is no other for means of squares than for sums, nor for a multiple of x. So squares are
+        of an eighth of x, finite up to |x| = 2047, and means are taken in two steps.
+        """
+        rows, columns = spatial_axes(self.layout)
+        squares = (x * 0.125).square()
+        norm = squares.mean(dim=columns, keepdim=True).mean(dim=rows, keepdim=True).sqrt()
+        return norm * inverse(norm.mean(dim=channel_axis(self.layout), keepdim=True) + SMALL)
 
 
-class ResBlock(nn.Module):
+class ResBlock(WithIslands):
     """Depthwise convolution, norm, [concatenate `skip`], Linear, GELU, GRN, Linear; residual.
 
     Stage C's blocks concatenate nothing; Stage B's take the down path's output, the 16-channel
@@ -61,10 +80,11 @@ class ResBlock(nn.Module):
         if skip:
             parts = [part.to(self.expand.weight.dtype) for part in (inner, *skip)]
             inner = torch.cat(parts, dim=channel_axis(self.layout))
-        return x + self.contract(self.grn(F.gelu(self.expand(inner)))).float()
+        contracted = self.contract(self.grn(F.gelu(self.expand(inner))))
+        return x + self.widened(contracted, "stream")
 
 
-class TimestepBlock(nn.Module):
+class TimestepBlock(WithIslands):
     """x * (1 + a) + b with a, b linear in the timestep embedding (B, c_r).
 
     The 1 is folded into the mapper's bias.
@@ -78,11 +98,11 @@ class TimestepBlock(nn.Module):
     def forward(self, x: Tensor, timestep_embedding: Tensor) -> Tensor:
         mapped = self.mapper(timestep_embedding)
         mapped = mapped[:, :, None, None] if self.layout == "nchw" else mapped[:, None, None, :]
-        scale, shift = mapped.float().chunk(2, dim=channel_axis(self.layout))
+        scale, shift = self.widened(mapped, "stream").chunk(2, dim=channel_axis(self.layout))
         return x * scale + shift
 
 
-class AttnBlock(nn.Module):
+class AttnBlock(WithIslands):
     """Attention from every position to all positions and to the text; residual.
 
     The text's keys and values come ready-made, (B, 2, T, width): they do not depend on the step
@@ -126,7 +146,8 @@ class AttnBlock(nn.Module):
         key = torch.cat([key, self._text(text_key)], dim=3)
         value = torch.cat([value, self._text(text_value)], dim=3)
         attend = self._attend_fused if self.fused else self._attend
-        return x + self.to_out(self._back(attend(query, key, value), x)).float()
+        attended = self.to_out(self._back(attend(query, key, value), x))
+        return x + self.widened(attended, "stream")
 
     def project(self, normed: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values of the positions."""
@@ -136,7 +157,7 @@ class AttnBlock(nn.Module):
         scores = (query * query.shape[-1] ** -0.5) @ key
         if self.constant_tokens is not None:
             scores = scores + self._constant_bias(scores)
-        weights = scores.float().softmax(dim=-1).to(value.dtype)
+        weights = self.widened(scores, "softmax").softmax(dim=-1).to(value.dtype)
         return weights @ value.transpose(2, 3)
 
     def _attend_fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

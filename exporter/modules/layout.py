@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from exporter.modules.islands import Island, WithIslands, half_norm
+
 Layout = Literal["nchw", "nhwc"]
+EPS = 1e-6  # of norms over channels
 
 
 def spatial_axes(layout: Layout) -> tuple[int, int]:
@@ -58,14 +61,14 @@ class Pointwise(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class LastProjection(Pointwise):
+class LastProjection(WithIslands, Pointwise):
     """The Linear in front of epsilon, in NCHW a 1x1 *transposed* convolution: the same function.
 
     OpenVINO's bf16 mode keeps f32 from the output back to the first convolution or matrix product
     it meets, and a transposed one does not count: so the whole residual stream and this layer stay
     f32. Epsilon divides what is left of `latents - a` by a noise level that goes to 0, which
-    magnifies rounding; figures are in docs/performance.md. In an fp16 module this layer and the
-    residual stream are fp32 by type.
+    magnifies rounding; figures are in docs/performance.md. In an fp16 module this layer is fp32 by
+    type, as is what the norm in front of it gives, unless their island is left out.
     """
 
     def kernel(self, weight: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ class LastProjection(Pointwise):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.float(), self.bias.float()
+        weight, bias = self.widened(self.weight, "end"), self.widened(self.bias, "end")
         if self.layout == "nchw":
             return F.conv_transpose2d(x, weight, bias)
         return F.linear(x, weight, bias)
@@ -88,20 +91,25 @@ def _to_kernel(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: obj
         state[f"{prefix}weight"] = module.kernel(weight)
 
 
-class ChannelNorm(nn.Module):
-    """LayerNorm over channels, eps 1e-6, no affine part; gives fp32, what follows rounds it."""
+class ChannelNorm(WithIslands):
+    """LayerNorm over channels, eps 1e-6, no affine part; gives fp32, what follows rounds it.
 
-    def __init__(self, layout: Layout) -> None:
+    `island` is what it belongs to in an fp16 module; where that is left out, it gives fp16.
+    """
+
+    def __init__(self, layout: Layout, island: Island = "norm") -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.island = layout, island
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
+        if self.island not in self.islands:
+            return half_norm(x.half(), channel_axis(self.layout), EPS)
+        x = x.float()
         if self.layout == "nhwc":
-            return F.layer_norm(wide, wide.shape[-1:], eps=1e-6)
-        centred = wide - wide.mean(dim=1, keepdim=True)
+            return F.layer_norm(x, x.shape[-1:], eps=EPS)
+        centred = x - x.mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
-        return centred * torch.rsqrt(variance + 1e-6)
+        return centred * torch.rsqrt(variance + EPS)
 
 
 class Convolution(nn.Module):

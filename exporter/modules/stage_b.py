@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from exporter.checkpoint.configs import StageBConfig
 from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
+from exporter.modules.islands import WithIslands
 from exporter.modules.layout import (
     ChannelNorm,
     Convolution,
@@ -126,7 +127,7 @@ class StageBCondition(nn.Module):
         return tuple(outputs)
 
 
-class StageB(nn.Module):
+class StageB(WithIslands):
     """`latents` (B,4,H,W), `timestep_embedding` (B,c_r) and the conditions -> `epsilon` (B,4,H,W).
 
     Text-free (rewrite 6): the keys and values of `zero_tokens` tokens of zero text are all the
@@ -143,7 +144,7 @@ class StageB(nn.Module):
         # PixelUnshuffle then 1x1 convolution is one strided convolution.
         embed = nn.Conv2d(config.c_in, first, patch, stride=patch)
         self.embedding = Convolution(embed, layout)
-        self.norm = ChannelNorm(layout)
+        self.norm, self.last_norm = ChannelNorm(layout), ChannelNorm(layout, "end")
         self.blocks = nn.ModuleList(map(self._module, self.plan))
         self.clf = LastProjection(first, 2 * config.c_out * patch**2, layout)
 
@@ -167,7 +168,7 @@ class StageB(nn.Module):
         timestep_embedding = timestep_embedding.to(dtype)
         effnet, texts = self._sorted([condition.to(dtype) for condition in conditions])
         skips: list[Tensor] = []  # the down path's output by level
-        x = self.norm(self.embedding(to_layout(latents, self.layout)))
+        x = self._stream(self.norm(self.embedding(to_layout(latents, self.layout))))
         for block, module in zip(self.plan, self.blocks, strict=True):
             if block.kind == "res":
                 parts = [skips[block.level]] if block.takes_skip else []
@@ -180,10 +181,15 @@ class StageB(nn.Module):
             else:
                 if block.kind == "down":
                     skips.append(x)
-                x = module(self.norm(x)).float()
-        x = to_nchw(self.clf(self.norm(x)), self.layout)
+                x = self._stream(module(self.norm(x)))
+        x = to_nchw(self.clf(self.last_norm(x)), self.layout)
         a, b = F.pixel_shuffle(x, config.patch_size).chunk(2, dim=1)
-        return (latents - a) / (b.sigmoid() * (1 - 2 * SIGMOID_EPS) + SIGMOID_EPS)
+        difference = latents.to(a.dtype) - a
+        return (difference / (b.sigmoid() * (1 - 2 * SIGMOID_EPS) + SIGMOID_EPS)).float()
+
+    def _stream(self, x: Tensor) -> Tensor:
+        """The residual stream's type: fp32, where it is an island."""
+        return x.float() if "stream" in self.islands else x.to(self.clf.weight.dtype)
 
     def _sorted(
         self, conditions: Sequence[Tensor]

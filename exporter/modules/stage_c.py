@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from exporter.checkpoint.configs import StageCConfig
 from exporter.modules.blocks import AttnBlock, ResBlock, TimestepBlock
+from exporter.modules.islands import WithIslands
 from exporter.modules.layout import (
     ChannelNorm,
     LastProjection,
@@ -45,7 +46,7 @@ class StageCCondition(nn.Module):
         return torch.stack([block(text) for block in self.blocks], dim=1)
 
 
-class StageC(nn.Module):
+class StageC(WithIslands):
     """`latents` (B,c_in,h,w), `timestep_embedding` (B,c_r), `text_kv` -> `epsilon` (B,c_in,h,w)."""
 
     def __init__(self, config: StageCConfig, layout: Layout) -> None:
@@ -57,17 +58,17 @@ class StageC(nn.Module):
             self.blocks.append(ResBlock(config.c, 0, 3, layout))
             self.blocks.append(TimestepBlock(config.c, config.c_r, layout))
             self.blocks.append(AttnBlock(config.c, config.nhead, layout))
-        self.norm = ChannelNorm(layout)
+        self.norm = ChannelNorm(layout, "end")
         self.out = LastProjection(config.c, 2 * config.c_in, layout)
 
     def forward(self, latents: Tensor, timestep_embedding: Tensor, text_kv: Tensor) -> Tensor:
         dtype = self.projection.weight.dtype
         timestep_embedding, text_kv = timestep_embedding.to(dtype), text_kv.to(dtype)
-        x = self.projection(to_layout(latents, self.layout)).float()
+        x = self.widened(self.projection(to_layout(latents, self.layout)), "stream")
         for i, block_kv in enumerate(text_kv.unbind(dim=1)):
             residual, timestep, attention = self.blocks[3 * i : 3 * i + 3]
             x = timestep(residual(x, []), timestep_embedding)
             x = attention(x, block_kv)
         a, b = to_nchw(self.out(self.norm(x)), self.layout).chunk(2, dim=1)
         # |1 - b|, exactly: one of the two is 0. ONNX Runtime's Core ML provider has no Abs.
-        return (latents - a) / (F.relu(1 - b) + F.relu(b - 1) + 1e-5)
+        return ((latents.to(a.dtype) - a) / (F.relu(1 - b) + F.relu(b - 1) + 1e-5)).float()

@@ -44,9 +44,10 @@ def islands(package: Path) -> list[Typed]:
 def precision_faults(package: Path, graph: str, precision: str) -> list[str]:
     """What is not in the type it should be, one line each; empty when all is right.
 
-    In an fp16 program, reductions and divisions take and give fp32, what GlobalResponseNorm sums
-    was squared in fp32, and everything heavy is fp16; but the denoisers end in an fp32 projection
-    and an fp32 division of an fp32 difference. An fp32 program has no fp16 at all.
+    In an fp16 program with all islands, reductions and divisions take and give fp32, what
+    GlobalResponseNorm sums was squared in fp32, and everything heavy is fp16; but the denoisers end
+    in an fp32 projection and an fp32 division of an fp32 difference. An fp32 program has no fp16 at
+    all.
     """
     operations = islands(package)
     if precision == "fp32":

@@ -86,12 +86,20 @@ def leaky_relu(x: Tensor, alpha: Tensor) -> Tensor:
     return F.leaky_relu(x, alpha.item())
 
 
+def reduce_max(x: Tensor, axes: Tensor, keep_dims: Tensor) -> Tensor:
+    return x.amax(dim=axes.tolist(), keepdim=bool(keep_dims))
+
+
 def reduce_mean(x: Tensor, axes: Tensor, keep_dims: Tensor) -> Tensor:
     return x.mean(dim=axes.tolist(), keepdim=bool(keep_dims))
 
 
 def reduce_sum(x: Tensor, axes: Tensor, keep_dims: Tensor) -> Tensor:
     return x.sum(dim=axes.tolist(), keepdim=bool(keep_dims))
+
+
+def rsqrt(x: Tensor, epsilon: Tensor) -> Tensor:
+    return torch.rsqrt(x + epsilon)
 
 
 def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -128,10 +136,12 @@ OPERATIONS: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
     "not_equal": _binary(torch.ne),
     "pixel_shuffle": pixel_shuffle,
     "real_div": _binary(torch.div),
+    "reduce_max": reduce_max,
     "reduce_mean": reduce_mean,
     "reduce_sum": reduce_sum,
     "relu": _unary(F.relu),
     "reshape": reshape,
+    "rsqrt": rsqrt,
     "select": select,
     "sigmoid": _unary(torch.sigmoid),
     "silu": _unary(F.silu),

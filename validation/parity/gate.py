@@ -112,7 +112,7 @@ def _run_graph(
     """A graph's results on the recorded inputs, and what it ran on."""
     results = []
     with sessions.using(name) as engine:
-        for number, result in enumerate(_results(engine, bundle, name, recording), 1):
+        for number, result in enumerate(graph_results(engine, bundle, name, recording), 1):
             results.append(result)
             if name in DENOISERS:
                 progress.step(f"{name}, step by step", number, recording.steps(name))
@@ -126,7 +126,10 @@ def _precisions(bundle: Bundle, name: str, placement: Placement) -> tuple[str, s
     return stored, STORED.get(placement.precision, stored)
 
 
-def _results(engine: Engine, bundle: Bundle, name: str, recording: Recording) -> Iterator[Result]:
+def graph_results(
+    engine: Engine, bundle: Bundle, name: str, recording: Recording
+) -> Iterator[Result]:
+    """A graph on the recorded inputs of each step, or of its one run, against what was recorded."""
     if name in DENOISERS:
         yield from _denoiser_steps(engine, bundle, name, recording)
     else:
