@@ -29,7 +29,7 @@ from exporter.checkpoint.shapes import (
 from exporter.checkpoint.weights import Deferred, MetaWeights, Weights, WeightSource
 from exporter.modules import picture_rewrites, rewrites
 from exporter.modules.layout import Layout
-from runtimes.bundle.manifest import Tensor
+from runtimes.bundle.manifest import GRAPHS, Tensor
 from runtimes.dimensions import (
     BATCH,
     EMBEDDING_HEIGHT,
@@ -137,6 +137,16 @@ def plan_pictures(checkpoint: Checkpoint, layout: Layout) -> Iterator[GraphPlan]
         yield _stage_a_encoder(checkpoint, layout)
     if checkpoint.preview is not None:
         yield _preview(checkpoint.preview)
+
+
+def default_modules(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of the graphs that are exported where nothing is asked for.
+
+    Stage A's encoder goes with the compressor: what starts from a picture needs both.
+    """
+    held = [plan.name for plan in plan_pictures(checkpoint, "nchw")]
+    unasked = () if "compressor" in held else ("stage_a_encoder",)
+    return (*GRAPHS, *(name for name in held if name not in unasked))
 
 
 def lora_shapes(checkpoint: Checkpoint) -> dict[str, Shapes]:

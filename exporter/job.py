@@ -18,10 +18,10 @@ from exporter.formats.openvino_tokenizer import check_openvino_tokens
 from exporter.formats.table import BACKENDS, Target
 from exporter.formats.tokenizer import check_tokenizer
 from exporter.golden import SHORT_STEPS
-from exporter.graphs import GraphPlan, lora_shapes, plan_graphs, plan_pictures
+from exporter.graphs import GraphPlan, default_modules, lora_shapes, plan_graphs, plan_pictures
 from exporter.options import ExportOptions, check_options, deployment_target
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS, PICTURE_GRAPHS, Sampling
+from runtimes.bundle.manifest import CONDITION_GRAPHS, PICTURE_GRAPHS, Sampling
 from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 from runtimes.sizes import Sizes, sizes
@@ -205,14 +205,10 @@ _LACKING = {
 
 
 def _modules(checkpoint: Checkpoint, options: ExportOptions) -> tuple[str, ...]:
-    """The graphs asked for. UsageError for one of the picture side that the checkpoint has not.
-
-    Stage A's encoder goes with the compressor: what starts from a picture needs both.
-    """
-    held = [plan.name for plan in plan_pictures(checkpoint, "nchw")]
+    """The graphs asked for. UsageError for one of the picture side that the checkpoint has not."""
     if options.modules is None:
-        unasked = () if "compressor" in held else ("stage_a_encoder",)
-        return (*GRAPHS, *(name for name in held if name not in unasked))
+        return default_modules(checkpoint)
+    held = [plan.name for plan in plan_pictures(checkpoint, "nchw")]
     for name in PICTURE_GRAPHS:
         if name in options.modules and name not in held:
             raise UsageError(f"--modules {name}: the checkpoint has {_LACKING[name]}")

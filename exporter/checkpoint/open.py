@@ -21,14 +21,13 @@ from exporter.checkpoint.files import weight_files
 from exporter.checkpoint.find import Source
 from exporter.checkpoint.harmless import note_keys
 from exporter.checkpoint.picture_files import (
-    COMPRESSOR_FILE,
     IN_FOLDER,
-    PREVIEW_FILE,
     PictureFiles,
     compressor_config,
     find_picture_file,
     preview_config,
 )
+from exporter.checkpoint.picture_names import COMPRESSOR_FILE, PREVIEW_FILE
 from exporter.checkpoint.previewer import PreviewConfig
 from exporter.checkpoint.ranges import checked
 from exporter.checkpoint.reading import read_json, refuse_pointer

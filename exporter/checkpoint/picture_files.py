@@ -12,10 +12,6 @@ from exporter.checkpoint.reading import refuse_pointer
 from exporter.checkpoint.tensors import open_safetensors
 from runtimes.errors import UsageError
 
-# As Stable Cascade's public repository names them.
-COMPRESSOR_FILE, PREVIEW_FILE = "effnet_encoder.safetensors", "previewer.safetensors"
-PICTURE_FILES = (COMPRESSOR_FILE, PREVIEW_FILE)
-
 C = TypeVar("C", CompressorConfig, PreviewConfig)
 
 
@@ -68,7 +64,8 @@ def preview_config(path: Path, c_latent: int) -> PreviewConfig:
 
 def _header(path: Path) -> tuple[dict[str, Shape], dict[str, str]]:
     with open_safetensors(path, advice="; fetch it again") as handle:
-        shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in handle}
+        names = handle.keys()
+        shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         return shapes, handle.metadata() or {}
 
 
