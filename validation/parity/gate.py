@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from runtimes.start import Start
 
 from runtimes.bundle.manifest import DENOISERS, STORED
 from runtimes.bundle.read import Bundle
@@ -15,7 +16,6 @@ from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.recording import RECONSTRUCTION, Recording
 from runtimes.schedule import schedule, timestep_embedding
-from runtimes.start import Start
 from runtimes.tolerances import Limits, loosest
 from validation.parity.metrics import Difference, difference, psnr_db
 
