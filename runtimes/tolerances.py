@@ -77,6 +77,9 @@ SCHEDULE = 1e-4
 # Latents of a replayed run, absolute: the first step magnifies noise, and so its last bits, up to
 # 100 times. The machine that recorded the run gets 0, a wrong seed more than 100.
 REPLAYED_LATENTS = 1e-3
+# SSIM against scikit-image's, absolute: sums of 121 products of up to 255^2 in fp64, in another
+# order, and a difference of two of them.
+SSIM = 1e-9
 
 
 def limits_for(precision: str) -> Limits:
