@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtimes.errors import UsageError, one_line, reason_of
 
@@ -62,7 +62,7 @@ def read_picture(path: Path, option: str) -> PictureFile:
             f"{option} {path} has more pixels than the {Image.MAX_IMAGE_PIXELS:,} that are read; "
             "make it smaller first"
         ) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UsageError(
             f"{option} {path} is no picture of a kind that is read here; save it as PNG or JPEG "
             f"({', '.join(FORMATS)} are read)"
