@@ -34,15 +34,20 @@ from runtimes.batches import (
 )
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, Hashes, open_bundle, sha256
-from runtimes.console import run_cli
+from runtimes.console import run_cli, subcommand
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, make_plan
+from runtimes.preview_files import add_preview_options, preview_files
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
 from runtimes.replay import replay
 
+COMMANDS = {
+    "encode": "runtimes.encode_cli:main",
+    "decode": "runtimes.decode_cli:main",
+}
 # What people write for the options of other tools.
 MEANT = {
     "--prompt": "write the prompt without a flag, or a file of prompts after --prompts-file",
@@ -59,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `python -m runtimes`."""
     command_line = Parser(
         prog="python -m runtimes",
-        description="Make pictures from prompts with a bundle; needs NumPy and one engine only.",
+        description="Make pictures from prompts with a bundle; needs NumPy and one engine only. "
+        "'python -m runtimes encode' makes small codes of pictures, 'python -m runtimes decode' "
+        "pictures of codes.",
         meant=MEANT,
     )
     add = command_line.add_argument
@@ -77,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _picture_options(command_line)
     _batch_options(command_line)
+    add_preview_options(command_line)
     add_execution_options(command_line)
     _run_options(command_line)
     return command_line
@@ -172,10 +180,15 @@ def _batch_options(command_line: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     kept = "pictures of finished batches are kept: --skip-existing makes the rest"
-    return run_cli(parser(), _run, argv, interrupted=kept, intermixed=True)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if other := subcommand(words, COMMANDS):
+        return other(words[1:])
+    return run_cli(parser(), _run, words, interrupted=kept, intermixed=True)
 
 
 def _run(args: argparse.Namespace) -> None:
+    if str(args.bundle) in COMMANDS and not args.bundle.exists():
+        raise UsageError(f"write '{args.bundle}' first: python -m runtimes {args.bundle} ...")
     settle_size(args)
     if args.replay:
         _replay(args)
@@ -195,18 +208,22 @@ def _run(args: argparse.Namespace) -> None:
     missing = [
         job for job in jobs if not (args.skip_existing and is_there(job.path, parameters[job]))
     ]
+    previews = preview_files(args, bundle.manifest, len(jobs))
     summary = Summary()
     progress = Progress(quiet=args.quiet or args.json)
-    with _open(bundle, args) as pipeline:
+    with open_pipeline(bundle, args) as pipeline:
         size = batch_size(pipeline, options, args.batch_size)
-        for batch, result in run_batches(pipeline, missing, size, options, progress):
+        for batch, result in run_batches(pipeline, missing, size, options, progress, previews):
             _save(batch, result, parameters)
             summary.add(batch, result, _warn)
     skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
     if args.json:
-        print(json.dumps(as_json(summary, missing, skipped, plan), indent=1))
+        shown = {} if previews is None else {"previews": previews.as_json()}
+        print(json.dumps(as_json(summary, missing, skipped, plan) | shown, indent=1))
     elif not args.quiet:
         print_summary(summary, missing, plan, (options.height, options.width))
+        if previews is not None:
+            print(previews)
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
 
@@ -238,7 +255,8 @@ def _open_bundle(args: argparse.Namespace) -> Bundle:
     return bundle
 
 
-def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
+def open_pipeline(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
+    """The bundle on the engine, device and terms that the options ask for."""
     execution = execution_of(args)
     return Pipeline.open(
         bundle,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from runtimes.bundle.graph_files import graph_files
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import GRAPHS, Manifest
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes
@@ -12,19 +12,28 @@ from runtimes.plan import Plan, decoded_at_once
 
 @dataclass(frozen=True)
 class Need:
-    """What a run of `count` prompts needs of memory, on a CPU, in bytes."""
+    """What a run of `count` prompts needs of memory, on a CPU, in bytes.
+
+    `graphs` are those that it runs, where the bundle has them.
+    """
 
     manifest: Manifest
     footprint: Footprint
     plan: Plan
     count: int
+    graphs: tuple[str, ...] = GRAPHS
+
+    @property
+    def names(self) -> list[str]:
+        """The graphs that are run."""
+        return [name for name in self.manifest.graphs if name in self.graphs]
 
     def memory(self, *, low_memory: bool) -> float:
         """Weights and activations at once.
 
         A session that stays open keeps the memory its activations took.
         """
-        names = self.manifest.graphs
+        names = self.names
         held = {name: self.weights(name) + self._activations(name) for name in names}
         loading = {name: self.weights(name) + self._loading(name) for name in names}
         if low_memory:
@@ -90,7 +99,7 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
         return
     height, width = need.plan.sizes.picture
     lower, count = need.memory(low_memory=True), need.count
-    weights = max(need.weights(name) for name in need.manifest.graphs)
+    weights = max(need.weights(name) for name in need.names)
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from runtimes.blank import Blank, blank_output, blank_pictures, blank_step
 from runtimes.bundle.host import PICTURE
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import Manifest, PictureSide
 from runtimes.engines.base import Engine, Placement, Tensors
 from runtimes.engines.table import Sessions
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured
+from runtimes.pictures import resized
 from runtimes.plan import Plan, Stage, decoded_at_once
+from runtimes.previews import Previewer, Previews
 from runtimes.sampler import Denoise, advice_for, check_finite, place_of, sample
 from runtimes.sizes import Sizes
 from runtimes.tokenizer import PromptTokenizer
@@ -44,6 +46,15 @@ class Result:
     blanks: tuple[Blank, ...] = ()
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures as Stage B reads them, fp32 (B,C,h,w); `usage` and `placements` as of a Result."""
+
+    image_embedding: Array
+    usage: dict[str, Usage]
+    placements: dict[str, Placement]
+
+
 class Run:
     """One call of a pipeline, graph by graph, each with its time, memory and placement."""
 
@@ -55,8 +66,11 @@ class Run:
         plan: Plan,
         on_step: OnStep,
         on_tensors: OnTensors,
+        previews: Previews | None = None,
     ) -> None:
         self._sampling, self._graphs = manifest.sampling, manifest.graphs
+        self._side = manifest.picture_side or PictureSide()
+        self._previewer = None if previews is None else Previewer(manifest, sessions, previews)
         self._text_graphs = manifest.text_graphs
         self._sessions, self._tokenizers = sessions, tokenizers
         self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
@@ -74,8 +88,29 @@ class Run:
         }
         count = len(prompts)
         latents = self._stage_c(self._rows(plan.stage_c, hidden, count), count)
+        self._count_previews()
         embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
-        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, count))
+        return self._result(embedding, latents, hidden)
+
+    def encode(self, pictures: Array) -> Encoded:
+        """What the compressor makes of pictures (B,3,H,W), fp32 in 0..1, of the plan's size."""
+        side = self._side.compressor_stride or 0  # whoever calls has looked
+        height, width = (side * cells for cells in self._plan.sizes.stage_c)
+        feeds: Tensors = {"image": resized(pictures, height, width)}
+        embedding = self._once("compressor", feeds)["image_embedding"]
+        return Encoded(embedding.astype(np.float32, copy=False), self._usage, self._placements)
+
+    def decode(self, embedding: Array, prompts: list[str], negatives: list[str]) -> Result:
+        """Pictures of an image embedding (B,C,h,w), by Stage B and Stage A alone."""
+        graph, sampling = self._text_graphs["stage_b"], self._sampling
+        hidden = {} if graph is None else {graph: self._encode(graph, prompts, negatives)}
+        latents = embedding + np.float32(sampling.latent_std)
+        return self._result(embedding, latents / np.float32(sampling.latent_mean), hidden)
+
+    def _result(self, embedding: Array, latents: Array, hidden: dict[str, Array]) -> Result:
+        """Stage B and Stage A; `latents` are Stage C's, of which the embedding is."""
+        plan = self._plan
+        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, len(embedding)))
         image = self._stage_a(decoded)
         pictures = to_uint8(image)
         self._note(blank_pictures(pictures))
@@ -147,13 +182,22 @@ class Run:
 
     def _steps(self, stage: Stage, denoise: Denoise, latents: Array, advice: str) -> Array:
         for step in sample(denoise, stage, latents, self._plan.noise, advice):
-            latents = step.latents
+            before, latents = latents, step.latents
             where = place_of(stage, step.index)
             self._note(blank_step(stage.name, where, step.epsilon, len(latents)))
             self._on_step(stage.name, step.index + 1, len(stage.rows))
             tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
             self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
+            if self._previewer is not None and stage.name == "stage_c":
+                self._previewer(stage, step, before)
         return latents
+
+    def _count_previews(self) -> None:
+        """Count their time as their own: they were made while Stage C ran."""
+        if self._previewer is not None:
+            usage = self._usage["preview"] = self._previewer.usage
+            self._placements["preview"] = self._previewer.placement
+            self._usage["stage_c"].seconds -= usage.seconds
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.
