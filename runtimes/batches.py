@@ -18,6 +18,7 @@ from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, fixed_batch, negatives_for
 from runtimes.progress import Progress
 from runtimes.sampler import CHECK_BUNDLE
+from runtimes.start import Start
 
 # Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
 MOST = 8
@@ -71,7 +72,9 @@ def jobs_for(
     return [Job(index, *pair, seed, path) for index, (pair, seed, path) in enumerate(rows)]
 
 
-def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
+def batch_size(
+    pipeline: Pipeline, options: Options, asked: int | None, start: Start | None = None
+) -> int:
     """How many pictures to make at a time.
 
     What is `asked`; of graphs of fixed shape their own batch; else what fits into the memory that
@@ -85,13 +88,20 @@ def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
                 "out, or export without --static"
             )
         return fixed
-    return asked or pipeline.largest_batch(options, MOST) or UNKNOWN
+    return asked or pipeline.largest_batch(options, MOST, start) or UNKNOWN
 
 
 def run_batches(
-    pipeline: Pipeline, jobs: Sequence[Job], size: int, options: Options, progress: Progress
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    size: int,
+    options: Options,
+    progress: Progress,
+    start: Start | None = None,
 ) -> Iterator[tuple[Sequence[Job], Result]]:
     """Make the pictures, `size` at a time; each batch and its result as it is finished.
+
+    All start from the one picture of `start`, where there is one.
 
     `progress` shows every stage's steps, or pictures where there are several batches.
     """
@@ -106,6 +116,7 @@ def run_batches(
             [job.negative for job in full],
             replace(options, seed=[job.seed for job in full]),
             on_step=progress.step if len(batches) == 1 else several,
+            start=start,
         )
         yield batch, result
 

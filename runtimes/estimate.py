@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from runtimes.bundle.graph_files import graph_files
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import PICTURE_GRAPHS, Manifest
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes
-from runtimes.plan import Plan, decoded_at_once
+from runtimes.plan import ONE_BY_ONE, Plan, pictures_at_once
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,18 @@ class Need:
     plan: Plan
     count: int
 
+    @property
+    def graphs(self) -> list[str]:
+        """What the run opens: of the optional graphs, those that it takes."""
+        left_out = {*PICTURE_GRAPHS} - {*self.plan.picture_graphs}
+        return [name for name in self.manifest.graphs if name not in left_out]
+
     def memory(self, *, low_memory: bool) -> float:
         """Weights and activations at once.
 
         A session that stays open keeps the memory its activations took.
         """
-        names = self.manifest.graphs
+        names = self.graphs
         held = {name: self.weights(name) + self._activations(name) for name in names}
         loading = {name: self.weights(name) + self._loading(name) for name in names}
         if low_memory:
@@ -55,7 +61,7 @@ class Need:
             return 0.0
         constant, linear, quadratic = graph.activations
         height, width = plan.sizes.latent(name)
-        at_once = decoded_at_once(graph, self.count) if name == "stage_a" else self.count
+        at_once = pictures_at_once(graph, self.count) if name in ONE_BY_ONE else self.count
         rows = plan.rows(name, at_once)
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
@@ -90,7 +96,7 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
         return
     height, width = need.plan.sizes.picture
     lower, count = need.memory(low_memory=True), need.count
-    weights = max(need.weights(name) for name in need.manifest.graphs)
+    weights = max(need.weights(name) for name in need.graphs)
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:

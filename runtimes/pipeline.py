@@ -16,6 +16,7 @@ from runtimes.noise import NoiseSource
 from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.prompts import check_text
 from runtimes.run import OnStep, OnTensors, Result, Run
+from runtimes.start import Start, check_picture_graphs
 from runtimes.tokenizer import PromptTokenizer
 
 __all__ = ["OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
@@ -86,17 +87,20 @@ class Pipeline:
         noise: NoiseSource | None = None,
         on_step: OnStep | None = None,
         on_tensors: OnTensors | None = None,
+        start: Start | None = None,
     ) -> Result:
         """Make one picture per prompt.
 
-        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs. Raises
-        UsageError before any work for bad options, RunError naming graph and step for NaN.
+        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `start` is a
+        picture to start from. Raises UsageError before any work for bad options, RunError naming
+        graph and step for NaN.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
         for text in (*texts, *negatives):
             check_text(text, "a prompt")
-        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
+        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise, start)
+        check_picture_graphs(self.manifest, plan.picture_graphs)
         check_static(self.manifest, plan, len(texts))
         on_step, on_tensors = on_step or _ignore_step, on_tensors or _ignore_tensors
         run = Run(self.manifest, self._sessions, self._tokenizers, plan, on_step, on_tensors)
@@ -110,12 +114,12 @@ class Pipeline:
             need = Need(self.manifest, self._footprint, plan, count)
             check_memory(need, low_memory=self._low_memory, held=self._held())
 
-    def largest_batch(self, options: Options, most: int) -> int | None:
+    def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
 
         None where that is not known. Raises UsageError for bad options.
         """
-        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None)
+        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None, start)
         if self._footprint is None:
             return None
         need = Need(self.manifest, self._footprint, plan, 1)
