@@ -7,7 +7,7 @@ from runtimes.bundle.manifest import GRAPHS, Manifest
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes
-from runtimes.plan import Plan, decoded_at_once
+from runtimes.plan import ONE_BY_ONE, Plan, pictures_at_once
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Need:
             return 0.0
         constant, linear, quadratic = graph.activations
         height, width = plan.sizes.latent(name)
-        at_once = decoded_at_once(graph, self.count) if name == "stage_a" else self.count
+        at_once = pictures_at_once(graph, self.count) if name in ONE_BY_ONE else self.count
         rows = plan.rows(name, at_once)
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs

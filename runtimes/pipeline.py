@@ -23,11 +23,11 @@ from runtimes.previews import OnPreview, Previews, preview_kind
 from runtimes.prompts import check_text
 from runtimes.run import Encoded, OnStep, OnTensors, Result, Run
 from runtimes.sizes import pixels_for
+from runtimes.start import Start, check_picture_graphs, graphs_of_start
 from runtimes.tokenizer import PromptTokenizer
 
 __all__ = ["Encoded", "OnPreview", "OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
 Array = NDArray[np.float32]
-COMPRESSOR = "compressor"
 # What a picture takes that is made of an image embedding.
 _DECODE = ("decoder_text_encoder", "stage_b_condition", "stage_b", "stage_a")
 
@@ -99,24 +99,26 @@ class Pipeline:
         on_tensors: OnTensors | None = None,
         on_preview: OnPreview | None = None,
         preview_every: int = 1,
+        start: Start | None = None,
     ) -> Result:
         """Make one picture per prompt.
 
-        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `on_preview`
-        is shown, after each `preview_every`-th step of Stage C and after the last one, small
-        pictures of what it is making. Raises UsageError before any work for bad options, RunError
-        naming graph and step for NaN.
+        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `start` is a
+        picture to start from; `on_preview` is shown, after each `preview_every`-th step of Stage C
+        and after the last one, small pictures of what it is making. Raises UsageError before any
+        work for bad options, RunError naming graph and step for NaN.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
         for text in (*texts, *negatives):
             check_text(text, "a prompt")
-        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
+        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise, start)
+        check_picture_graphs(self.manifest, plan.picture_graphs)
         check_static(self.manifest, plan, len(texts))
         previews = self._previews(on_preview, preview_every)
         run = self._run(plan, on_step, on_tensors, previews)
         with self._one_run:
-            self._check_memory(plan, len(texts), GRAPHS if previews is None else (*GRAPHS, PREVIEW))
+            self._check_memory(plan, len(texts), _taken(plan, previews))
             return run(texts, negatives)
 
     def encode(
@@ -132,20 +134,14 @@ class Pipeline:
         H and W are those that a run of `options` makes (runtimes.pictures.fit). Raises UsageError
         for another size and for a bundle without `compressor`, RunError for NaN.
         """
-        side = self.manifest.picture_side
-        if COMPRESSOR not in self.manifest.graphs or not (side and side.compressor_stride):
-            raise UsageError(
-                f"this bundle has no graph '{COMPRESSOR}', which reads pictures; add it by 'python "
-                f"-m exporter BUNDLE --resume --modules {COMPRESSOR}' with the options that it was "
-                "exported with"
-            )
+        check_picture_graphs(self.manifest, graphs_of_start(masked=False))
         plan = make_plan(self.manifest.sampling, options or Options(), len(pictures), None)
         if pictures.shape[1:] != (3, *plan.sizes.picture):
             wanted = "{} x {}".format(*plan.sizes.picture)
             raise UsageError(f"pictures have shape {pictures.shape}; fit them to {wanted} pixels")
         check_static(self.manifest, plan, len(pictures))
         with self._one_run:
-            self._check_memory(plan, len(pictures), (COMPRESSOR,))
+            self._check_memory(plan, len(pictures), graphs_of_start(masked=False))
             return self._run(plan, on_step, on_tensors).encode(pictures)
 
     def decode(
@@ -213,15 +209,15 @@ class Pipeline:
             need = Need(self.manifest, self._footprint, plan, count, graphs)
             check_memory(need, low_memory=self._low_memory, held=self._held())
 
-    def largest_batch(self, options: Options, most: int) -> int | None:
+    def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
 
         None where that is not known. Raises UsageError for bad options.
         """
-        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None)
+        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None, start)
         if self._footprint is None:
             return None
-        need = Need(self.manifest, self._footprint, plan, 1)
+        need = Need(self.manifest, self._footprint, plan, 1, _taken(plan))
         return largest_count(need, most, low_memory=self._low_memory, held=self._held())
 
     def _held(self) -> int:
@@ -243,6 +239,11 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _taken(plan: Plan, previews: Previews | None = None) -> tuple[str, ...]:
+    """The graphs that a run from a prompt opens."""
+    return (*GRAPHS, *plan.picture_graphs, *(() if previews is None else (PREVIEW,)))
 
 
 def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:
