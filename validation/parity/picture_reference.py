@@ -1,11 +1,9 @@
-"""The picture side by its authors' modules: torchvision's EfficientNet, diffusers' VQGAN.
+"""The picture side unfolded, with its authors' names: EfficientNet, VQGAN, previewer.
 
 What they read is the picture of the reference run, and Stage C's latents of it.
 """
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
 import torch
 from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
@@ -16,7 +14,6 @@ from torch.nn import functional as F
 from exporter.checkpoint.compressor import Block, CompressorConfig, Convolution, Squeeze
 from exporter.checkpoint.open import Component
 from exporter.checkpoint.previewer import PreviewConfig
-from validation.torchvision_models import torchvision_models
 
 _EPS = 1e-3  # torchvision's, of EfficientNetV2's norms
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
@@ -47,7 +44,9 @@ def resized(image: Tensor, height: int, width: int) -> Tensor:
 
 def encoded(vqgan: PaellaVQModel, image: Tensor) -> Tensor:
     """Stage B's latents of a picture: what Stage A, which scales them, makes it of again."""
-    return vqgan.encode(image).latents / vqgan.config.scale_factor
+    # The class that it returns otherwise cannot be made by diffusers 0.39 itself.
+    (latents,) = vqgan.encode(image, return_dict=False)
+    return latents / vqgan.config.scale_factor
 
 
 def previewed(component: Component[PreviewConfig], latents: Tensor) -> Tensor:
@@ -69,37 +68,54 @@ def _previewer(config: PreviewConfig) -> Iterator[nn.Module]:
             yield nn.BatchNorm2d(layer.c_out)
 
 
+class _Squeeze(nn.Module):
+    """Squeeze-and-excitation (torchvision's SqueezeExcitation, with SiLU)."""
+
+    def __init__(self, layer: Squeeze) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(layer.width, layer.inner, 1)
+        self.fc2 = nn.Conv2d(layer.inner, layer.width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(F.silu(self.fc1(F.adaptive_avg_pool2d(x, 1)))).sigmoid()
+
+
+class _Block(nn.Module):
+    """MBConv or FusedMBConv."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = nn.Sequential(*map(_layer, block.layers))
+        self._residual = block.residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self._residual else self.block(x)
+
+
+def _layer(layer: Convolution | Squeeze) -> nn.Module:
+    if isinstance(layer, Squeeze):
+        return _Squeeze(layer)
+    groups = layer.c_in if layer.depthwise else 1
+    convolution = nn.Conv2d(
+        layer.c_in, layer.c_out, layer.kernel, layer.stride, layer.kernel // 2, groups=groups,
+        bias=False,
+    )  # fmt: skip
+    activation = [nn.SiLU()] if layer.activated else []
+    return nn.Sequential(convolution, nn.BatchNorm2d(layer.c_out, eps=_EPS), *activation)
+
+
 def _efficientnet(config: CompressorConfig) -> nn.Module:
-    """torchvision's network of these stages; it makes its own layers, widths and strides."""
-    efficientnet = torchvision_models().efficientnet
-    stages: dict[str, list[Block]] = {}
-    for block in config.blocks[1:-1]:
-        stages.setdefault(block.layers[0].name.split(".")[1], []).append(block)
-    strides = config.strides[1:]
-    settings = [
-        _stage(efficientnet, blocks, stride)
-        for blocks, stride in zip(stages.values(), strides, strict=True)
-    ]
-    found = efficientnet.EfficientNet(
-        settings,
-        dropout=0.0,
-        last_channel=config.width,
-        norm_layer=partial(nn.BatchNorm2d, eps=_EPS),
-    )
-    return found.features
+    """The features as torchvision lays them out: stem, stages of blocks, head.
 
-
-def _stage(efficientnet: Any, blocks: list[Block], stride: int) -> Any:
-    first = blocks[0]
-    convolutions = [layer for layer in first.layers if isinstance(layer, Convolution)]
-    squeezes = any(isinstance(layer, Squeeze) for layer in first.layers)
-    kind = efficientnet.MBConvConfig if squeezes else efficientnet.FusedMBConvConfig
-    c_in, c_out = convolutions[0].c_in, convolutions[-1].c_out
-    # Fused blocks that expand nothing are one convolution, squeezing ones then begin depthwise.
-    plain = len(convolutions) == (2 if squeezes else 1)
-    ratio = 1 if plain else convolutions[0].c_out / c_in
-    spatial = next((layer for layer in convolutions if layer.depthwise), convolutions[0])
-    return kind(ratio, spatial.kernel, stride, c_in, c_out, len(blocks))
+    By hand, for a torchvision in the environment is imported by transformers, and fails there
+    beside another build of PyTorch; the tests hold this one to torchvision's own.
+    """
+    stem, *blocks, head = config.blocks
+    stages: dict[str, list[nn.Module]] = {}
+    for block in blocks:
+        stages.setdefault(block.layers[0].name.split(".")[1], []).append(_Block(block))
+    parts = [nn.Sequential(*found) for found in stages.values()]
+    return nn.Sequential(_layer(stem.layers[0]), *parts, _layer(head.layers[0]))
 
 
 def _fill(network: nn.Module, weights: dict[str, Tensor]) -> None:
