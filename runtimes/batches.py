@@ -19,6 +19,7 @@ from runtimes.plan import Options, Plan, fixed_batch, negatives_for
 from runtimes.preview_files import PreviewFiles
 from runtimes.progress import Progress
 from runtimes.sampler import CHECK_BUNDLE
+from runtimes.start import Start
 
 # Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
 MOST = 8
@@ -72,7 +73,9 @@ def jobs_for(
     return [Job(index, *pair, seed, path) for index, (pair, seed, path) in enumerate(rows)]
 
 
-def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
+def batch_size(
+    pipeline: Pipeline, options: Options, asked: int | None, start: Start | None = None
+) -> int:
     """How many pictures to make at a time.
 
     What is `asked`; of graphs of fixed shape their own batch; else what fits into the memory that
@@ -86,7 +89,7 @@ def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
                 "out, or export without --static"
             )
         return fixed
-    return asked or pipeline.largest_batch(options, MOST) or UNKNOWN
+    return asked or pipeline.largest_batch(options, MOST, start) or UNKNOWN
 
 
 def run_batches(
@@ -95,12 +98,13 @@ def run_batches(
     size: int,
     options: Options,
     progress: Progress,
+    start: Start | None = None,
     previews: PreviewFiles | None = None,
 ) -> Iterator[tuple[Sequence[Job], Result]]:
     """Make the pictures, `size` at a time; each batch and its result as it is finished.
 
-    `progress` shows every stage's steps, or pictures where there are several batches; `previews`
-    is where those of Stage C go.
+    All start from the one picture of `start`, where there is one. `progress` shows every stage's
+    steps, or pictures where there are several batches; `previews` is where those of Stage C go.
     """
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     for number, batch in enumerate(batches):
@@ -113,6 +117,7 @@ def run_batches(
             [job.negative for job in full],
             replace(options, seed=[job.seed for job in full]),
             on_step=progress.step if len(batches) == 1 else several,
+            start=start,
             on_preview=None if previews is None else previews.of(_about(batch)),
             preview_every=1 if previews is None else previews.every,
         )

@@ -23,6 +23,7 @@ from runtimes.previews import OnPreview, Previews, preview_kind
 from runtimes.prompts import check_text
 from runtimes.run import Encoded, OnStep, OnTensors, Result, Run
 from runtimes.sizes import pixels_for
+from runtimes.start import Start, check_picture_graphs
 from runtimes.tokenizer import PromptTokenizer
 
 __all__ = ["Encoded", "OnPreview", "OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
@@ -97,26 +98,29 @@ class Pipeline:
         noise: NoiseSource | None = None,
         on_step: OnStep | None = None,
         on_tensors: OnTensors | None = None,
+        start: Start | None = None,
         on_preview: OnPreview | None = None,
         preview_every: int = 1,
     ) -> Result:
         """Make one picture per prompt.
 
-        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `on_preview`
-        is shown, after each `preview_every`-th step of Stage C and after the last one, small
-        pictures of what it is making. Raises UsageError before any work for bad options, RunError
-        naming graph and step for NaN.
+        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `start` is a
+        picture to start from; `on_preview` is shown, after each `preview_every`-th step of Stage C
+        and after the last one, small pictures of what it is making. Raises UsageError before any
+        work for bad options, RunError naming graph and step for NaN.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
         for text in (*texts, *negatives):
             check_text(text, "a prompt")
-        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
+        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise, start)
+        check_picture_graphs(self.manifest, plan.picture_graphs)
         check_static(self.manifest, plan, len(texts))
         previews = self._previews(on_preview, preview_every)
         run = self._run(plan, on_step, on_tensors, previews)
         with self._one_run:
-            self._check_memory(plan, len(texts), GRAPHS if previews is None else (*GRAPHS, PREVIEW))
+            shown = () if previews is None else (*GRAPHS, *plan.picture_graphs, PREVIEW)
+            self._check_memory(plan, len(texts), shown)
             return run(texts, negatives)
 
     def encode(
@@ -132,13 +136,7 @@ class Pipeline:
         H and W are those that a run of `options` makes (runtimes.pictures.fit). Raises UsageError
         for another size and for a bundle without `compressor`, RunError for NaN.
         """
-        side = self.manifest.picture_side
-        if COMPRESSOR not in self.manifest.graphs or not (side and side.compressor_stride):
-            raise UsageError(
-                f"this bundle has no graph '{COMPRESSOR}', which reads pictures; add it by 'python "
-                f"-m exporter BUNDLE --resume --modules {COMPRESSOR}' with the options that it was "
-                "exported with"
-            )
+        check_picture_graphs(self.manifest, (COMPRESSOR,))
         plan = make_plan(self.manifest.sampling, options or Options(), len(pictures), None)
         if pictures.shape[1:] != (3, *plan.sizes.picture):
             wanted = "{} x {}".format(*plan.sizes.picture)
@@ -207,18 +205,18 @@ class Pipeline:
         preview_kind(self.manifest)
         return Previews(show, every)
 
-    def _check_memory(self, plan: Plan, count: int, graphs: tuple[str, ...]) -> None:
+    def _check_memory(self, plan: Plan, count: int, only: tuple[str, ...] = ()) -> None:
         """UsageError for a run that the memory that is free does not hold, where that is known."""
         if self._footprint is not None:
-            need = Need(self.manifest, self._footprint, plan, count, graphs)
+            need = Need(self.manifest, self._footprint, plan, count, only)
             check_memory(need, low_memory=self._low_memory, held=self._held())
 
-    def largest_batch(self, options: Options, most: int) -> int | None:
+    def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
 
         None where that is not known. Raises UsageError for bad options.
         """
-        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None)
+        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None, start)
         if self._footprint is None:
             return None
         need = Need(self.manifest, self._footprint, plan, 1)

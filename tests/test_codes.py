@@ -394,6 +394,7 @@ def test_graphs_of_a_fixed_batch(capsys, bundles, picture, tmp_path):
         (["decode", "B", "c.safetensors", "-o", "c.jpg"], "pictures are PNG files"),
         (["decode", "B", "c.safetensors", "--seed", "1,2"], "--seed has 2 seeds for one picture"),
         (["decode", "B", "c.safetensors", "--original", "no.png"], "--original no.png cannot be"),
+        (["decode", "B", "c.safetensors", "--original", "P", "-o", "P"], "is the original"),
         (["decode", "B", "c.safetensors"], "is a code of 'maker/model@abc' and this bundle"),
         (["--quiet", "encode", "P"], "write 'encode' first: python -m runtimes encode ..."),
     ],
