@@ -67,6 +67,8 @@ def read_picture(path: Path, option: str) -> PictureFile:
             f"{option} {path} is no picture of a kind that is read here; save it as PNG or JPEG "
             f"({', '.join(FORMATS)} are read)"
         ) from None
+    except MemoryError:
+        raise UsageError(f"{option} {path} is larger than the memory that is free") from None
     except Exception as error:  # whatever the parsers of a dozen formats make of a damaged file
         raise UsageError(f"{option} {path} is damaged: {one_line(error)}") from None
     return PictureFile(path, hashlib.sha256(data).hexdigest(), image)
