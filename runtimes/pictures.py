@@ -140,6 +140,9 @@ def _bytes(path: Path, option: str) -> bytes:
 def _opened(data: bytes) -> Image.Image:
     Image.init()  # or formats that this Pillow was built without are an error of their own
     image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    # What another thread does with warnings may have undone that Pillow's is an error.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
     image.load()
     return image
 
@@ -160,6 +163,8 @@ def _placed(
     band: Image.Image, how: str, height: int, width: int, resample: Image.Resampling
 ) -> Array:
     """A band of mode F at the size asked for, (H,W); white where there is no picture."""
+    if how not in FITS:
+        raise UsageError(f"a picture cannot be fitted by '{how}'; there are {', '.join(FITS)}")
     if how == "crop":
         box = _cover(band.size, (width, height))
         return np.asarray(band.resize((width, height), resample, box=box))
