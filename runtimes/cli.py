@@ -205,7 +205,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.replay:
         _replay(args)
         return
-    if args.verify and not args.prompts and args.prompts_file is None:
+    pictures = args.prompts or args.prompts_file is not None or args.image is not None
+    if args.verify and not pictures:
         bundle = _open_bundle(args)
         if not args.quiet:
             print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")

@@ -212,6 +212,14 @@ def test_crop_covers_and_cuts_the_middle(tmp_path, have, want, scaled, cut):
     assert np.abs(fit(read_picture(path, "--image"), "crop", *want) - expected).max() < RESIZE
 
 
+def test_another_way_to_fit_is_refused(tmp_path):
+    picture = read_picture(saved(tmp_path / "p.png", Image.fromarray(SCENE)), "--image")
+    with pytest.raises(
+        UsageError, match="cannot be fitted by 'zoom'; there are crop, pad, stretch"
+    ):
+        fit(picture, "zoom", 8, 8)
+
+
 def test_pad_fits_inside_and_leaves_white(tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (40, 80, 3), np.uint8)
     path = saved(tmp_path / "p.png", Image.fromarray(noise))
