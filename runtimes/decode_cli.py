@@ -106,6 +106,9 @@ def _job(args: argparse.Namespace) -> Job:
     if len(args.seed) != 1:
         raise UsageError(f"--seed has {len(args.seed)} seeds for one picture; give one")
     (path,) = picture_paths(args.output, 1)
+    both = args.original is not None and args.original.exists() and path.exists()
+    if both and path.samefile(args.original):
+        raise UsageError(f"--output {path} is the original; give another file name")
     prompt = argument_text(args.prompt, "PROMPT")
     negative = argument_text(args.negative_prompt, "--negative-prompt")
     return Job(0, prompt, negative, args.seed[0], path)

@@ -19,6 +19,7 @@ from runtimes.codes import PRECISIONS, SUFFIX, About, Code, is_code, make_code, 
 from runtimes.console import run_cli
 from runtimes.errors import UsageError
 from runtimes.images import to_uint8
+from runtimes.picture_arguments import add_fit_option
 from runtimes.pictures import FITS, PictureFile, fit, read_picture
 from runtimes.pipeline import Pipeline
 from runtimes.plan import Options, fixed_batch, make_plan
@@ -70,14 +71,7 @@ def parser() -> argparse.ArgumentParser:
         help="what the code is stored in: fp16, or int8 with a scale a channel, which is half as "
         "large (default: fp16)",
     )
-    add(
-        "--fit",
-        type=str.lower,
-        choices=list(FITS),
-        default="crop",
-        help="how a picture of other proportions gets the size: cut, on white, or distorted "
-        "(default: crop)",
-    )
+    add_fit_option(command_line, "the picture")
     add_size_options(command_line)
     add("--check", action="store_true", help="decode the code, and print PSNR and SSIM")
     add_execution_options(command_line)
@@ -113,8 +107,9 @@ def _run(args: argparse.Namespace) -> None:
     options = Options(height=args.height, width=args.width)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     height, width = plan.sizes.picture
-    pixels = fit(picture, args.fit, height, width)
-    about = About(model_of(bundle.manifest.model), height, width, args.fit, picture.sha256)
+    how = args.fit or FITS[0]
+    pixels = fit(picture, how, height, width)
+    about = About(model_of(bundle.manifest.model), height, width, how, picture.sha256)
     progress, summary, quality = Progress(quiet=args.quiet or args.json), Summary(), None
     with open_pipeline(bundle, args) as pipeline:
         encoded = pipeline.encode(filled(pixels[None], bundle), options, on_step=progress.step)

@@ -14,26 +14,34 @@ from runtimes.plan import ONE_BY_ONE, Plan, pictures_at_once
 class Need:
     """What a run of `count` prompts needs of memory, on a CPU, in bytes.
 
-    `graphs` are those that it runs, where the bundle has them.
+    `only` are the graphs that it runs; those of a run from prompts where there are none.
     """
 
     manifest: Manifest
     footprint: Footprint
     plan: Plan
     count: int
-    graphs: tuple[str, ...] = GRAPHS
+    only: tuple[str, ...] = ()
 
+<<<<<<< HEAD
+=======
     @property
-    def names(self) -> list[str]:
-        """The graphs that are run."""
-        return [name for name in self.manifest.graphs if name in self.graphs]
+    def graphs(self) -> list[str]:
+        """What is opened of the bundle."""
+        opened = self.only or (*GRAPHS, *self.plan.picture_graphs)
+        return [name for name in self.manifest.graphs if name in opened]
 
+>>>>>>> p-codes
     def memory(self, *, low_memory: bool) -> float:
         """Weights and activations at once.
 
         A session that stays open keeps the memory its activations took.
         """
+<<<<<<< HEAD
         names = self.names
+=======
+        names = self.graphs
+>>>>>>> p-codes
         held = {name: self.weights(name) + self._activations(name) for name in names}
         loading = {name: self.weights(name) + self._loading(name) for name in names}
         if low_memory:
@@ -99,7 +107,11 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
         return
     height, width = need.plan.sizes.picture
     lower, count = need.memory(low_memory=True), need.count
+<<<<<<< HEAD
     weights = max(need.weights(name) for name in need.names)
+=======
+    weights = max(need.weights(name) for name in need.graphs)
+>>>>>>> p-codes
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:

@@ -52,13 +52,13 @@ def add_picture_side_options(command_line: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fit_option(command_line: argparse.ArgumentParser) -> None:
+def add_fit_option(command_line: argparse.ArgumentParser, what: str = "--image") -> None:
     """`--fit`, of every command that reads pictures."""
     command_line.add_argument(
         "--fit",
         type=str.lower,
         choices=list(FITS),
-        help="how --image gets the run's size: cut at both ends, white at both ends, or distorted "
+        help=f"how {what} gets the run's size: cut at both ends, white at both ends, or distorted "
         f"(default: {FITS[0]})",
     )
 

@@ -67,6 +67,8 @@ def read_picture(path: Path, option: str) -> PictureFile:
             f"{option} {path} is no picture of a kind that is read here; save it as PNG or JPEG "
             f"({', '.join(FORMATS)} are read)"
         ) from None
+    except MemoryError:
+        raise UsageError(f"{option} {path} is larger than the memory that is free") from None
     except Exception as error:  # whatever the parsers of a dozen formats make of a damaged file
         raise UsageError(f"{option} {path} is damaged: {one_line(error)}") from None
     return PictureFile(path, hashlib.sha256(data).hexdigest(), image)
@@ -138,6 +140,9 @@ def _bytes(path: Path, option: str) -> bytes:
 def _opened(data: bytes) -> Image.Image:
     Image.init()  # or formats that this Pillow was built without are an error of their own
     image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    # What another thread does with warnings may have undone that Pillow's is an error.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
     image.load()
     return image
 
@@ -158,6 +163,8 @@ def _placed(
     band: Image.Image, how: str, height: int, width: int, resample: Image.Resampling
 ) -> Array:
     """A band of mode F at the size asked for, (H,W); white where there is no picture."""
+    if how not in FITS:
+        raise UsageError(f"a picture cannot be fitted by '{how}'; there are {', '.join(FITS)}")
     if how == "crop":
         box = _cover(band.size, (width, height))
         return np.asarray(band.resize((width, height), resample, box=box))

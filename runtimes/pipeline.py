@@ -23,11 +23,12 @@ from runtimes.previews import OnPreview, Previews, preview_kind
 from runtimes.prompts import check_text
 from runtimes.run import Encoded, OnStep, OnTensors, Result, Run
 from runtimes.sizes import pixels_for
-from runtimes.start import Start, check_picture_graphs, graphs_of_start
+from runtimes.start import Start, check_picture_graphs
 from runtimes.tokenizer import PromptTokenizer
 
 __all__ = ["Encoded", "OnPreview", "OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
 Array = NDArray[np.float32]
+COMPRESSOR = "compressor"
 # What a picture takes that is made of an image embedding.
 _DECODE = ("decoder_text_encoder", "stage_b_condition", "stage_b", "stage_a")
 
@@ -97,9 +98,9 @@ class Pipeline:
         noise: NoiseSource | None = None,
         on_step: OnStep | None = None,
         on_tensors: OnTensors | None = None,
+        start: Start | None = None,
         on_preview: OnPreview | None = None,
         preview_every: int = 1,
-        start: Start | None = None,
     ) -> Result:
         """Make one picture per prompt.
 
@@ -118,7 +119,8 @@ class Pipeline:
         previews = self._previews(on_preview, preview_every)
         run = self._run(plan, on_step, on_tensors, previews)
         with self._one_run:
-            self._check_memory(plan, len(texts), _taken(plan, previews))
+            shown = () if previews is None else (*GRAPHS, *plan.picture_graphs, PREVIEW)
+            self._check_memory(plan, len(texts), shown)
             return run(texts, negatives)
 
     def encode(
@@ -134,14 +136,14 @@ class Pipeline:
         H and W are those that a run of `options` makes (runtimes.pictures.fit). Raises UsageError
         for another size and for a bundle without `compressor`, RunError for NaN.
         """
-        check_picture_graphs(self.manifest, graphs_of_start(masked=False))
+        check_picture_graphs(self.manifest, (COMPRESSOR,))
         plan = make_plan(self.manifest.sampling, options or Options(), len(pictures), None)
         if pictures.shape[1:] != (3, *plan.sizes.picture):
             wanted = "{} x {}".format(*plan.sizes.picture)
             raise UsageError(f"pictures have shape {pictures.shape}; fit them to {wanted} pixels")
         check_static(self.manifest, plan, len(pictures))
         with self._one_run:
-            self._check_memory(plan, len(pictures), graphs_of_start(masked=False))
+            self._check_memory(plan, len(pictures), (COMPRESSOR,))
             return self._run(plan, on_step, on_tensors).encode(pictures)
 
     def decode(
@@ -203,10 +205,10 @@ class Pipeline:
         preview_kind(self.manifest)
         return Previews(show, every)
 
-    def _check_memory(self, plan: Plan, count: int, graphs: tuple[str, ...]) -> None:
+    def _check_memory(self, plan: Plan, count: int, only: tuple[str, ...] = ()) -> None:
         """UsageError for a run that the memory that is free does not hold, where that is known."""
         if self._footprint is not None:
-            need = Need(self.manifest, self._footprint, plan, count, graphs)
+            need = Need(self.manifest, self._footprint, plan, count, only)
             check_memory(need, low_memory=self._low_memory, held=self._held())
 
     def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
@@ -217,7 +219,7 @@ class Pipeline:
         plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None, start)
         if self._footprint is None:
             return None
-        need = Need(self.manifest, self._footprint, plan, 1, _taken(plan))
+        need = Need(self.manifest, self._footprint, plan, 1)
         return largest_count(need, most, low_memory=self._low_memory, held=self._held())
 
     def _held(self) -> int:
@@ -239,11 +241,6 @@ class Pipeline:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _taken(plan: Plan, previews: Previews | None = None) -> tuple[str, ...]:
-    """The graphs that a run from a prompt opens."""
-    return (*GRAPHS, *plan.picture_graphs, *(() if previews is None else (PREVIEW,)))
 
 
 def load_tokenizers(bundle: Bundle) -> dict[str, PromptTokenizer]:

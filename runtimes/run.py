@@ -19,7 +19,7 @@ from runtimes.plan import Plan, Stage, pictures_at_once
 from runtimes.previews import Previewer, Previews
 from runtimes.sampler import Denoise, advice_for, check_finite, place_of, sample
 from runtimes.sizes import Sizes
-from runtimes.start import AfterStep, compressor_stride, keeping, noised
+from runtimes.start import AfterStep, Start, compressor_stride, keeping, noised
 from runtimes.tokenizer import PromptTokenizer
 
 Array = NDArray[np.float32]
@@ -83,9 +83,7 @@ class Run:
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
         plan, sampling = self._plan, self._sampling
         count = len(prompts)
-        picture = None
-        if plan.start is not None:
-            picture = self._latents(self._embedded(plan.start.picture, count))
+        picture = None if plan.start is None else self._compressed(plan.start, count)
         # Both stages may share one encoder, which then runs once; without steps there is no text.
         text = [self._text_graphs[s.name] for s in (plan.stage_c, plan.stage_b) if s.rows]
         hidden = {
@@ -93,7 +91,6 @@ class Run:
             for graph in dict.fromkeys(filter(None, text))
         }
         latents = self._stage_c(hidden, count, picture)
-        self._count_previews()
         embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
         return self._result(embedding, latents, hidden)
 
@@ -104,9 +101,10 @@ class Run:
 
     def decode(self, embedding: Array, prompts: list[str], negatives: list[str]) -> Result:
         """Pictures of an image embedding (B,C,h,w), by Stage B and Stage A alone."""
-        graph = self._text_graphs["stage_b"]
+        graph, sampling = self._text_graphs["stage_b"], self._sampling
         hidden = {} if graph is None else {graph: self._encode(graph, prompts, negatives)}
-        return self._result(embedding, self._latents(embedding), hidden)
+        latents = embedding + np.float32(sampling.latent_std)
+        return self._result(embedding, latents / np.float32(sampling.latent_mean), hidden)
 
     def _result(self, embedding: Array, latents: Array, hidden: dict[str, Array]) -> Result:
         """Stage B and Stage A; `latents` are Stage C's, of which the embedding is."""
@@ -161,7 +159,9 @@ class Run:
         if picture is not None:
             start = noised(picture, noise, stage.timesteps[0], stage.denoiser)
         keep = keeping(self._plan.start, picture, noise, stage.timesteps, stage.denoiser)
-        return self._denoise(stage, start, conditions, keep)
+        latents = self._denoise(stage, start, conditions, keep)
+        self._count_previews()
+        return latents
 
     def _stage_b(self, embedding: Array, text: Tensors) -> Array:
         stage = self._plan.stage_b
@@ -180,17 +180,17 @@ class Run:
         # The graph clamps too; what narrow types round may lie a little outside all the same.
         return np.clip(image.astype(np.float32, copy=False), *PICTURE.clamp)
 
+    def _compressed(self, start: Start, count: int) -> Array:
+        """The picture's latents of Stage C (1 or B,16,h,w)."""
+        mean, std = self._sampling.latent_mean, self._sampling.latent_std
+        return (self._embedded(start.picture, count) + np.float32(std)) / np.float32(mean)
+
     def _embedded(self, pictures: Array, count: int) -> Array:
-        """The image embedding (1 or B,16,h,w) of pictures (1 or B,3,H,W) in 0..1."""
+        """The image embedding (1 or B,16,h,w) of pictures (1 or B,3,H,W)."""
         stride = compressor_stride(self._manifest)
         pixels = resized(pictures, *(stride * side for side in self._plan.sizes.stage_c))
         outputs = self._by_picture("compressor", "image", pixels, count)
         return outputs["image_embedding"].astype(np.float32, copy=False)
-
-    def _latents(self, embedding: Array) -> Array:
-        """The latents of Stage C that an image embedding is of."""
-        mean, std = self._sampling.latent_mean, self._sampling.latent_std
-        return (embedding + np.float32(std)) / np.float32(mean)
 
     def _encoded(self, count: int) -> Array | None:
         """The picture's latents of Stage B (1 or B,4,H,W), where a part of it is kept."""
@@ -241,7 +241,7 @@ class Run:
 
     def _count_previews(self) -> None:
         """Count their time as their own: they were made while Stage C ran."""
-        if self._previewer is not None and "stage_c" in self._usage:  # which may run no step
+        if self._previewer is not None:
             usage = self._usage["preview"] = self._previewer.usage
             self._placements["preview"] = self._previewer.placement
             self._usage["stage_c"].seconds -= usage.seconds

@@ -67,6 +67,24 @@ def test_a_masked_picture_is_the_one_diffusers_would_make(made, start, strength,
     assert error > LIMITS["fp32"].picture_db
 
 
+def test_sides_are_not_mixed_up(made):
+    """256 wide, 128 high, a mask that reaches over one cell of Stage C."""
+    picture = np.random.default_rng(6).random((1, 3, 128, 256), np.float32)
+    mask = np.zeros((128, 256), bool)
+    mask[10:30, 130:168] = True
+    options, start = replace(OPTIONS, height=128, width=256), Start(picture, 0.75, mask)
+    plan = make_plan(made.manifest.sampling, options, 1, None, start)
+    assert cells(mask, plan.stage_c.size).sum() == 1
+    again = {s.name: pooled(mask, s.size) for s in (plan.stage_c, plan.stage_b)}
+    with made.pipeline() as pipeline:
+        found = pipeline("a red ring", options=options, start=start).image
+    expected = picture_runs.ByDiffusers(made, plan, start, 8, again)(
+        "a red ring", even_timesteps(4)
+    )
+    error = decibels(float(np.sqrt(((found - expected) ** 2).mean())))
+    assert found.shape == picture.shape and error > LIMITS["fp32"].picture_db
+
+
 def test_outside_the_mask_is_the_picture_by_stage_a_alone(made, start):
     seen = {}
     with made.pipeline() as pipeline:

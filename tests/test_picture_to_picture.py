@@ -296,6 +296,7 @@ def test_a_picture_from_another_picture_is_not_taken_for_it(command, change, key
         (["a", "--image", "in.png", "--variations", "2"], "leave the prompt out, or --variations"),
         (["--image", "in.png", "--variations", "2", "--num-images", "3"], "leave --num-images out"),
         (["--image", "in.png"], "there is no prompt"),
+        (["--image", "in.png", "--verify"], "there is no prompt"),
         (["a", "--image", "none.png"], "--image none.png cannot be read: No such file"),
         (["a", "--image", "bundle.json"], "--image bundle.json is no picture"),
         (["a", "--image", "in.png", "--mask", "bundle.json"], "--mask bundle.json is no picture"),

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch.nn import functional
 
 from runtimes.errors import UsageError
 from runtimes.pictures import FITS, fit, fit_mask, read_mask, read_picture, resized
+from runtimes.schedule import alpha_cumprod
+from runtimes.start import cells, noised
 from runtimes.tolerances import RESIZE
 
 # Four corners that no two turns of the picture have in common.
@@ -209,6 +212,14 @@ def test_crop_covers_and_cuts_the_middle(tmp_path, have, want, scaled, cut):
     assert np.abs(fit(read_picture(path, "--image"), "crop", *want) - expected).max() < RESIZE
 
 
+def test_another_way_to_fit_is_refused(tmp_path):
+    picture = read_picture(saved(tmp_path / "p.png", Image.fromarray(SCENE)), "--image")
+    with pytest.raises(
+        UsageError, match="cannot be fitted by 'zoom'; there are crop, pad, stretch"
+    ):
+        fit(picture, "zoom", 8, 8)
+
+
 def test_pad_fits_inside_and_leaves_white(tmp_path):
     noise = np.random.default_rng(1).integers(0, 256, (40, 80, 3), np.uint8)
     path = saved(tmp_path / "p.png", Image.fromarray(noise))
@@ -266,3 +277,31 @@ def test_a_mask_is_fitted_as_its_picture(tmp_path):
 def test_a_mask_of_another_size_is_refused_with_both(tmp_path):
     with pytest.raises(UsageError, match=r"m.png has 64 x 48 pixels .* has 48 x 64; give a mask"):
         masked(tmp_path, Image.new("L", (48, 64)))
+
+
+# The page for hosts
+
+
+@pytest.mark.parametrize("how", FITS)
+def test_the_code_for_hosts_does_the_same(tmp_path, how):
+    page = (Path(__file__).parents[1] / "docs/hosting.md").read_text(encoding="utf-8")
+    code = page.split("<!-- code: from a picture -->\n\n```python\n")[1].split(
+        "```\n\n<!-- end of"
+    )[0]
+    host: dict = {}
+    exec(code, host)
+    random = np.random.default_rng(7)
+    noise = random.integers(0, 256, (90, 130, 3), np.uint8)
+    picture = read_picture(saved(tmp_path / "p.png", Image.fromarray(noise)), "--image")
+    found = host["fitted"](picture.image, how, 96, 72)
+    assert np.array_equal(found, fit(picture, how, 96, 72))
+    assert np.array_equal(host["resized"](found, 40, 50), resized(found, 40, 50))
+    path = saved(tmp_path / "m.png", Image.fromarray(noise[..., 0] // 2 + 3))
+    with Image.open(path) as grey:
+        mask = host["fitted_mask"](grey, how, 96, 72)
+    assert np.array_equal(mask, fit_mask(read_mask(path, "--mask", picture), how, 96, 72))
+    assert np.array_equal(host["cells"](mask, 7, 5), cells(mask, (7, 5)))
+    clean, drawn = (random.standard_normal((1, 4, 3, 3), np.float32) for _ in range(2))
+    share = alpha_cumprod(np.array([0.3], np.float32), 0.008, 1.0)
+    of = SimpleNamespace(s=0.008, scaler=1.0)
+    assert np.array_equal(host["noised"](clean, drawn, share[0]), noised(clean, drawn, 0.3, of))
