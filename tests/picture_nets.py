@@ -18,15 +18,15 @@ from validation.torchvision_models import torchvision_models
 # What a stage of torchvision's EfficientNet is: squeezing (MBConv) or fused, expansion, kernel,
 # stride, channels in and out, blocks.
 Stage = tuple[bool, int, int, int, int, int, int]
-# Odd widths; blocks that expand nothing, of both kinds; kernels of 3 and 5; 6 x 8 pixels no whole
-# number of strides away from the default.
+# Odd widths; blocks that expand nothing, of both kinds; kernels of 3 and 5.
 ODD: tuple[Stage, ...] = (
-    (False, 1, 3, 1, 5, 5, 2),
-    (True, 1, 5, 2, 5, 9, 2),
+    (False, 1, 3, 1, 5, 8, 2),
+    (True, 1, 5, 2, 8, 9, 2),
     (False, 3, 3, 2, 9, 11, 1),
     (True, 4, 3, 1, 11, 11, 2),
 )
 ODD_STRIDES = "2,1,2,2,1"
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
 
 
 class Compressor(nn.Module):
@@ -37,8 +37,8 @@ class Compressor(nn.Module):
         self.backbone = backbone
         norm = nn.BatchNorm2d(c_latent, affine=affine)
         self.mapper = nn.Sequential(nn.Conv2d(width, c_latent, 1, bias=False), norm)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]))
+        self.register_buffer("mean", MEAN.clone())
+        self.register_buffer("std", STD.clone())
 
     def forward(self, image: Tensor) -> Tensor:
         centred = image - self.mean.view(1, 3, 1, 1)
@@ -98,10 +98,12 @@ def compressor(
     """torchvision's EfficientNet of other stages."""
     models = _models()
     efficientnet = models.efficientnet
-    kinds = {True: efficientnet.MBConvConfig, False: efficientnet.FusedMBConvConfig}
+    # Their own configs round widths to multiples of 8.
+    config = efficientnet._MBConvConfig
+    kinds = {True: efficientnet.MBConv, False: efficientnet.FusedMBConv}
     torch.manual_seed(2)
     net = efficientnet.EfficientNet(
-        [kinds[squeezes](*numbers) for squeezes, *numbers in stages],
+        [config(*numbers, block=kinds[squeezes]) for squeezes, *numbers in stages],
         dropout=0.0,
         last_channel=23,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
@@ -117,9 +119,7 @@ def previewer(c_latent: int, width: int = 20) -> Previewer:
     draw_norms(found)
     found.blocks[-1].weight.mul_(0.2)  # most pixels inside 0..1
     found.blocks[-1].bias.fill_(0.5)
-    # A channel of which the norm keeps nothing but its shift, and one whose scale is negative.
-    found.blocks[2].weight[0] = 0
-    found.blocks[8].weight[1] *= -1
+    found.blocks[8].weight[1] *= -1  # scales may be negative
     return found
 
 

@@ -162,7 +162,7 @@ class Host:
     the file of prompts and their ids ('': none).
     """
 
-    run: Annotated[tuple[Call, ...], v.Some]
+    run: Annotated[tuple[Call, ...], v.Few]
     tokens: v.Words
     noise: Noise
     schedule: Schedule
