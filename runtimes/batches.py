@@ -98,13 +98,8 @@ def run_batches(
     size: int,
     options: Options,
     progress: Progress,
-<<<<<<< HEAD
-    previews: PreviewFiles | None = None,
-    start: Start | None = None,
-=======
     start: Start | None = None,
     previews: PreviewFiles | None = None,
->>>>>>> p-codes
 ) -> Iterator[tuple[Sequence[Job], Result]]:
     """Make the pictures, `size` at a time; each batch and its result as it is finished.
 
@@ -122,15 +117,9 @@ def run_batches(
             [job.negative for job in full],
             replace(options, seed=[job.seed for job in full]),
             on_step=progress.step if len(batches) == 1 else several,
-<<<<<<< HEAD
-            on_preview=None if previews is None else previews.of(_about(batch)),
-            preview_every=1 if previews is None else previews.every,
-            start=start,
-=======
             start=start,
             on_preview=None if previews is None else previews.of(_about(batch)),
             preview_every=1 if previews is None else previews.every,
->>>>>>> p-codes
         )
         yield batch, result
 

@@ -227,24 +227,14 @@ def _run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     with open_pipeline(bundle, args) as pipeline:
         size = batch_size(pipeline, options, args.batch_size, start)
-<<<<<<< HEAD
-        batches = run_batches(pipeline, missing, size, options, progress, previews, start)
-        for batch, result in batches:
-=======
         made = run_batches(pipeline, missing, size, options, progress, start, previews)
         for batch, result in made:
->>>>>>> p-codes
             _save(batch, result, parameters)
             summary.add(batch, result, _warn)
     skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
     if args.json:
-<<<<<<< HEAD
-        more = {} if previews is None else {"previews": previews.as_json()}
-        more |= {} if given is None else {"start": given.as_json(plan)}
-=======
         more = {} if given is None else {"start": given.as_json(plan)}
         more |= {} if previews is None else {"previews": previews.as_json()}
->>>>>>> p-codes
         print(json.dumps(as_json(summary, missing, skipped, plan) | more, indent=1))
     elif not args.quiet:
         if given is not None:

@@ -23,25 +23,18 @@ class Need:
     count: int
     only: tuple[str, ...] = ()
 
-<<<<<<< HEAD
-=======
     @property
     def graphs(self) -> list[str]:
         """What is opened of the bundle."""
         opened = self.only or (*GRAPHS, *self.plan.picture_graphs)
         return [name for name in self.manifest.graphs if name in opened]
 
->>>>>>> p-codes
     def memory(self, *, low_memory: bool) -> float:
         """Weights and activations at once.
 
         A session that stays open keeps the memory its activations took.
         """
-<<<<<<< HEAD
-        names = self.names
-=======
         names = self.graphs
->>>>>>> p-codes
         held = {name: self.weights(name) + self._activations(name) for name in names}
         loading = {name: self.weights(name) + self._loading(name) for name in names}
         if low_memory:
@@ -107,11 +100,7 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
         return
     height, width = need.plan.sizes.picture
     lower, count = need.memory(low_memory=True), need.count
-<<<<<<< HEAD
-    weights = max(need.weights(name) for name in need.names)
-=======
     weights = max(need.weights(name) for name in need.graphs)
->>>>>>> p-codes
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:
