@@ -66,7 +66,7 @@ def estimate(job: Job, plans: list[GraphPlan], done: Collection[str]) -> Budget:
         disk = max(disk, written + _beside(job, plan))
     rest = MANIFEST + _tokenizers(job)
     if job.records_golden(plans):
-        pictures = [one_picture(plan, job.constants, job.default) for plan in job.plans]
+        pictures = [one_picture(plan, job.constants, job.default) for plan in plans]
         memory = max(memory, cost.process + max(map(peak_bytes, pictures)))
         rest += _recorded(job, pictures)
     return Budget(memory, max(disk, written + rest))

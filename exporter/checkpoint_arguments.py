@@ -1,6 +1,7 @@
 """Which checkpoint a command line asks for: options, packages, folders."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtimes.arguments import add_size_options
@@ -28,6 +29,16 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of --model on the hub")
     parser.add_argument("--prior-revision", help="branch, tag or commit of --prior on the hub")
+    for flag, what, name in (
+        ("--compressor", "semantic compressor, pictures to latents", "effnet_encoder.safetensors"),
+        ("--preview", "previewer, Stage C's latents to pictures", "previewer.safetensors"),
+    ):
+        parser.add_argument(
+            flag,
+            type=Path,
+            metavar="FILE",
+            help=f"safetensors file of a {what} (default: {name} in the prior's folder, if any)",
+        )
     parser.add_argument("--variant", help="weight files of a variant, such as fp16")
     parser.add_argument(
         "--stage-b-text",

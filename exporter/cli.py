@@ -15,7 +15,7 @@ from exporter.checkpoint_arguments import (
 )
 from exporter.golden import SHORT_STEPS, GoldenSteps
 from runtimes.arguments import Parser, integer, settle_size, size
-from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest import ALL_GRAPHS
 from runtimes.console import guarded, require, run_cli, subcommand
 from runtimes.errors import UsageError
 
@@ -65,9 +65,9 @@ def _content_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--modules",
         nargs="+",
-        default=list(GRAPHS),
         metavar="GRAPH",
-        help=f"graphs to export, of: {', '.join(GRAPHS)}",
+        help=f"graphs to export, of: {', '.join(ALL_GRAPHS)} (default: all that the checkpoint "
+        "has, stage_a_encoder with a compressor)",
     )
     parser.add_argument(
         "--lora",
@@ -224,6 +224,7 @@ def _export(args: argparse.Namespace) -> None:
 def _options(args: argparse.Namespace) -> "ExportOptions":
     from exporter.checkpoint.embeddings import parse_embedding
     from exporter.checkpoint.lora_file import parse_lora
+    from exporter.checkpoint.picture_files import PictureFiles
     from exporter.options import ExportOptions
 
     return ExportOptions(
@@ -234,7 +235,8 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         width=args.width,
         static=args.static,
         batch_size=args.batch_size,
-        modules=tuple(args.modules),
+        modules=None if args.modules is None else tuple(args.modules),
+        pictures=PictureFiles(args.compressor, args.preview),
         fused_attention=args.fused_attention,
         golden=not args.no_golden,
         golden_steps=args.golden_steps,

@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from exporter.checkpoint.compressor import compressor_shapes
 from exporter.checkpoint.open import Checkpoint
+from exporter.checkpoint.previewer import previewer_shapes
 from exporter.checkpoint.shapes import (
     Shapes,
     stage_a_decoder_shapes,
@@ -24,16 +26,19 @@ from exporter.checkpoint.shapes import (
     text_shapes,
 )
 from exporter.dimensions import example_inputs, make_static, named_sizes
-from exporter.graphs import GraphPlan, plan_graphs
+from exporter.graphs import GraphPlan, default_modules, plan_graphs, plan_pictures
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import Sampling
+from runtimes.bundle.manifest import PICTURE_GRAPHS, Sampling
 from runtimes.dimensions import HEIGHT, WIDTH, sizes_at
 from runtimes.sizes import Sizes, sizes
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """One graph: its parameters, FLOPs of one run, and bytes of weights plus live activations."""
+    """One graph: its parameters, FLOPs of one run, and bytes of weights plus live activations.
+
+    `runs` is how often it runs for a picture made of a prompt.
+    """
 
     name: str
     runs: int
@@ -60,13 +65,18 @@ class Inspection:
 
 
 def inspect(checkpoint: Checkpoint, height: int, width: int, *, text: bool) -> Inspection:
-    """Costs of one picture of height x width pixels, guidance as by default, no weights read."""
+    """Costs of one picture of height x width pixels, guidance as by default, no weights read.
+
+    The picture side's graphs do not run where a picture is made of a prompt alone.
+    """
     constants = sampling(checkpoint, height, width)
     picture_sizes = sizes(height, width, constants)
     graphs = []
-    for plan in plan_graphs(checkpoint, "nchw", text=text):
+    plans = [*plan_graphs(checkpoint, "nchw", text=text), *plan_pictures(checkpoint, "nchw")]
+    named = default_modules(checkpoint)
+    for plan in (plan for plan in plans if plan.name in named):
         denoiser = {"stage_c": constants.stage_c, "stage_b": constants.stage_b}.get(plan.name)
-        runs = len(denoiser.schedule) if denoiser else 1
+        runs = len(denoiser.schedule) if denoiser else int(plan.name not in PICTURE_GRAPHS)
         graphs.append(_cost(one_picture(plan, constants, picture_sizes), runs))
     return Inspection(_components(checkpoint), tuple(graphs), *picture_sizes.picture)
 
@@ -85,12 +95,13 @@ def peak_bytes(plan: GraphPlan) -> int:
 
 
 def activations(plan: GraphPlan, default: Sizes) -> tuple[float, ...]:
-    """Bytes one row of the batch keeps alive: in any case, per position of `latents`, per pair.
+    """Bytes one row of the batch keeps alive: in any case, per position of its latents, per pair.
 
     Counted as fp32 at about half the default sides, at these, and at twice; attention's scores are
-    what grows with the square. Empty for graphs without latents.
+    what grows with the square. Empty for graphs without latents. Of a picture, positions are those
+    of the latents that are made of it.
     """
-    if all(tensor.name != "latents" for tensor in plan.inputs):
+    if all(tensor.name not in ("latents", "image") for tensor in plan.inputs):
         return ()
     # In steps of what Stage B's levels divide by; a step at least, for the smallest of models.
     steps = max(min(default.latent(plan.name)) // plan.multiple, 2)
@@ -121,13 +132,19 @@ def count(shapes: Shapes) -> int:
 
 
 def _components(checkpoint: Checkpoint) -> dict[str, int]:
-    return {
+    compressor, preview = checkpoint.compressor, checkpoint.preview
+    components = {
         "text_encoder": count(text_shapes(checkpoint.text_encoder.config)),
         "stage_c": count(stage_c_shapes(checkpoint.stage_c.config)),
         "decoder_text_encoder": count(text_shapes(checkpoint.decoder_text_encoder.config)),
         "stage_b": count(stage_b_shapes(checkpoint.stage_b.config)),
         "stage_a": count(stage_a_decoder_shapes(checkpoint.stage_a.config)),
     }
+    if compressor is not None:
+        components["compressor"] = count(compressor_shapes(compressor.config))
+    if preview is not None:
+        components["preview"] = count(previewer_shapes(preview.config))
+    return components
 
 
 def _cost(plan: GraphPlan, runs: int) -> GraphCost:

@@ -24,7 +24,7 @@ from exporter.options import ExportOptions
 from exporter.partial import PartialExport, Record
 from exporter.resume import Kept, find_kept
 from exporter.tokens import record_tokens
-from runtimes.bundle.manifest import Graph, Manifest, Tokenizer
+from runtimes.bundle.manifest import Graph, Manifest, PictureSide, Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.bundle.readme import bundle_readme
 from runtimes.bundle.write import atomic_folder, check_output, seal
@@ -67,13 +67,14 @@ def export(
     progress = progress or Progress(quiet=True)
     replaces = options.overwrite or options.resume
     check_output(output, overwrite=replaces)
-    job = check_job(open_checkpoint(source, prior, options.variant), options)
+    job = check_job(open_checkpoint(source, prior, options.variant, options.pictures), options)
     partial = PartialExport(output)
     with partial.locked():
         writing = _plan(job, output, partial, progress)
         with partial.open(keep=job.resume), atomic_folder(output, overwrite=replaces) as folder:
             tokenizers = _write_tokenizers(job, folder)
-            manifest, records = _write_graphs(writing, new_manifest(job, tokenizers))
+            manifest = new_manifest(job, writing.plans, tokenizers)
+            manifest, records = _write_graphs(writing, manifest)
             manifest = _record_golden(writing, manifest, folder)
             manifest = _seal(writing, manifest, records, folder)
         partial.remove()
@@ -187,8 +188,11 @@ def _record_golden(writing: Writing, manifest: Manifest, folder: Path) -> Manife
         return manifest
     progress.line("recording the golden run with PyTorch")
     on_step = progress.runs("golden run", 0, 1)
-    golden = record_golden(job.plans, manifest, tokenizers, folder, job.golden_steps, on_step)
-    return replace(manifest, golden=golden)
+    plans = writing.plans
+    recorded = record_golden(plans, manifest, tokenizers, folder, job.golden_steps, on_step)
+    side = manifest.picture_side or PictureSide()
+    side = replace(side, linear_preview=recorded.linear_preview, preview_pictures=1)
+    return replace(manifest, golden=recorded.golden, picture_side=side)
 
 
 def _seal(writing: Writing, manifest: Manifest, records: list[Record], folder: Path) -> Manifest:

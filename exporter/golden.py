@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from runtimes.bundle.manifest import GOLDEN_FILE, Golden, Manifest
+from exporter.golden_pictures import linear_preview, picture_tensors
+from runtimes.bundle.manifest import GOLDEN_FILE, PICTURE_GRAPHS, Golden, Manifest
 from runtimes.bundle.readme import PROMPT
 from runtimes.engines.base import Tensors
 from runtimes.pipeline import OnStep, Pipeline
@@ -28,6 +30,14 @@ SEED = 0
 ONE_THREAD_BYTES = 2_000_000_000
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A golden run, and the preview without a graph that its picture and latents make."""
+
+    golden: Golden
+    linear_preview: tuple[tuple[float, ...], ...]
+
+
 def record_golden(
     plans: "list[GraphPlan]",
     manifest: Manifest,
@@ -35,10 +45,12 @@ def record_golden(
     folder: Path,
     steps: tuple[int, int] | None,
     on_step: OnStep | None = None,
-) -> Golden:
+) -> Recorded:
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
 
     `steps` are even ones of Stage C and Stage B; None takes the default schedules.
+
+    Graphs of the picture side among `plans` are run on the picture and on Stage C's last latents.
 
     The file is the same byte for byte on every machine with the same packages and kind of CPU, of
     graphs above ONE_THREAD_BYTES where it computes with as many threads, too.
@@ -59,9 +71,17 @@ def record_golden(
     first, second = steps or (None, None)
     options = Options(seed=SEED, steps=first, decoder_steps=second)
     graphs = TorchGraphs(plans)
-    with _threads(plans), Pipeline(manifest, graphs, tokenizers, low_memory=True) as pipeline:
-        result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
-    plan = result.plan
+    with _threads(plans):
+        with Pipeline(manifest, graphs, tokenizers, low_memory=True) as pipeline:
+            result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
+        plan = result.plan
+        evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
+        names = f"stage_c/{evaluations[0] - 1}.latents", "stage_a.image"
+        latents, image = (recorded[name].astype(np.float32, copy=False) for name in names)
+        for name, tensors in picture_tensors(
+            [each for each in plans if each.name in PICTURE_GRAPHS], latents, image
+        ):
+            keep(name, tensors)
     (folder / GOLDEN_FILE).parent.mkdir(parents=True, exist_ok=True)
     metadata = {"prompt": PROMPT, "negative_prompt": "", "seed": str(SEED)}
     metadata |= {"steps": str(first or "default"), "decoder_steps": str(second or "default")}
@@ -70,8 +90,8 @@ def record_golden(
     metadata |= {name: repr(scale) for name, scale in scales.items()}
     # Written by hand: safetensors reports a full disk as an error of its own kind.
     (folder / GOLDEN_FILE).write_bytes(_in_order(save(recorded, metadata)))
-    evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
-    return Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)
+    golden = Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)
+    return Recorded(golden, linear_preview(latents, image))
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""The seven graphs of a checkpoint: tensors from the configs alone, modules on demand."""
+"""The graphs of a checkpoint: tensors from the configs alone, modules on demand.
+
+Seven from prompt to picture, and up to three beside them, from pictures to latents and to previews.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,12 +9,15 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from exporter.checkpoint.compressor import CompressorConfig, compressor_shapes
 from exporter.checkpoint.configs import StageAConfig, StageBConfig, StageCConfig, TextConfig
 from exporter.checkpoint.embeddings import Rows, WithRows, table_rows
 from exporter.checkpoint.harmless import UNUSED_TEXT_WEIGHTS
+from exporter.checkpoint.layer_shapes import UNUSED_NORM_WEIGHTS
 from exporter.checkpoint.lora import Fused, Lora, LoraPart
 from exporter.checkpoint.lora_names import PRIOR, TEXT
 from exporter.checkpoint.open import Checkpoint, Component
+from exporter.checkpoint.previewer import PreviewConfig, previewer_shapes
 from exporter.checkpoint.shapes import (
     Shapes,
     stage_a_decoder_shapes,
@@ -21,9 +27,9 @@ from exporter.checkpoint.shapes import (
     text_shapes,
 )
 from exporter.checkpoint.weights import Deferred, MetaWeights, Weights, WeightSource
-from exporter.modules import rewrites
+from exporter.modules import picture_rewrites, rewrites
 from exporter.modules.layout import Layout
-from runtimes.bundle.manifest import Tensor
+from runtimes.bundle.manifest import GRAPHS, Tensor
 from runtimes.dimensions import (
     BATCH,
     EMBEDDING_HEIGHT,
@@ -40,7 +46,15 @@ AnyComponent = (
     | Component[StageCConfig]
     | Component[StageBConfig]
     | Component[StageAConfig]
+    | Component[CompressorConfig]
+    | Component[PreviewConfig]
 )
+# Weights that a component's files may hold beside what its graphs need.
+_UNUSED: dict[type, tuple[str, ...]] = {
+    TextConfig: UNUSED_TEXT_WEIGHTS,
+    CompressorConfig: UNUSED_NORM_WEIGHTS,
+    PreviewConfig: UNUSED_NORM_WEIGHTS,
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,7 @@ class GraphPlan:
     @contextmanager
     def weights(self) -> Iterator[WeightSource]:
         """The checkpoint's weights, every name and shape checked; read, and fused, on demand."""
-        unused = UNUSED_TEXT_WEIGHTS if isinstance(self.component.config, TextConfig) else ()
+        unused = _UNUSED.get(type(self.component.config), ())
         with Weights(self.component.files, self.shapes, unused) as weights:
             source = Fused(weights, self.loras) if self.loras else weights
             yield WithRows(source, self.rows) if self.rows else source
@@ -94,7 +108,9 @@ class GraphPlan:
 def plan_graphs(
     checkpoint: Checkpoint, layout: Layout, *, text: bool, loras: tuple[Lora, ...] = ()
 ) -> list[GraphPlan]:
-    """All graphs, in running order; `text=False` leaves Stage B text-free (rewrite 6).
+    """The graphs from prompt to picture, in running order.
+
+    `text=False` leaves Stage B text-free (rewrite 6).
 
     `loras` are fused into Stage C's weights and its text encoder's; Stage B's text encoder stays.
     """
@@ -111,6 +127,26 @@ def plan_graphs(
         _stage_b(checkpoint, layout, text),
         _stage_a(checkpoint, layout),
     ]
+
+
+def plan_pictures(checkpoint: Checkpoint, layout: Layout) -> Iterator[GraphPlan]:
+    """The picture side's graphs, those of the three that the checkpoint has."""
+    if checkpoint.compressor is not None:
+        yield _compressor(checkpoint.compressor)
+    if checkpoint.stage_a.config.in_channels == 3:
+        yield _stage_a_encoder(checkpoint, layout)
+    if checkpoint.preview is not None:
+        yield _preview(checkpoint.preview)
+
+
+def default_modules(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The names of the graphs that are exported where nothing is asked for.
+
+    Stage A's encoder goes with the compressor: what starts from a picture needs both.
+    """
+    held = [plan.name for plan in plan_pictures(checkpoint, "nchw")]
+    unasked = () if "compressor" in held else ("stage_a_encoder",)
+    return (*GRAPHS, *(name for name in held if name not in unasked))
 
 
 def lora_shapes(checkpoint: Checkpoint) -> dict[str, Shapes]:
@@ -257,6 +293,46 @@ def _stage_a(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
         component,
         stage_a_shapes(config),
         lambda weights: rewrites.load_stage_a(config, weights, layout),
+    )
+
+
+def _compressor(component: Component[CompressorConfig]) -> GraphPlan:
+    config, stride = component.config, component.config.stride
+    return _plan(
+        "compressor",
+        (_float("image", (BATCH, 3, times(stride, HEIGHT), times(stride, WIDTH))),),
+        (_float("image_embedding", (BATCH, config.c_latent, HEIGHT, WIDTH)),),
+        1,
+        component,
+        compressor_shapes(config),
+        lambda weights: picture_rewrites.load_compressor(config, weights),
+    )
+
+
+def _stage_a_encoder(checkpoint: Checkpoint, layout: Layout) -> GraphPlan:
+    component = checkpoint.stage_a
+    config, scale = component.config, component.config.scale
+    return _plan(
+        "stage_a_encoder",
+        (_float("image", (BATCH, 3, times(scale, HEIGHT), times(scale, WIDTH))),),
+        (_float("latents", (BATCH, config.latent_channels, HEIGHT, WIDTH)),),
+        1,
+        component,
+        stage_a_shapes(config),
+        lambda weights: picture_rewrites.load_stage_a_encoder(config, weights, layout),
+    )
+
+
+def _preview(component: Component[PreviewConfig]) -> GraphPlan:
+    config, scale = component.config, component.config.scale
+    return _plan(
+        "preview",
+        (_float("latents", (BATCH, config.c_latent, HEIGHT, WIDTH)),),
+        (_float("image", (BATCH, 3, times(scale, HEIGHT), times(scale, WIDTH))),),
+        1,
+        component,
+        previewer_shapes(config),
+        lambda weights: picture_rewrites.load_preview(config, weights),
     )
 
 

@@ -41,9 +41,12 @@ def _run(args: argparse.Namespace) -> None:
     settle_size(args)
     require_export_packages()
     from exporter.checkpoint.open import open_checkpoint
+    from exporter.checkpoint.picture_files import PictureFiles
     from exporter.cost import inspect
 
-    checkpoint = open_checkpoint(*find_sources(args, weights=False), args.variant, weights=False)
+    pictures = PictureFiles(args.compressor, args.preview)
+    sources = find_sources(args, weights=False)
+    checkpoint = open_checkpoint(*sources, args.variant, pictures, weights=False)
     for note in () if args.quiet else checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)
     inspection = inspect(

@@ -18,11 +18,11 @@ from exporter.formats.openvino_tokenizer import check_openvino_tokens
 from exporter.formats.table import BACKENDS, Target
 from exporter.formats.tokenizer import check_tokenizer
 from exporter.golden import SHORT_STEPS
-from exporter.graphs import GraphPlan, lora_shapes, plan_graphs
+from exporter.graphs import GraphPlan, default_modules, lora_shapes, plan_graphs, plan_pictures
 from exporter.modules.islands import SAFE, SETS
 from exporter.options import ExportOptions, check_options, deployment_target
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import CONDITION_GRAPHS, Sampling
+from runtimes.bundle.manifest import CONDITION_GRAPHS, PICTURE_GRAPHS, Sampling
 from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 from runtimes.sizes import Sizes, sizes
@@ -69,8 +69,9 @@ class Job:
         return [plan for plan in self.plans if plan.name in {*self.modules, *also}]
 
     def records_golden(self, plans: list[GraphPlan]) -> bool:
-        """Whether an export of these graphs records the golden run: it takes all of them."""
-        return self.golden and self.batch_size == 1 and len(plans) == len(self.plans)
+        """Whether an export of these graphs records the golden run, which takes a whole run's."""
+        needed = {plan.name for plan in self.plans} - set(PICTURE_GRAPHS)
+        return self.golden and self.batch_size == 1 and needed <= {plan.name for plan in plans}
 
     def precision_of(self, plan: GraphPlan) -> str:
         """Conditions are computed once a picture: fp32 costs no time and loses nothing there."""
@@ -119,6 +120,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
     embeddings = _embeddings(checkpoint, options)
     vocabularies, rows = _vocabularies(checkpoint, options, embeddings)
     shapes = lora_shapes(checkpoint)
+    modules = _modules(checkpoint, options)
     loras = tuple(open_lora(lora, shapes) for lora in options.loras)
     return Job(
         checkpoint=checkpoint,
@@ -130,7 +132,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
         islands=options.islands or SAFE,
         openvino_tokenizer=options.openvino_tokenizer,
         text=options.text,
-        modules=options.modules,
+        modules=modules,
         golden=options.golden,
         golden_steps=_golden_steps(checkpoint, options),
         overwrite=options.overwrite,
@@ -139,7 +141,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
         constants=constants,
         default=default,
         sizes=fixed,
-        plans=_plans(checkpoint, options, loras, vocabularies, rows),
+        plans=_plans(checkpoint, options, modules, loras, vocabularies, rows),
         loras=loras,
         embeddings=embeddings,
         vocabularies=vocabularies,
@@ -198,6 +200,25 @@ def _unused_weights(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
+# What a checkpoint lacks where it has no graph of the picture side.
+_LACKING = {
+    "compressor": "no semantic compressor: give --compressor with its file",
+    "stage_a_encoder": "an autoencoder that reads no pictures of 3 channels",
+    "preview": "no previewer: give --preview with its file",
+}
+
+
+def _modules(checkpoint: Checkpoint, options: ExportOptions) -> tuple[str, ...]:
+    """The graphs asked for. UsageError for one of the picture side that the checkpoint has not."""
+    if options.modules is None:
+        return default_modules(checkpoint)
+    held = [plan.name for plan in plan_pictures(checkpoint, "nchw")]
+    for name in PICTURE_GRAPHS:
+        if name in options.modules and name not in held:
+            raise UsageError(f"--modules {name}: the checkpoint has {_LACKING[name]}")
+    return options.modules
+
+
 def _embeddings(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Embedding, ...]:
     widths = {name: t.config.hidden_size for name, (_, t) in _text_encoders(checkpoint).items()}
     if not options.text:
@@ -230,6 +251,7 @@ def _text_encoders(checkpoint: Checkpoint) -> dict[str, tuple[Path, Component[Te
 def _plans(
     checkpoint: Checkpoint,
     options: ExportOptions,
+    modules: tuple[str, ...],
     loras: tuple[Lora, ...],
     vocabularies: dict[str, Vocabulary],
     rows: dict[str, tuple[Rows, ...]],
@@ -241,9 +263,10 @@ def _plans(
     adapted = any(TEXT in lora.parts for lora in loras)
     if options.text and not adapted and _shares_text_encoder(checkpoint, vocabularies):
         plans = [plan for plan in plans if plan.name != "decoder_text_encoder"]
-    if not {plan.name for plan in plans} & set(options.modules):
+    plans += plan_pictures(checkpoint, layout)
+    if not {plan.name for plan in plans} & set(modules):
         raise UsageError(
-            f"--modules {' '.join(options.modules)}: this export has no such graph (Stage B shares "
+            f"--modules {' '.join(modules)}: this export has no such graph (Stage B shares "
             "its text encoder, or has none)"
         )
     plans = [plan.with_rows(rows[plan.name]) if rows.get(plan.name) else plan for plan in plans]

@@ -7,16 +7,25 @@ from pathlib import Path
 
 import torch
 
+from exporter.checkpoint.compressor import CompressorConfig
 from exporter.checkpoint.configs import TextConfig
 from exporter.formats.table import BACKENDS
+from exporter.graphs import GraphPlan
 from exporter.job import Job
-from runtimes.bundle.manifest import FORMAT, FORMAT_VERSION, Manifest, Model, Tokenizer
+from runtimes.bundle.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    Manifest,
+    Model,
+    PictureSide,
+    Tokenizer,
+)
 
 TOOLS = ("wuerstchen-export", "onnx", "onnxscript", "onnx-ir", "numpy")
 
 
-def new_manifest(job: Job, tokenizers: dict[str, Tokenizer]) -> Manifest:
-    """A manifest without graphs and files."""
+def new_manifest(job: Job, plans: list[GraphPlan], tokenizers: dict[str, Tokenizer]) -> Manifest:
+    """A manifest of a bundle that is to hold these graphs, without graphs and files."""
     decoder, prior = job.checkpoint.decoder_source, job.checkpoint.prior_source
     separate = any(plan.name == "decoder_text_encoder" for plan in job.plans)
     decoder_text = "decoder_text_encoder" if separate else "text_encoder"
@@ -40,8 +49,17 @@ def new_manifest(job: Job, tokenizers: dict[str, Tokenizer]) -> Manifest:
         sizes=tuple(size.picture for size in job.sizes),
         files={},
         tools=tools(BACKENDS[job.backend].packages),
+        picture_side=_picture_side(plans),
         adapters=(*(x.adapter for x in job.loras), *(x.adapter for x in job.embeddings)),
     )
+
+
+def _picture_side(plans: list[GraphPlan]) -> PictureSide | None:
+    """What hosts have to know of the compressor, where there is one."""
+    for plan in plans:
+        if isinstance(plan.component.config, CompressorConfig):
+            return PictureSide(compressor_stride=plan.component.config.stride)
+    return None
 
 
 def package_metadata(job: Job, manifest: Manifest) -> dict[str, str]:

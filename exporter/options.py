@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 from exporter.checkpoint.embeddings import EmbeddingFile
 from exporter.checkpoint.lora_file import LoraFile
+from exporter.checkpoint.picture_files import IN_FOLDER, PictureFiles
 from exporter.formats.openvino_tokenizer import check_openvino_tokenizers
 from exporter.formats.table import BACKENDS
 from exporter.golden import GoldenSteps
-from runtimes.bundle.manifest import GRAPHS
+from runtimes.bundle.manifest import ALL_GRAPHS
 from runtimes.errors import UsageError
 
 
@@ -20,6 +21,8 @@ class ExportOptions:
     attention block's products and softmax as one operator. `golden_steps` are those of the
     recorded run. `resume` goes on with what an earlier export of the same output has finished.
     `text`: Stage B's. `islands`: Core ML in fp16, what stays fp32 ('safe', the default, 'least').
+    `modules`: None for every graph that the checkpoint has, Stage A's encoder
+    where there is a compressor. `pictures` are the picture side's files.
     """
 
     backend: str = "onnx"
@@ -29,7 +32,8 @@ class ExportOptions:
     width: int | None = None
     static: bool = False
     batch_size: int = 1
-    modules: tuple[str, ...] = GRAPHS
+    modules: tuple[str, ...] | None = None
+    pictures: PictureFiles = IN_FOLDER
     golden: bool = True
     golden_steps: GoldenSteps | None = None
     overwrite: bool = False
@@ -57,9 +61,10 @@ def check_options(options: ExportOptions) -> None:
             f"--precision {options.precision}: {options.backend} is exported in "
             f"{' or '.join(backend.precisions)}"
         )
-    unknown = [name for name in options.modules if name not in GRAPHS]
+    unknown = [name for name in options.modules or () if name not in ALL_GRAPHS]
     if unknown:
-        raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {', '.join(GRAPHS)}")
+        known = ", ".join(ALL_GRAPHS)
+        raise UsageError(f"--modules: unknown graph '{unknown[0]}'; there are {known}")
     if options.batch_size != 1 and not (options.static or backend.always_static):
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:

@@ -36,7 +36,7 @@ from quantization.recipes import (
     Recipe,
     in_steps,
 )
-from runtimes.bundle.manifest import DENOISERS, GRAPHS
+from runtimes.bundle.manifest import ALL_GRAPHS, DENOISERS
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.untrusted import read_regular
 from runtimes.errors import UsageError, one_line
@@ -71,9 +71,11 @@ def read_plan(path: Path) -> tuple[str, Plan]:
     precision = value.pop("precision", None)
     if not isinstance(precision, str) or precision not in RECIPES:
         raise UsageError(f"--plan {path}: precision must be one of {', '.join(RECIPES)}")
-    unknown = [name for name in value if name not in GRAPHS]
+    unknown = [name for name in value if name not in ALL_GRAPHS]
     if unknown:
-        raise UsageError(f"--plan {path}: unknown graph {shown(unknown[0])} of {', '.join(GRAPHS)}")
+        raise UsageError(
+            f"--plan {path}: unknown graph {shown(unknown[0])} of {', '.join(ALL_GRAPHS)}"
+        )
     recipes = {name: _recipe(name, table, f"{path}: [{name}]") for name, table in value.items()}
     return precision, recipes
 

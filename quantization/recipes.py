@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, GRAPHS, Island
+from runtimes.bundle.manifest import ALL_GRAPHS, CONDITION_GRAPHS, DENOISERS, PICTURE_GRAPHS, Island
 
 
 @dataclass(frozen=True)
@@ -127,30 +127,39 @@ def in_steps(recipe: IntegerWeights) -> IntegerWeights:
 
 
 def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
-    return {name: conditions if name in CONDITION_GRAPHS else recipe for name in GRAPHS}
+    """One recipe, but for conditions; the picture side's weights alone are in fp16.
+
+    No run from a prompt shows how large its values get, and it runs once a picture.
+    """
+    others = dict.fromkeys(CONDITION_GRAPHS, conditions)
+    others |= dict.fromkeys(PICTURE_GRAPHS, Float16Weights())
+    return {name: others.get(name, recipe) for name in ALL_GRAPHS}
 
 
-# Text encoders and Stage A run once a picture: they shrink, and computing them faster saves little.
+# Text encoders, Stage A and the picture side run once a picture: they shrink, and computing them
+# faster saves little.
 PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
     "fp16-weights": _everywhere(Float16Weights(), None),
     "int8-weights": {
-        name: in_steps(INT8_WEIGHTS) if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS
+        name: in_steps(INT8_WEIGHTS) if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS
     },
     "int4-weights": {
-        name: in_steps(INT4_WEIGHTS) if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS
+        name: in_steps(INT4_WEIGHTS) if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS
     },
-    "int8-dynamic": {name: Int8Dynamic() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "int8": {name: Int8() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "int8-dynamic": {
+        name: Int8Dynamic() if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS
+    },
+    "int8": {name: Int8() if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS},
     # Core ML. The denoisers are what a phone reads at every step; an error of the text encoders and
     # condition graphs would be in all of these steps, one of Stage A in the picture itself.
-    "palette8": {name: PALETTE8 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "palette6": {name: PALETTE6 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
-    "palette4": {name: PALETTE4 if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS},
+    "palette8": {name: PALETTE8 if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS},
+    "palette6": {name: PALETTE6 if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS},
+    "palette4": {name: PALETTE4 if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS},
 }
 
 # Where bits are chosen: of the denoisers' weights. The rest is in 8 bits, as in every preset.
-MIXED_BITS: Plan = {name: MixedBits() if name in DENOISERS else INT8_WEIGHTS for name in GRAPHS}
+MIXED_BITS: Plan = {name: MixedBits() if name in DENOISERS else INT8_WEIGHTS for name in ALL_GRAPHS}
 
 # What the worst step of each denoiser is held to, in dB against fp32, where nothing else is asked:
 # 1 or 2 dB above what validation asks of any run, since a search judges by three. A uniform preset

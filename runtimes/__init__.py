@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from runtimes.errors import RunError, UsageError
     from runtimes.pipeline import Pipeline, Result
     from runtimes.plan import Options
+    from runtimes.start import Start
 
-__all__ = ["Bundle", "Options", "Pipeline", "Result", "RunError", "UsageError", "open_bundle"]
+__all__ = [
+    "Bundle",
+    "Options",
+    "Pipeline",
+    "Result",
+    "RunError",
+    "Start",
+    "UsageError",
+    "open_bundle",
+]
 
 _HOMES = {
     "Bundle": "runtimes.bundle.read",
@@ -24,6 +34,7 @@ _HOMES = {
     "Pipeline": "runtimes.pipeline",
     "Result": "runtimes.pipeline",
     "RunError": "runtimes.errors",
+    "Start": "runtimes.start",
     "UsageError": "runtimes.errors",
     "open_bundle": "runtimes.bundle.read",
 }

@@ -16,8 +16,10 @@ from runtimes.errors import UsageError
 from runtimes.memory import Usage
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, fixed_batch, negatives_for
+from runtimes.preview_files import PreviewFiles
 from runtimes.progress import Progress
 from runtimes.sampler import CHECK_BUNDLE
+from runtimes.start import Start
 
 # Pictures at a time by default, at most: an interrupted batch is lost, and memory grows with it.
 MOST = 8
@@ -71,7 +73,9 @@ def jobs_for(
     return [Job(index, *pair, seed, path) for index, (pair, seed, path) in enumerate(rows)]
 
 
-def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
+def batch_size(
+    pipeline: Pipeline, options: Options, asked: int | None, start: Start | None = None
+) -> int:
     """How many pictures to make at a time.
 
     What is `asked`; of graphs of fixed shape their own batch; else what fits into the memory that
@@ -85,15 +89,22 @@ def batch_size(pipeline: Pipeline, options: Options, asked: int | None) -> int:
                 "out, or export without --static"
             )
         return fixed
-    return asked or pipeline.largest_batch(options, MOST) or UNKNOWN
+    return asked or pipeline.largest_batch(options, MOST, start) or UNKNOWN
 
 
 def run_batches(
-    pipeline: Pipeline, jobs: Sequence[Job], size: int, options: Options, progress: Progress
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    size: int,
+    options: Options,
+    progress: Progress,
+    start: Start | None = None,
+    previews: PreviewFiles | None = None,
 ) -> Iterator[tuple[Sequence[Job], Result]]:
     """Make the pictures, `size` at a time; each batch and its result as it is finished.
 
-    `progress` shows every stage's steps, or pictures where there are several batches.
+    All start from the one picture of `start`, where there is one. `progress` shows every stage's
+    steps, or pictures where there are several batches; `previews` is where those of Stage C go.
     """
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     for number, batch in enumerate(batches):
@@ -106,8 +117,16 @@ def run_batches(
             [job.negative for job in full],
             replace(options, seed=[job.seed for job in full]),
             on_step=progress.step if len(batches) == 1 else several,
+            start=start,
+            on_preview=None if previews is None else previews.of(_about(batch)),
+            preview_every=1 if previews is None else previews.every,
         )
         yield batch, result
+
+
+def _about(batch: Sequence[Job]) -> list[tuple[int, dict[str, Any]]]:
+    """The pictures' numbers, and what their previews say of themselves."""
+    return [(job.index, {"prompt": job.prompt, "seed": [job.seed]}) for job in batch]
 
 
 @dataclass
@@ -168,10 +187,15 @@ def as_json(
             | {"pictures": [str(path) for path in paths]}
             for blank, paths in summary.blanks
         ],
-        "stages": {
-            name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
-            for name, usage in summary.usage.items()
-        },
+        "stages": stages_as_json(summary),
+    }
+
+
+def stages_as_json(summary: Summary) -> dict[str, Any]:
+    """Time, memory and placement of each graph that ran."""
+    return {
+        name: dataclasses.asdict(usage) | dataclasses.asdict(summary.placements[name])
+        for name, usage in summary.usage.items()
     }
 
 
@@ -181,7 +205,7 @@ def print_summary(
     """The result of a run for people: a line a stage, a line a picture; `asked` is its size."""
     height, width = plan.sizes.picture
     if summary.usage:
-        _print_stages(summary)
+        print_stages(summary)
     if any(want not in (None, have) for want, have in zip(asked, (height, width), strict=True)):
         print(f"the latents of the size asked for make a picture of {height} x {width} pixels")
     for job in jobs:
@@ -190,7 +214,8 @@ def print_summary(
         print(f"warning: {_in_words(blank, paths)}")
 
 
-def _print_stages(summary: Summary) -> None:
+def print_stages(summary: Summary) -> None:
+    """Time, memory and placement of each graph that ran, a line each."""
     print(f"{'stage':<20}{'seconds':>9}{'of it loading':>15}{'peak MB':>9}  ran on")
     for name, usage in summary.usage.items():
         peak = usage.peak_bytes / 1e6

@@ -34,15 +34,27 @@ from runtimes.batches import (
 )
 from runtimes.bundle.manifest import MANIFEST_NAME
 from runtimes.bundle.read import Bundle, Hashes, open_bundle, sha256
-from runtimes.console import run_cli
+from runtimes.console import run_cli, subcommand
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
+from runtimes.picture_arguments import (
+    NO_PICTURE,
+    add_picture_side_options,
+    given_picture,
+    keep_the_originals,
+    settle_picture_options,
+)
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, Plan, make_plan
+from runtimes.preview_files import add_preview_options, preview_files
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
 from runtimes.replay import replay
 
+COMMANDS = {
+    "encode": "runtimes.encode_cli:main",
+    "decode": "runtimes.decode_cli:main",
+}
 # What people write for the options of other tools.
 MEANT = {
     "--prompt": "write the prompt without a flag, or a file of prompts after --prompts-file",
@@ -50,6 +62,9 @@ MEANT = {
     "--num-images-per-prompt": "did you mean --num-images?",
     "--prior-steps": "did you mean --steps?",
     "--prior-num-inference-steps": "did you mean --steps?",
+    "--init-image": "did you mean --image?",
+    "--mask-image": "did you mean --mask?",
+    "--denoising-strength": "did you mean --strength?",
     "--cfg": "did you mean --guidance?",
     "--cfg-scale": "did you mean --guidance?",
 }
@@ -59,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `python -m runtimes`."""
     command_line = Parser(
         prog="python -m runtimes",
-        description="Make pictures from prompts with a bundle; needs NumPy and one engine only.",
+        description="Make pictures from prompts with a bundle; needs NumPy and one engine only. "
+        "'python -m runtimes encode' makes small codes of pictures, 'python -m runtimes decode' "
+        "pictures of codes.",
         meant=MEANT,
     )
     add = command_line.add_argument
@@ -76,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
         "as the last one needs (default: out.png)",
     )
     _picture_options(command_line)
+    add_picture_side_options(command_line)
     _batch_options(command_line)
+    add_preview_options(command_line)
     add_execution_options(command_line)
     _run_options(command_line)
     return command_line
@@ -172,15 +191,22 @@ def _batch_options(command_line: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     kept = "pictures of finished batches are kept: --skip-existing makes the rest"
-    return run_cli(parser(), _run, argv, interrupted=kept, intermixed=True)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if other := subcommand(words, COMMANDS):
+        return other(words[1:])
+    return run_cli(parser(), _run, words, interrupted=kept, intermixed=True)
 
 
 def _run(args: argparse.Namespace) -> None:
+    if str(args.bundle) in COMMANDS and not args.bundle.exists():
+        raise UsageError(f"write '{args.bundle}' first: python -m runtimes {args.bundle} ...")
     settle_size(args)
+    settle_picture_options(args)
     if args.replay:
         _replay(args)
         return
-    if args.verify and not args.prompts and args.prompts_file is None:
+    pictures = args.prompts or args.prompts_file is not None or args.image is not None
+    if args.verify and not pictures:
         bundle = _open_bundle(args)
         if not args.quiet:
             print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")
@@ -188,33 +214,42 @@ def _run(args: argparse.Namespace) -> None:
     jobs = jobs_of(args)
     options = _options(args)
     bundle = _open_bundle(args)
-    plan = make_plan(bundle.manifest.sampling, options, 1, None)
-    common = _parameters(bundle, plan)
+    given = given_picture(args, bundle.manifest, options)
+    keep_the_originals(given, [job.path for job in jobs])
+    start = None if given is None else given.start
+    plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
+    common = _parameters(bundle, plan) | ({} if given is None else given.parameters())
     # What each PNG will say of itself; a picture that is there already is compared with it.
     parameters = {job: _job_parameters(job) | common for job in jobs}
-    missing = [
-        job for job in jobs if not (args.skip_existing and is_there(job.path, parameters[job]))
-    ]
+    missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
+    previews = preview_files(args, bundle.manifest, len(jobs))
     summary = Summary()
     progress = Progress(quiet=args.quiet or args.json)
-    with _open(bundle, args) as pipeline:
-        size = batch_size(pipeline, options, args.batch_size)
-        for batch, result in run_batches(pipeline, missing, size, options, progress):
+    with open_pipeline(bundle, args) as pipeline:
+        size = batch_size(pipeline, options, args.batch_size, start)
+        made = run_batches(pipeline, missing, size, options, progress, start, previews)
+        for batch, result in made:
             _save(batch, result, parameters)
             summary.add(batch, result, _warn)
     skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
     if args.json:
-        print(json.dumps(as_json(summary, missing, skipped, plan), indent=1))
+        more = {} if given is None else {"start": given.as_json(plan)}
+        more |= {} if previews is None else {"previews": previews.as_json()}
+        print(json.dumps(as_json(summary, missing, skipped, plan) | more, indent=1))
     elif not args.quiet:
+        if given is not None:
+            print(given.in_words(plan))
         print_summary(summary, missing, plan, (options.height, options.width))
+        if previews is not None:
+            print(previews)
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
 
 
 def _replay(args: argparse.Namespace) -> None:
     """Print each check of a replay; RunError naming the first that failed."""
-    if args.prompts or args.prompts_file is not None:
-        raise UsageError("--replay makes no picture: leave the prompt out")
+    if args.prompts or args.prompts_file is not None or args.image is not None:
+        raise UsageError("--replay makes no picture: leave the prompt out, and --image")
     checks = replay(_open_bundle(args))
     if args.json:
         print(json.dumps([asdict(check) | {"passed": check.passed} for check in checks], indent=1))
@@ -238,7 +273,8 @@ def _open_bundle(args: argparse.Namespace) -> Bundle:
     return bundle
 
 
-def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
+def open_pipeline(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
+    """The bundle on the engine, device and terms that the options ask for."""
     execution = execution_of(args)
     return Pipeline.open(
         bundle,
@@ -250,6 +286,11 @@ def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
         low_memory=args.low_memory,
         memory_check=not args.no_memory_check,
     )
+
+
+def _is_there(job: Job, parameters: dict[Job, dict[str, Any]]) -> bool:
+    # One that started from a picture is not the one that would be made of its prompt alone.
+    return is_there(job.path, NO_PICTURE | parameters[job])
 
 
 def _save(batch: Sequence[Job], result: Result, parameters: dict[Job, dict[str, Any]]) -> None:

@@ -3,28 +3,38 @@
 from dataclasses import dataclass, replace
 
 from runtimes.bundle.graph_files import graph_files
-from runtimes.bundle.manifest import Manifest
+from runtimes.bundle.manifest import GRAPHS, Manifest
 from runtimes.engines.base import Footprint
 from runtimes.errors import UsageError
 from runtimes.memory import available_memory, in_bytes
-from runtimes.plan import Plan, decoded_at_once
+from runtimes.plan import ONE_BY_ONE, Plan, pictures_at_once
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a run of `count` prompts needs of memory, on a CPU, in bytes."""
+    """What a run of `count` prompts needs of memory, on a CPU, in bytes.
+
+    `only` are the graphs that it runs; those of a run from prompts where there are none.
+    """
 
     manifest: Manifest
     footprint: Footprint
     plan: Plan
     count: int
+    only: tuple[str, ...] = ()
+
+    @property
+    def graphs(self) -> list[str]:
+        """What is opened of the bundle."""
+        opened = self.only or (*GRAPHS, *self.plan.picture_graphs)
+        return [name for name in self.manifest.graphs if name in opened]
 
     def memory(self, *, low_memory: bool) -> float:
         """Weights and activations at once.
 
         A session that stays open keeps the memory its activations took.
         """
-        names = self.manifest.graphs
+        names = self.graphs
         held = {name: self.weights(name) + self._activations(name) for name in names}
         loading = {name: self.weights(name) + self._loading(name) for name in names}
         if low_memory:
@@ -55,7 +65,7 @@ class Need:
             return 0.0
         constant, linear, quadratic = graph.activations
         height, width = plan.sizes.latent(name)
-        at_once = decoded_at_once(graph, self.count) if name == "stage_a" else self.count
+        at_once = pictures_at_once(graph, self.count) if name in ONE_BY_ONE else self.count
         rows = plan.rows(name, at_once)
         positions, shares = height * width, self.footprint
         grown = linear * positions * shares.positions + quadratic * positions**2 * shares.pairs
@@ -90,7 +100,7 @@ def check_memory(need: Need, *, low_memory: bool, held: int = 0) -> None:
         return
     height, width = need.plan.sizes.picture
     lower, count = need.memory(low_memory=True), need.count
-    weights = max(need.weights(name) for name in need.manifest.graphs)
+    weights = max(need.weights(name) for name in need.graphs)
     if not low_memory and lower <= free + held:
         advice = f"with --low-memory it needs {in_bytes(lower)}"
     elif weights > free + held:

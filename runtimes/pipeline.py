@@ -6,19 +6,31 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from runtimes.bundle.manifest import Manifest
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.bundle.manifest import GRAPHS, Manifest
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.engines.base import Execution, Footprint, Tensors
 from runtimes.engines.table import BundleGraphs, GraphSource, Sessions
+from runtimes.errors import UsageError
 from runtimes.estimate import Need, check_memory, largest_count
 from runtimes.memory import process_memory
 from runtimes.noise import NoiseSource
 from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
+from runtimes.previews import GRAPH as PREVIEW
+from runtimes.previews import OnPreview, Previews, preview_kind
 from runtimes.prompts import check_text
-from runtimes.run import OnStep, OnTensors, Result, Run
+from runtimes.run import Encoded, OnStep, OnTensors, Result, Run
+from runtimes.sizes import pixels_for
+from runtimes.start import Start, check_picture_graphs
 from runtimes.tokenizer import PromptTokenizer
 
-__all__ = ["OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
+__all__ = ["Encoded", "OnPreview", "OnStep", "OnTensors", "Pipeline", "Result", "load_tokenizers"]
+Array = NDArray[np.float32]
+COMPRESSOR = "compressor"
+# What a picture takes that is made of an image embedding.
+_DECODE = ("decoder_text_encoder", "stage_b_condition", "stage_b", "stage_a")
 
 
 class Pipeline:
@@ -86,36 +98,125 @@ class Pipeline:
         noise: NoiseSource | None = None,
         on_step: OnStep | None = None,
         on_tensors: OnTensors | None = None,
+        start: Start | None = None,
+        on_preview: OnPreview | None = None,
+        preview_every: int = 1,
     ) -> Result:
         """Make one picture per prompt.
 
-        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs. Raises
-        UsageError before any work for bad options, RunError naming graph and step for NaN.
+        `noise` replaces the seed; `on_tensors` sees every graph's inputs and outputs; `start` is a
+        picture to start from; `on_preview` is shown, after each `preview_every`-th step of Stage C
+        and after the last one, small pictures of what it is making. Raises UsageError before any
+        work for bad options, RunError naming graph and step for NaN.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         negatives = negatives_for(negative_prompts, len(texts))
         for text in (*texts, *negatives):
             check_text(text, "a prompt")
-        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise)
+        plan = make_plan(self.manifest.sampling, options or Options(), len(texts), noise, start)
+        check_picture_graphs(self.manifest, plan.picture_graphs)
         check_static(self.manifest, plan, len(texts))
-        on_step, on_tensors = on_step or _ignore_step, on_tensors or _ignore_tensors
-        run = Run(self.manifest, self._sessions, self._tokenizers, plan, on_step, on_tensors)
+        previews = self._previews(on_preview, preview_every)
+        run = self._run(plan, on_step, on_tensors, previews)
         with self._one_run:
-            self._check_memory(plan, len(texts))
+            shown = () if previews is None else (*GRAPHS, *plan.picture_graphs, PREVIEW)
+            self._check_memory(plan, len(texts), shown)
             return run(texts, negatives)
 
-    def _check_memory(self, plan: Plan, count: int) -> None:
+    def encode(
+        self,
+        pictures: Array,
+        options: Options | None = None,
+        *,
+        on_step: OnStep | None = None,
+        on_tensors: OnTensors | None = None,
+    ) -> Encoded:
+        """What Stage B reads of pictures (B,3,H,W), fp32 in 0..1: the paper's compression.
+
+        H and W are those that a run of `options` makes (runtimes.pictures.fit). Raises UsageError
+        for another size and for a bundle without `compressor`, RunError for NaN.
+        """
+        check_picture_graphs(self.manifest, (COMPRESSOR,))
+        plan = make_plan(self.manifest.sampling, options or Options(), len(pictures), None)
+        if pictures.shape[1:] != (3, *plan.sizes.picture):
+            wanted = "{} x {}".format(*plan.sizes.picture)
+            raise UsageError(f"pictures have shape {pictures.shape}; fit them to {wanted} pixels")
+        check_static(self.manifest, plan, len(pictures))
+        with self._one_run:
+            self._check_memory(plan, len(pictures), (COMPRESSOR,))
+            return self._run(plan, on_step, on_tensors).encode(pictures)
+
+    def decode(
+        self,
+        image_embedding: Array,
+        prompts: str | Sequence[str] = "",
+        negative_prompts: str | Sequence[str] = "",
+        options: Options | None = None,
+        *,
+        noise: NoiseSource | None = None,
+        on_step: OnStep | None = None,
+        on_tensors: OnTensors | None = None,
+    ) -> Result:
+        """Pictures of what `encode` gave (B,C,h,w), by Stage B and Stage A, as `__call__` has them.
+
+        One prompt for all of them or one each; Stage B reads them. The size is the embedding's.
+        """
+        count = len(image_embedding)
+        texts = [prompts] * count if isinstance(prompts, str) else list(prompts)
+        if len(texts) != count:
+            raise UsageError(f"{len(texts)} prompts for {count} pictures; give one, or one each")
+        negatives = negatives_for(negative_prompts, count)
+        for text in (*texts, *negatives):
+            check_text(text, "a prompt")
+        plan = self._plan_of(image_embedding, options or Options(), noise)
+        check_static(self.manifest, plan, count)
+        with self._one_run:
+            self._check_memory(plan, count, _DECODE)
+            run = self._run(plan, on_step, on_tensors)
+            return run.decode(image_embedding.astype(np.float32, copy=False), texts, negatives)
+
+    def _plan_of(self, embedding: Array, options: Options, noise: NoiseSource | None) -> Plan:
+        """The plan of a picture that has as many cells as its embedding."""
+        sampling, (count, channels, *cells) = self.manifest.sampling, embedding.shape
+        if channels != sampling.stage_c.channels:
+            wanted = sampling.stage_c.channels
+            raise UsageError(f"the image embedding has {channels} channels, this model {wanted}")
+        height, width = (pixels_for(side, sampling) for side in cells)
+        return make_plan(sampling, replace(options, height=height, width=width), count, noise)
+
+    def _run(
+        self,
+        plan: Plan,
+        on_step: OnStep | None,
+        on_tensors: OnTensors | None,
+        previews: Previews | None = None,
+    ) -> Run:
+        on_step, on_tensors = on_step or _ignore_step, on_tensors or _ignore_tensors
+        return Run(
+            self.manifest, self._sessions, self._tokenizers, plan, on_step, on_tensors, previews
+        )
+
+    def _previews(self, show: OnPreview | None, every: int) -> Previews | None:
+        """Who is shown previews; UsageError where nothing can make them."""
+        if show is None:
+            return None
+        if every < 1:
+            raise UsageError(f"--preview-every is {every}; it must be at least 1")
+        preview_kind(self.manifest)
+        return Previews(show, every)
+
+    def _check_memory(self, plan: Plan, count: int, only: tuple[str, ...] = ()) -> None:
         """UsageError for a run that the memory that is free does not hold, where that is known."""
         if self._footprint is not None:
-            need = Need(self.manifest, self._footprint, plan, count)
+            need = Need(self.manifest, self._footprint, plan, count, only)
             check_memory(need, low_memory=self._low_memory, held=self._held())
 
-    def largest_batch(self, options: Options, most: int) -> int | None:
+    def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
 
         None where that is not known. Raises UsageError for bad options.
         """
-        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None)
+        plan = make_plan(self.manifest.sampling, replace(options, seed=0), 1, None, start)
         if self._footprint is None:
             return None
         need = Need(self.manifest, self._footprint, plan, 1)

@@ -18,6 +18,10 @@ from runtimes.errors import UsageError
 from runtimes.noise import NoiseSource, PerImageNoise, TorchNoise
 from runtimes.schedule import MOST_STEPS, check_timesteps, even_timesteps, schedule
 from runtimes.sizes import Sizes, sizes
+from runtimes.start import Start, check_start, last_timesteps
+
+# The graphs between pixels and latents, which run picture by picture.
+ONE_BY_ONE = ("stage_a", "compressor", "stage_a_encoder")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class Plan:
     stage_b: Stage
     sizes: Sizes
     noise: NoiseSource
+    start: Start | None = None
+
+    @property
+    def picture_graphs(self) -> tuple[str, ...]:
+        """The optional graphs that the run takes: none without a picture."""
+        return () if self.start is None else self.start.graphs
 
     @property
     def timesteps(self) -> list[float]:
@@ -100,17 +110,29 @@ class Plan:
         return batch_rows(graph, pictures, self.guidance, self.decoder_guidance)
 
 
-def make_plan(sampling: Sampling, options: Options, count: int, noise: NoiseSource | None) -> Plan:
-    """What `options` mean for `count` prompts; UsageError names the option that is wrong."""
+def make_plan(
+    sampling: Sampling,
+    options: Options,
+    count: int,
+    noise: NoiseSource | None,
+    start: Start | None = None,
+) -> Plan:
+    """What `options` mean for `count` prompts; UsageError names the option that is wrong.
+
+    `start`: the picture to start from, which cuts Stage C's steps by its strength.
+    """
     if count == 0:
         raise UsageError('there is no prompt; give at least one (it may be empty: "")')
     drawn = _noise(options.seed, count)
     picture_sizes = sizes(*pixels_asked(sampling, options), sampling)
+    if start is not None:
+        check_start(start, picture_sizes, count)
     return Plan(
-        _stage("stage_c", sampling.stage_c, options, picture_sizes),
+        _stage("stage_c", sampling.stage_c, options, picture_sizes, start),
         _stage("stage_b", sampling.stage_b, options, picture_sizes),
         picture_sizes,
         noise or drawn,
+        start,
     )
 
 
@@ -140,10 +162,10 @@ def batch_rows(graph: str, pictures: int, guidance: float, decoder_guidance: flo
     return pictures * (2 if is_guided(scale) else 1)
 
 
-def decoded_at_once(graph: Graph | None, pictures: int) -> int:
-    """How many pictures `stage_a` decodes in one run: one by one where its batch is open.
+def pictures_at_once(graph: Graph | None, pictures: int) -> int:
+    """How many pictures a graph of ONE_BY_ONE takes in one run: one where its batch is open.
 
-    Its activations grow most with a batch, which saves a CPU no time.
+    Their activations grow most with a batch, which saves a CPU no time.
     """
     return 1 if graph is not None and graph.batch_is_open else pictures
 
@@ -157,7 +179,7 @@ def check_static(manifest: Manifest, plan: Plan, count: int) -> None:
             f"this bundle makes pictures of {possible} pixels (height x width) only, this run asks "
             f"for {height} x {width}; export it for that size"
         )
-    for name in DENOISERS:
+    for name in (*DENOISERS, *plan.picture_graphs):
         fixed = manifest.graphs[name].inputs[0].shape[0] if name in manifest.graphs else ""
         wanted = plan.rows(name, count)
         if isinstance(fixed, int) and fixed != wanted:
@@ -222,8 +244,16 @@ def _asked(options: Options, name: str) -> _Asked:
     )
 
 
-def _stage(name: str, denoiser: Denoiser, options: Options, picture_sizes: Sizes) -> Stage:
+def _stage(
+    name: str,
+    denoiser: Denoiser,
+    options: Options,
+    picture_sizes: Sizes,
+    start: Start | None = None,
+) -> Stage:
     timesteps = timesteps_for(options, name, denoiser)
+    if start is not None:
+        timesteps = last_timesteps(timesteps, start.strength)
     return Stage(
         name,
         denoiser,

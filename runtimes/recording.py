@@ -22,6 +22,8 @@ from runtimes.errors import RunError
 from runtimes.plan import Options
 
 _DTYPES = {"F32": np.float32, "I64": np.int64}
+# Of a run against diffusers: the run's picture, compressed and decoded again.
+RECONSTRUCTION = "reconstruction"
 # The options that a recording says, each with its range.
 _OPTIONS: dict[str, Any] = {
     "seed": Seed,

@@ -14,9 +14,12 @@ from runtimes.engines.base import Engine, Placement, Tensors
 from runtimes.engines.table import Sessions
 from runtimes.images import to_uint8
 from runtimes.memory import Usage, measured
-from runtimes.plan import Plan, Stage, decoded_at_once
+from runtimes.pictures import resized
+from runtimes.plan import Plan, Stage, pictures_at_once
+from runtimes.previews import Previewer, Previews
 from runtimes.sampler import Denoise, advice_for, check_finite, place_of, sample
 from runtimes.sizes import Sizes
+from runtimes.start import AfterStep, Start, compressor_stride, keeping, noised
 from runtimes.tokenizer import PromptTokenizer
 
 Array = NDArray[np.float32]
@@ -44,6 +47,15 @@ class Result:
     blanks: tuple[Blank, ...] = ()
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures as Stage B reads them, fp32 (B,C,h,w); `usage` and `placements` as of a Result."""
+
+    image_embedding: Array
+    usage: dict[str, Usage]
+    placements: dict[str, Placement]
+
+
 class Run:
     """One call of a pipeline, graph by graph, each with its time, memory and placement."""
 
@@ -55,8 +67,11 @@ class Run:
         plan: Plan,
         on_step: OnStep,
         on_tensors: OnTensors,
+        previews: Previews | None = None,
     ) -> None:
+        self._manifest = manifest
         self._sampling, self._graphs = manifest.sampling, manifest.graphs
+        self._previewer = None if previews is None else Previewer(manifest, sessions, previews)
         self._text_graphs = manifest.text_graphs
         self._sessions, self._tokenizers = sessions, tokenizers
         self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
@@ -66,16 +81,35 @@ class Run:
         self._blanks: dict[str, Blank] = {}
 
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
-        plan, sampling, text = self._plan, self._sampling, self._text_graphs
-        # Both stages may share one encoder, which then runs once.
+        plan, sampling = self._plan, self._sampling
+        count = len(prompts)
+        picture = None if plan.start is None else self._compressed(plan.start, count)
+        # Both stages may share one encoder, which then runs once; without steps there is no text.
+        text = [self._text_graphs[s.name] for s in (plan.stage_c, plan.stage_b) if s.rows]
         hidden = {
             graph: self._encode(graph, prompts, negatives)
-            for graph in dict.fromkeys(filter(None, text.values()))
+            for graph in dict.fromkeys(filter(None, text))
         }
-        count = len(prompts)
-        latents = self._stage_c(self._rows(plan.stage_c, hidden, count), count)
+        latents = self._stage_c(hidden, count, picture)
         embedding = latents * np.float32(sampling.latent_mean) - np.float32(sampling.latent_std)
-        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, count))
+        return self._result(embedding, latents, hidden)
+
+    def encode(self, pictures: Array) -> Encoded:
+        """What the compressor makes of pictures (B,3,H,W), fp32 in 0..1, of the plan's size."""
+        embedding = self._embedded(pictures, len(pictures))
+        return Encoded(embedding, self._usage, self._placements)
+
+    def decode(self, embedding: Array, prompts: list[str], negatives: list[str]) -> Result:
+        """Pictures of an image embedding (B,C,h,w), by Stage B and Stage A alone."""
+        graph, sampling = self._text_graphs["stage_b"], self._sampling
+        hidden = {} if graph is None else {graph: self._encode(graph, prompts, negatives)}
+        latents = embedding + np.float32(sampling.latent_std)
+        return self._result(embedding, latents / np.float32(sampling.latent_mean), hidden)
+
+    def _result(self, embedding: Array, latents: Array, hidden: dict[str, Array]) -> Result:
+        """Stage B and Stage A; `latents` are Stage C's, of which the embedding is."""
+        plan = self._plan
+        decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, len(embedding)))
         image = self._stage_a(decoded)
         pictures = to_uint8(image)
         self._note(blank_pictures(pictures))
@@ -113,47 +147,104 @@ class Run:
         }
         return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
 
-    def _stage_c(self, text: Tensors, count: int) -> Array:
+    def _stage_c(self, hidden: dict[str, Array], count: int, picture: Array | None) -> Array:
+        """Its latents (B,16,h,w); `picture` (1 or B,16,h,w) is what they are without steps."""
         stage = self._plan.stage_c
-        conditions = self._once("stage_c_condition", text)
+        if picture is not None and not stage.rows:
+            self._draw(stage, count)  # what comes after has the noise it always has
+            return np.repeat(picture, count // len(picture), axis=0)
+        conditions = self._once("stage_c_condition", self._rows(stage, hidden, count))
         # Drawn here and in this order: the same seed is to give the pictures diffusers gives.
-        start = self._plan.noise.draw(stage.latent_shape(count))
-        return self._denoise(stage, start, conditions)
+        noise = start = self._draw(stage, count)
+        if picture is not None:
+            start = noised(picture, noise, stage.timesteps[0], stage.denoiser)
+        keep = keeping(self._plan.start, picture, noise, stage.timesteps, stage.denoiser)
+        latents = self._denoise(stage, start, conditions, keep)
+        self._count_previews()
+        return latents
 
     def _stage_b(self, embedding: Array, text: Tensors) -> Array:
         stage = self._plan.stage_b
-        start = batch = self._plan.noise.draw(stage.latent_shape(len(embedding)))
+        picture = self._encoded(len(embedding))
+        noise = start = batch = self._draw(stage, len(embedding))
         if stage.guided:  # the unconditional half has a zero embedding, as in diffusers
             embedding = np.concatenate([embedding, np.zeros_like(embedding)])
             batch = np.concatenate([start, start])
         feeds: Tensors = {"image_embedding": embedding, "latents": batch, **text}
-        return self._denoise(stage, start, self._once("stage_b_condition", feeds))
+        conditions = self._once("stage_b_condition", feeds)
+        keep = keeping(self._plan.start, picture, noise, stage.timesteps, stage.denoiser)
+        return self._denoise(stage, start, conditions, keep)
 
     def _stage_a(self, latents: Array) -> Array:
-        # None: a source of graphs may bring one that the manifest does not have.
-        size = decoded_at_once(self._graphs.get("stage_a"), len(latents))
-        runs = np.split(latents, len(latents) // size)
-        parts: list[Tensors] = [{"latents": part} for part in runs]
-        image = self._once("stage_a", *parts)["image"]
+        image = self._by_picture("stage_a", "latents", latents, len(latents))["image"]
         # The graph clamps too; what narrow types round may lie a little outside all the same.
         return np.clip(image.astype(np.float32, copy=False), *PICTURE.clamp)
 
-    def _denoise(self, stage: Stage, latents: Array, conditions: Tensors) -> Array:
+    def _compressed(self, start: Start, count: int) -> Array:
+        """The picture's latents of Stage C (1 or B,16,h,w)."""
+        mean, std = self._sampling.latent_mean, self._sampling.latent_std
+        return (self._embedded(start.picture, count) + np.float32(std)) / np.float32(mean)
+
+    def _embedded(self, pictures: Array, count: int) -> Array:
+        """The image embedding (1 or B,16,h,w) of pictures (1 or B,3,H,W)."""
+        stride = compressor_stride(self._manifest)
+        pixels = resized(pictures, *(stride * side for side in self._plan.sizes.stage_c))
+        outputs = self._by_picture("compressor", "image", pixels, count)
+        return outputs["image_embedding"].astype(np.float32, copy=False)
+
+    def _encoded(self, count: int) -> Array | None:
+        """The picture's latents of Stage B (1 or B,4,H,W), where a part of it is kept."""
+        start = self._plan.start
+        if start is None or start.mask is None:
+            return None
+        outputs = self._by_picture("stage_a_encoder", "image", start.picture, count)
+        return outputs["latents"].astype(np.float32, copy=False)
+
+    def _draw(self, stage: Stage, count: int) -> Array:
+        return self._plan.noise.draw(stage.latent_shape(count))
+
+    def _by_picture(self, graph: str, name: str, values: Array, count: int) -> Tensors:
+        """Run a graph on (1 or B,...), picture by picture; graphs of fixed shape take B at once."""
+        # None: a source of graphs may bring one that the manifest does not have.
+        size = pictures_at_once(self._graphs.get(graph), count)
+        rows = values if len(values) % size == 0 else np.repeat(values, size, axis=0)
+        parts: list[Tensors] = [{name: part} for part in np.split(rows, len(rows) // size)]
+        return self._once(graph, *parts)
+
+    def _denoise(
+        self, stage: Stage, latents: Array, conditions: Tensors, after_step: AfterStep | None
+    ) -> Array:
         self._on_tensors(f"{stage.name}/start", {"latents": latents})
         with self._running(stage.name) as engine:
             advice = self._advice(stage.name, engine)
             # The bound graph has no name here: it would hold the engine's memory past its closing.
-            return self._steps(stage, _bound(engine, conditions), latents, advice)
+            return self._steps(stage, _bound(engine, conditions), latents, advice, after_step)
 
-    def _steps(self, stage: Stage, denoise: Denoise, latents: Array, advice: str) -> Array:
-        for step in sample(denoise, stage, latents, self._plan.noise, advice):
-            latents = step.latents
+    def _steps(
+        self,
+        stage: Stage,
+        denoise: Denoise,
+        latents: Array,
+        advice: str,
+        after_step: AfterStep | None,
+    ) -> Array:
+        for step in sample(denoise, stage, latents, self._plan.noise, advice, after_step):
+            before, latents = latents, step.latents
             where = place_of(stage, step.index)
             self._note(blank_step(stage.name, where, step.epsilon, len(latents)))
             self._on_step(stage.name, step.index + 1, len(stage.rows))
             tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
             self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
+            if self._previewer is not None and stage.name == "stage_c":
+                self._previewer(stage, step, before)
         return latents
+
+    def _count_previews(self) -> None:
+        """Count their time as their own: they were made while Stage C ran."""
+        if self._previewer is not None:
+            usage = self._usage["preview"] = self._previewer.usage
+            self._placements["preview"] = self._previewer.placement
+            self._usage["stage_c"].seconds -= usage.seconds
 
     def _once(self, graph: str, *parts: Tensors) -> Tensors:
         """Run a graph outside the steps; see to it that its outputs are finite.

@@ -10,6 +10,7 @@ from runtimes.errors import RunError
 from runtimes.noise import NoiseSource
 from runtimes.plan import Stage
 from runtimes.schedule import timestep_embedding
+from runtimes.start import AfterStep
 
 Array = NDArray[np.float32]
 # What to do about a bundle that computes what it should not.
@@ -34,7 +35,12 @@ class Step:
 
 
 def sample(
-    denoise: Denoise, stage: Stage, latents: Array, noise: NoiseSource, advice: str = ""
+    denoise: Denoise,
+    stage: Stage,
+    latents: Array,
+    noise: NoiseSource,
+    advice: str = "",
+    after_step: AfterStep | None = None,
 ) -> Iterator[Step]:
     """Denoise `latents` (B,C,H,W) along the stage's schedule, one Step at a time.
 
@@ -42,7 +48,7 @@ def sample(
     extrapolates, as diffusers does. Noise is drawn at every step, the last one included, where
     it is multiplied by 0: the next stage goes on drawing from the same source. Raises NotFinite
     naming stage and step when epsilon or the new latents are not finite; `advice` says what to do
-    about it.
+    about it. `after_step` changes the latents that a step ends with, as a mask does.
     """
     for index, row in enumerate(stage.rows):
         batch = np.concatenate([latents, latents]) if stage.guided else latents
@@ -55,6 +61,8 @@ def sample(
         with np.errstate(over="ignore", invalid="ignore"):  # said in words below
             latents = row.a * latents + row.b * _guided(epsilon, stage) + row.c * drawn
         check_finite(latents, where, advice)
+        if after_step is not None:
+            latents = after_step(index, latents)
         yield Step(index, epsilon, drawn, latents)
 
 

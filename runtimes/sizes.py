@@ -46,6 +46,13 @@ def _nearest(name: str, valid: list[int]) -> str:
             return f"the nearest valid {name}s are {' and '.join(map(str, valid))}"
 
 
+def pixels_for(cells: int, sampling: Sampling) -> int:
+    """The largest picture side to ask for, in pixels, that has so many cells of Stage C."""
+    pixels = math.floor(cells * sampling.resolution_multiple)
+    # The product of two floats may be a hair above the whole number that it stands for.
+    return pixels - (math.ceil(pixels / sampling.resolution_multiple) > cells)
+
+
 def nearest_valid(cells: int, sampling: Sampling) -> list[int]:
     """The closest valid picture sides, in pixels, below and above `cells` of Stage C."""
 

@@ -78,6 +78,13 @@ SCHEDULE = 1e-4
 # 100 times. The machine that recorded the run gets 0, a wrong seed more than 100.
 REPLAYED_LATENTS = 1e-3
 
+# A picture's pixels, 0..1, resized by Pillow against PyTorch in fp64, absolute: Pillow keeps the
+# edges of what is cut out in fp32, some 1e-5 of a pixel. PyTorch's own fp32 is off by 5e-6.
+RESIZE = 2e-6
+# SSIM against scikit-image's, absolute: sums of 121 products of up to 255^2 in fp64, in another
+# order, and a difference of two of them.
+SSIM = 1e-9
+
 
 def limits_for(precision: str) -> Limits:
     """The limits of a precision; UsageError when the table has none."""

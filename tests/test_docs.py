@@ -14,6 +14,8 @@ from quantization.cli import parser as quantization_parser
 from quantization.ranges_cli import parser as ranges_parser
 from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
+from runtimes.decode_cli import parser as decode_parser
+from runtimes.encode_cli import parser as encode_parser
 from validation.cli import COMMANDS, JUDGE
 from validation.cli import parser as validation_parser
 
@@ -25,6 +27,8 @@ PARSERS = {
     "exporter sign": sign_parser,
     "exporter verify": verify_parser,
     "runtimes": runtimes_parser,
+    "runtimes decode": decode_parser,
+    "runtimes encode": encode_parser,
     "quantization": quantization_parser,
     "quantization ranges": ranges_parser,
     "quantization sensitivity": sensitivity_parser,

@@ -5,6 +5,7 @@ WUERSTCHEN_FUZZ=EXAMPLES (tests/README.md).
 """
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -17,12 +18,14 @@ import adapters
 import hostile_graphs
 import manifests
 import mutations
+import numpy as np
 import peak
 import pytest
 import tiny
 import tokenizers_found
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save
 
 from exporter.checkpoint.embeddings import EmbeddingFile, open_embedding
@@ -46,6 +49,7 @@ from runtimes.bundle.ort_format import read_ort_header
 from runtimes.bundle.read import sha256
 from runtimes.bundle.tokenizer_rules import read_rules
 from runtimes.errors import RunError, UsageError
+from runtimes.pictures import FITS, FORMATS, fit, read_picture
 from runtimes.prompts import read_prompts
 from runtimes.replay import replay
 from runtimes.tokenizer import PromptTokenizer
@@ -293,6 +297,40 @@ def test_prompts(place, data):
     path = place / "prompts.txt"
     path.write_bytes(data.draw(mutations.damaged(whole, 6) | st.binary(max_size=200)))
     holds(lambda: read_prompts(path, "--prompts", distinct=True))
+
+
+def _pictures() -> list[bytes]:
+    """A small picture in every format that is read, with what its readers parse beside pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb = Image.linear_gradient("L").resize((9, 7)).convert("RGB")
+    files = []
+    for name in FORMATS:
+        image = rgb.convert("P") if name == "GIF" else rgb
+        options = {} if name in ("GIF", "BMP") else {"exif": exif}
+        files.append(io.BytesIO())
+        image.save(files[-1], name, **options)
+    grey = Image.fromarray(np.arange(63, dtype=np.uint16).reshape(7, 9) * 1_000)
+    files.append(io.BytesIO())
+    grey.save(files[-1], "PNG")
+    return [file.getvalue() for file in files]
+
+
+PICTURES = _pictures()
+
+
+@fuzzed
+@given(st.data())
+def test_pictures(place, data):
+    path = place / "picture"
+    path.write_bytes(data.draw(mutations.damaged(data.draw(st.sampled_from(PICTURES)))))
+
+    def call():
+        picture = read_picture(path, "--image")
+        for how in FITS:
+            assert fit(picture, how, 32, 48).shape == (3, 32, 48)
+
+    holds(call)
 
 
 @pytest.fixture(scope="module")

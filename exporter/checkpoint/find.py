@@ -12,6 +12,7 @@ from pathlib import Path
 
 from exporter.checkpoint.files import cached_model, files_of, stem_of
 from exporter.checkpoint.folders import Role, hub_id, locate, not_a_folder, roles, subfolders
+from exporter.checkpoint.picture_names import PICTURE_FILES
 from exporter.checkpoint.reading import CONFIG_BYTES
 from runtimes.bundle.manifest import DEMO_REVISION
 from runtimes.bundle.untrusted import read_regular
@@ -183,21 +184,29 @@ def _fetch(
         return folder
     check(folder)
     names = _listing(name, folder.name)
-    patterns = ["*/*.safetensors"] if names is None else _needed(names, variant)
+    unlisted = ["*/*.safetensors", *PICTURE_FILES]
+    patterns = unlisted if names is None else _needed(names, variant)
     return _snapshot(name, folder.name, patterns, flag) if patterns else folder
 
 
 def _needed(names: list[str], variant: str | None) -> list[str]:
-    """The weight files of a repository's list of files that an export reads."""
+    """The weight files of a repository's list of files that an export reads.
+
+    The picture side's, which lie beside the components' folders, are among them.
+    """
     components: dict[str, list[str]] = defaultdict(list)
     for name in names:
         component, slash, file = name.rpartition("/")
         if slash:
             components[component].append(file)
+    beside = [name for name in names if name.rpartition("/")[2] in PICTURE_FILES]
     return [
-        f"{component}/{file}"
-        for component, files in sorted(components.items())
-        for file in files_of(files, stem_of(component), variant)
+        *beside,
+        *(
+            f"{component}/{file}"
+            for component, files in sorted(components.items())
+            for file in files_of(files, stem_of(component), variant)
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from exporter.checkpoint import ranges as r
+from exporter.checkpoint.compressor import CompressorConfig
 from exporter.checkpoint.configs import (
     TEXT_CLASSES,
     SchedulerConfig,
@@ -19,6 +20,15 @@ from exporter.checkpoint.configs import (
 from exporter.checkpoint.files import weight_files
 from exporter.checkpoint.find import Source
 from exporter.checkpoint.harmless import note_keys
+from exporter.checkpoint.picture_files import (
+    IN_FOLDER,
+    PictureFiles,
+    compressor_config,
+    find_picture_file,
+    preview_config,
+)
+from exporter.checkpoint.picture_names import COMPRESSOR_FILE, PREVIEW_FILE
+from exporter.checkpoint.previewer import PreviewConfig
 from exporter.checkpoint.ranges import checked
 from exporter.checkpoint.reading import read_json, refuse_pointer
 from runtimes.bundle.manifest import DEMO_REVISION
@@ -26,17 +36,21 @@ from runtimes.bundle.values import Latent, Ratio, Side
 from runtimes.errors import UsageError
 
 C = TypeVar("C", StageCConfig, StageBConfig, StageAConfig, TextConfig)
+# With those that come without a config.json.
+D = TypeVar(
+    "D", StageCConfig, StageBConfig, StageAConfig, TextConfig, CompressorConfig, PreviewConfig
+)
 
 
 @dataclass(frozen=True)
-class Component(Generic[C]):
+class Component(Generic[D]):
     """One network: its config and the safetensors files that hold its weights.
 
     `variant` is that of the files, '' for the plain ones; `notes` say what of it was ignored.
     """
 
     folder: Path
-    config: C
+    config: D
     files: tuple[Path, ...]
     variant: str = ""
     notes: tuple[str, ...] = ()
@@ -73,6 +87,8 @@ class Checkpoint:
     constants: Constants
     height: int
     width: int
+    compressor: Component[CompressorConfig] | None = None
+    preview: Component[PreviewConfig] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,9 +119,16 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    source: Source, prior_source: Source, variant: str | None, *, weights: bool = True
+    source: Source,
+    prior_source: Source,
+    variant: str | None,
+    pictures: PictureFiles = IN_FOLDER,
+    *,
+    weights: bool = True,
 ) -> Checkpoint:
     """Locate and check every component; `weights=False` reads the networks' configs alone.
+
+    `pictures` are the picture side's files, whose headers are their configs.
 
     Raises UsageError for a missing component, another class's config, config keys that could
     change a graph, pickled weights, or components that do not fit together.
@@ -153,7 +176,23 @@ def open_checkpoint(
         notes=(*source.notes, *prior_source.notes, *c_notes, *b_notes),
     )
     _check_fit(checkpoint)
+    checkpoint = _with_pictures(checkpoint, pictures)
     return replace(checkpoint, notes=_notes(checkpoint, variant if weights else None))
+
+
+def _with_pictures(checkpoint: Checkpoint, given: PictureFiles) -> Checkpoint:
+    """The checkpoint with the picture side that it, or the command line, has."""
+    folder, c_latent = checkpoint.prior_source.folder, checkpoint.stage_c.config.c_in
+    compressor = find_picture_file(given.compressor, folder, COMPRESSOR_FILE, "--compressor")
+    if compressor is not None:
+        config = compressor_config(compressor, c_latent)
+        held = Component(compressor.parent, config, (compressor,))
+        checkpoint = replace(checkpoint, compressor=held)
+    preview = find_picture_file(given.preview, folder, PREVIEW_FILE, "--preview")
+    if preview is not None:
+        seen = Component(preview.parent, preview_config(preview, c_latent), (preview,))
+        checkpoint = replace(checkpoint, preview=seen)
+    return checkpoint
 
 
 def _folder(folder: Path) -> Path:

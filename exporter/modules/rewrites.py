@@ -35,8 +35,8 @@ def load_stage_c_condition(config: StageCConfig, weights: WeightSource) -> Defer
     """`cond_mapper` and every block's text projections (rewrite 5)."""
     with torch.device("meta"):
         module = StageCCondition(config)
-    recipes = _copy(weights, "cond_mapper.0", "cond_mapper.0")
-    recipes |= _copy(weights, "cond_mapper.2", "cond_mapper.2")
+    recipes = copied(weights, "cond_mapper.0", "cond_mapper.0")
+    recipes |= copied(weights, "cond_mapper.2", "cond_mapper.2")
     for i in range(config.depth):
         recipes |= _text_key_value(weights, f"blocks.{3 * i + 2}", f"blocks.{i}")
     return Deferred(module, recipes)
@@ -61,7 +61,7 @@ def load_stage_b_condition(config: StageBConfig, weights: WeightSource, text: bo
         module = StageBCondition(config, text)
     recipes: Recipes = {}
     if text:
-        recipes |= _copy(weights, "clip_mapper", "clip_mapper")
+        recipes |= copied(weights, "clip_mapper", "clip_mapper")
         count = dict.fromkeys(config.text_widths, 0)
         for block in plan_blocks(config):
             if block.kind == "attention":
@@ -96,7 +96,7 @@ def load_stage_b(
             if zero_tokens is not None:
                 recipes[f"{target}.constant_kv"] = partial(_constant_kv, weights, source)
         else:
-            recipes |= _copy(weights, f"{source}.1", f"{target}.convolution")
+            recipes |= copied(weights, f"{source}.1", f"{target}.convolution")
     return Deferred(module, recipes)
 
 
@@ -111,9 +111,9 @@ def load_stage_a(config: StageAConfig, weights: WeightSource, layout: Layout) ->
     for i, block in enumerate(module.blocks):
         source = f"up_blocks.{i + 1}"
         if hasattr(block, "depthwise"):
-            recipes |= _mixing(weights, source, f"blocks.{i}")
+            recipes |= mixing(weights, source, f"blocks.{i}")
         else:
-            recipes |= _copy(weights, source, f"blocks.{i}.convolution")
+            recipes |= copied(weights, source, f"blocks.{i}.convolution")
     return Deferred(module, recipes)
 
 
@@ -121,7 +121,8 @@ def _read(weights: WeightSource, name: str) -> Recipe:
     return partial(weights.__getitem__, name)
 
 
-def _copy(weights: WeightSource, source: str, target: str) -> Recipes:
+def copied(weights: WeightSource, source: str, target: str) -> Recipes:
+    """A layer's weight and bias as they are."""
     names = ("weight", "bias")
     return {f"{target}.{name}": _read(weights, f"{source}.{name}") for name in names}
 
@@ -139,8 +140,8 @@ def _res(
 ) -> Recipes:
     """Rewrites 1 (with a `mapper`, its c_cond channels come last in the Linear) and 7."""
     expand, contract = f"{source}.channelwise.0", f"{source}.channelwise.4"
-    recipes = _copy(weights, f"{source}.depthwise", f"{target}.depthwise.convolution")
-    recipes |= _copy(weights, expand, f"{target}.expand")
+    recipes = copied(weights, f"{source}.depthwise", f"{target}.depthwise.convolution")
+    recipes |= copied(weights, expand, f"{target}.expand")
     if mapper is not None:
         recipes[f"{target}.expand.weight"] = partial(_low_rank, weights, expand, mapper, c_cond)
         recipes[f"{target}.expand.bias"] = partial(_low_rank_bias, weights, expand, mapper, c_cond)
@@ -178,20 +179,20 @@ def _timestep(weights: WeightSource, source: str, target: str, width: int) -> Re
         folded[:width] += 1  # the 1 of x * (1 + a) + b
         return folded
 
-    return _copy(weights, f"{source}.mapper", f"{target}.mapper") | {f"{target}.mapper.bias": bias}
+    return copied(weights, f"{source}.mapper", f"{target}.mapper") | {f"{target}.mapper.bias": bias}
 
 
 def _attention(weights: WeightSource, source: str, target: str) -> Recipes:
-    recipes = _copy(weights, f"{source}.attention.to_out.0", f"{target}.to_out")
+    recipes = copied(weights, f"{source}.attention.to_out.0", f"{target}.to_out")
     for name in ("to_q", "to_k", "to_v"):
-        recipes |= _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
+        recipes |= copied(weights, f"{source}.attention.{name}", f"{target}.{name}")
     return recipes
 
 
 def _text_key_value(weights: WeightSource, source: str, target: str) -> Recipes:
-    recipes = _copy(weights, f"{source}.kv_mapper.1", f"{target}.kv_mapper")
+    recipes = copied(weights, f"{source}.kv_mapper.1", f"{target}.kv_mapper")
     for name in ("to_k", "to_v"):
-        recipes |= _copy(weights, f"{source}.attention.{name}", f"{target}.{name}")
+        recipes |= copied(weights, f"{source}.attention.{name}", f"{target}.{name}")
     return recipes
 
 
@@ -209,7 +210,7 @@ def _constant_kv(weights: WeightSource, source: str) -> Tensor:
     return torch.stack(pair)[None, :, None].float()
 
 
-def _mixing(weights: WeightSource, source: str, target: str) -> Recipes:
+def mixing(weights: WeightSource, source: str, target: str) -> Recipes:
     """scale * f(norm(x) * (1 + m) + n): all of it linear around f, so all of it folds.
 
     Replication padding commutes with the affine part, zero padding would not.

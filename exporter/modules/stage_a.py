@@ -62,3 +62,31 @@ class StageA(nn.Module):
             x = block(x)
         pixels = F.pixel_shuffle(to_nchw(self.out(x), self.layout), self.shuffle)
         return pixels.float().clamp(0, 1)
+
+
+class StageAEncoder(nn.Module):
+    """`image` (B,3,4H,4W) in 0..1 -> `latents` (B,4,H,W) as Stage A reads them.
+
+    The last batch norm and the checkpoint's scale factor are folded into the last layer's weights;
+    what the reference unshuffles first is the first convolution's stride.
+    """
+
+    def __init__(self, config: StageAConfig, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        widths, shuffle = config.widths[::-1], config.up_down_scale_factor
+        unshuffle = nn.Conv2d(config.in_channels, widths[0], shuffle, stride=shuffle)
+        self.embed = Convolution(unshuffle, layout)
+        self.blocks = nn.ModuleList()
+        for i, width in enumerate(widths):
+            if i > 0:
+                down = nn.Conv2d(widths[i - 1], width, 4, stride=2, padding=1)
+                self.blocks.append(Convolution(down, layout))
+            self.blocks.append(MixingResidualBlock(width, layout))
+        self.out = Pointwise(widths[-1], config.latent_channels, layout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(to_layout(image, self.layout))
+        for block in self.blocks:
+            x = block(x)
+        return to_nchw(self.out(x), self.layout).float()

@@ -115,11 +115,13 @@ class Sizes:
     picture: tuple[v.Side, v.Side]
 
     def latent(self, graph: str) -> tuple[int, int]:
-        """Height and width of the `latents` that a graph reads: Stage C's graphs take its own.
+        """Height and width of the latents that a graph reads or gives.
 
-        Stage B's, also for its condition graph, which reads them for their size alone, and Stage A.
+        Stage C's own, `compressor` and `preview` have Stage C's; Stage B's the others, also its
+        condition graph, which reads them for their size alone, Stage A and its encoder.
         """
-        return self.stage_c if graph.startswith("stage_c") else self.stage_b
+        own = graph.startswith("stage_c") or graph in ("compressor", "preview")
+        return self.stage_c if own else self.stage_b
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Host:
     the file of prompts and their ids ('': none).
     """
 
-    run: Annotated[tuple[Call, ...], v.Some]
+    run: Annotated[tuple[Call, ...], v.Few]
     tokens: v.Words
     noise: Noise
     schedule: Schedule

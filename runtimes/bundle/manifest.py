@@ -22,7 +22,7 @@ TOKENS_FILE = "golden/tokens.json"
 # The revision of the demo checkpoint; tests/test_demo.py pins its weights. New weights: a new one.
 DEMO_REVISION = "demo-1"
 
-# Every graph of the pipeline, in the order it runs.
+# Every graph from prompt to picture, in the order it runs.
 GRAPHS = (
     "text_encoder",
     "stage_c_condition",
@@ -32,6 +32,9 @@ GRAPHS = (
     "stage_b",
     "stage_a",
 )
+# What a bundle may hold beside them: pictures to latents, and Stage C's latents to small pictures.
+PICTURE_GRAPHS = ("compressor", "stage_a_encoder", "preview")
+ALL_GRAPHS = (*GRAPHS, *PICTURE_GRAPHS)
 # The graphs that run at every step, Stage C's first.
 DENOISERS = ("stage_c", "stage_b")
 TEXT_ENCODERS = ("text_encoder", "decoder_text_encoder")
@@ -55,7 +58,7 @@ PRECISIONS = (
 # What engines compute in, and the stored precision that it is as exact as.
 STORED = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
-GraphName = Annotated[str, OneOf(GRAPHS)]
+GraphName = Annotated[str, OneOf(ALL_GRAPHS)]
 Precision = Annotated[str, OneOf(PRECISIONS)]
 Backend = Annotated[str, OneOf(("onnx", "openvino", "coreml", "executorch", "litert"))]
 
@@ -318,6 +321,23 @@ class Mobile:
 
 
 @dataclass(frozen=True)
+class PictureSide:
+    """What hosts have to know to run `compressor`, and to preview latents.
+
+    The compressor reads a picture of `compressor_stride` pixels per cell of Stage C's latents,
+    which the host resizes to by `resample`: 'bilinear' is PyTorch's with antialias, and Pillow's of
+    float values. `linear_preview` makes a pixel of each cell without a graph: red, green and blue
+    are rows of weights, one a channel, and a constant at the end, of Stage C's latents; clamped to
+    0..1. It was fitted to `preview_pictures` decoded pictures.
+    """
+
+    compressor_stride: v.Scale | None = None
+    resample: Literal["bilinear"] = "bilinear"
+    linear_preview: v.LinearPreview = ()
+    preview_pictures: v.Count = 0
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a bundle is and holds.
 
@@ -326,7 +346,8 @@ class Manifest:
     `quantization` has the graphs that were quantised, `adapters` what was fused into the prior,
     `golden` what was recorded (None: nothing, or by a version that did not say), `host` the rules
     of a run for hosts in any language (None: format version 1), `mobile` what graphs for phones
-    were made for (None: for any machine). `sha256` is bundle.json's own, as
+    were made for (None: for any machine), `picture_side` what its optional graphs take (None: a
+    bundle from before they were there). `sha256` is bundle.json's own, as
     it is with 64 zeros in this place ('': not said; nothing tells then whether it is unchanged).
     """
 
@@ -335,7 +356,7 @@ class Manifest:
     model: Model
     backend: Backend
     precision: Precision
-    graphs: Annotated[dict[GraphName, Graph], Entries(1, len(GRAPHS))]
+    graphs: Annotated[dict[GraphName, Graph], Entries(1, len(ALL_GRAPHS))]
     tokenizers: Annotated[dict[v.Name, Tokenizer], v.FewNamed]
     text_graphs: Annotated[dict[v.Name, v.Name | None], v.FewNamed]
     sampling: Sampling
@@ -348,4 +369,5 @@ class Manifest:
     golden: Golden | None = None
     host: Host | None = field(default=None, metadata=SINCE_2)
     mobile: Mobile | None = field(default=None, metadata=OPTIONAL)
+    picture_side: PictureSide | None = field(default=None, metadata=OPTIONAL)
     sha256: v.Origin = field(default="", metadata=OPTIONAL)

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from runtimes.bundle.graph_files import is_litter
 from runtimes.bundle.locks import locked
-from runtimes.bundle.manifest import FORMAT, GRAPHS, MANIFEST_NAME
+from runtimes.bundle.manifest import ALL_GRAPHS, FORMAT, MANIFEST_NAME
 from runtimes.bundle.manifest_json import MOST_BYTES, MOST_VALUES
 from runtimes.bundle.part import NEW, OLD, busy, remove_dead_parts
 from runtimes.bundle.read import strangers
@@ -30,7 +30,7 @@ from runtimes.interrupts import put_off
 
 _LONG = 60  # seconds without a file moved: where nothing can be locked, nobody moves them any more
 # Folders of a bundle in which an engine looks.
-_LOOKED_INTO = (*GRAPHS, "tokenizer", "decoder_tokenizer")
+_LOOKED_INTO = (*ALL_GRAPHS, "tokenizer", "decoder_tokenizer")
 Moves = list[tuple[Path, Path]]
 
 

@@ -69,6 +69,10 @@ Bits = Annotated[int, Range(1, 64)]
 AverageBits = Annotated[float, Range(0.1, 64)]
 Number = Annotated[float, Range(-1e6, 1e6)]
 Factor = Annotated[int, Range(1, 1 << 31)]
+# Red, green and blue of a cell: a weight a channel and a constant; none where nothing was fitted.
+LinearPreview = Annotated[
+    tuple[Annotated[tuple[Number, ...], Items(2, 65_537)], ...], Items(0, 3, only=(0, 3))
+]
 
 # Of a tensor that a graph stores: engines take fewer axes, and machines hold less.
 MOST_AXES, MOST_SIZE = 16, 1 << 48

@@ -2,7 +2,7 @@
 
 from exporter.checkpoint.find import Source, demo_pair, find_pair
 from exporter.checkpoint.open import Checkpoint
-from exporter.graphs import plan_graphs
+from exporter.graphs import plan_graphs, plan_pictures
 from runtimes.bundle.manifest import Manifest, Model, Tensor
 from runtimes.bundle.read import Bundle
 from runtimes.errors import UsageError
@@ -42,9 +42,15 @@ def check_no_adapters(bundle: Bundle) -> None:
 def check_architecture(checkpoint: Checkpoint, manifest: Manifest) -> None:
     """UsageError when the graphs of a checkpoint have other tensors than the bundle's."""
     text = manifest.text_graphs["stage_b"] is not None
-    plans = {plan.name: plan for plan in plan_graphs(checkpoint, "nchw", text=text)}
+    plans = [*plan_graphs(checkpoint, "nchw", text=text), *plan_pictures(checkpoint, "nchw")]
+    by_name = {plan.name: plan for plan in plans}
     for name, graph in manifest.graphs.items():
-        plan = plans[name]
+        if name not in by_name:
+            raise UsageError(
+                f"the reference {checkpoint.decoder_source.id} has no file of {name}, which an "
+                "option of the bundle's export named: compare with --golden, which has it"
+            )
+        plan = by_name[name]
         wanted = {tensor.name: tensor for tensor in (*plan.inputs, *plan.outputs)}
         held = {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
         for tensor in wanted.keys() | held.keys():

@@ -13,8 +13,9 @@ from runtimes.noise import RecordedNoise
 from runtimes.pipeline import OnTensors, Pipeline, load_tokenizers
 from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
-from runtimes.recording import Recording
+from runtimes.recording import RECONSTRUCTION, Recording
 from runtimes.schedule import schedule, timestep_embedding
+from runtimes.start import Start
 from runtimes.tolerances import Limits, loosest
 from validation.parity.metrics import Difference, difference, psnr_db
 
@@ -41,7 +42,9 @@ class Check:
 class Gate:
     """All checks of one bundle: per graph, per graph and step, per step of the trajectory.
 
-    `placements` says where and in which precision each graph really ran.
+    `placements` says where and in which precision each graph really ran. `reconstruction_db` is of
+    the picture compressed and decoded again, held to the picture's limit; None where the bundle
+    has no compressor, or the recording no such run.
     """
 
     source: str
@@ -51,6 +54,7 @@ class Gate:
     trajectory: tuple[Check, ...]
     picture_db: float
     picture_limit_db: float
+    reconstruction_db: float | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -59,6 +63,8 @@ class Gate:
         failed = [f"{check.what} ({check.limit})" for check in checks if not check.passed]
         if self.picture_db < self.picture_limit_db:
             failed.append(f"picture (PSNR >= {self.picture_limit_db:g} dB)")
+        if self.reconstruction_db is not None and self.reconstruction_db < self.picture_limit_db:
+            failed.append(f"reconstruction (PSNR >= {self.picture_limit_db:g} dB)")
         return failed
 
 
@@ -99,6 +105,7 @@ def run_gate(
         tuple(trajectory),
         picture,
         limits.picture_db,
+        _reconstruction(bundle, graphs, recording, progress),
     )
 
 
@@ -194,6 +201,25 @@ def _trajectory(
             on_tensors=compare,
         )
     return checks, psnr_db(result.image, recording.tensors["stage_a.image"])
+
+
+def _reconstruction(
+    bundle: Bundle, graphs: GraphSource, recording: Recording, progress: Progress
+) -> float | None:
+    """PSNR in dB of the recorded picture compressed and decoded again, both on the same noise."""
+    name = f"{RECONSTRUCTION}.image"
+    if "compressor" not in bundle.manifest.graphs or name not in recording.tensors:
+        return None
+    picture = recording.tensors["stage_a.image"].astype(np.float32, copy=False)
+    with Pipeline(bundle.manifest, graphs, load_tokenizers(bundle), low_memory=True) as pipeline:
+        result = pipeline(
+            [recording.prompt],
+            recording.negative_prompt,
+            recording.options,
+            start=Start(picture, strength=0),
+            on_step=progress.runs("reconstruction", 0, 1),
+        )
+    return psnr_db(result.image, recording.tensors[name])
 
 
 def _latents_check(name: str, tensors: Tensors, recording: Recording, limits: Limits) -> Check:

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +31,8 @@ from runtimes.bundle.manifest import Manifest
 from runtimes.pipeline import OnStep
 from runtimes.plan import Options, Plan, Stage, make_plan
 from runtimes.progress import SILENT, Progress
-from runtimes.recording import Recording
+from runtimes.recording import RECONSTRUCTION, Recording
+from validation.parity import picture_reference as pictures
 
 
 def record_reference(
@@ -82,6 +83,37 @@ class _Reference:
         vqgan = _load(PaellaVQModel, self.checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
+        self._picture_side(vqgan, image)
+        if "compressor" in self.manifest.graphs:
+            self._reconstruct(vqgan, hidden, seed)
+
+    def _picture_side(self, vqgan: PaellaVQModel, image: Tensor) -> None:
+        """What the bundle's optional graphs give for the run's own picture and latents."""
+        graphs, checkpoint = self.manifest.graphs, self.checkpoint
+        if "compressor" in graphs and checkpoint.compressor is not None:
+            stride = checkpoint.compressor.config.stride
+            read = pictures.resized(image, *(stride * n for n in self.plan.sizes.stage_c))
+            embedding = pictures.compressed(checkpoint.compressor, read)
+            self._keep("compressor", image=read, image_embedding=embedding)
+        if "stage_a_encoder" in graphs:
+            latents = pictures.encoded(vqgan, image)
+            self._keep("stage_a_encoder", image=image, latents=latents)
+        if "preview" in graphs and checkpoint.preview is not None:
+            last = torch.from_numpy(self.tensors[f"stage_c/{len(self.plan.timesteps) - 2}.latents"])
+            shown = pictures.previewed(checkpoint.preview, last)
+            self._keep("preview", latents=last, image=shown)
+
+    def _reconstruct(self, vqgan: PaellaVQModel, hidden: Tensor, seed: int) -> None:
+        """The picture through compressor, Stage B and Stage A again: strength 0, the same noise."""
+        generator = torch.Generator().manual_seed(seed)
+        torch.randn(self.plan.stage_c.latent_shape(1), generator=generator)  # Stage C's start
+        embedding = torch.from_numpy(self.tensors["compressor.image_embedding"])
+        constants = self.checkpoint.constants
+        latents = (embedding + constants.latent_std) / constants.latent_mean
+        again = replace(self, tensors={})  # a run of its own, of which the picture is kept
+        decoded = again._stage_b(latents, hidden, generator)
+        image = vqgan.decode(decoded * vqgan.config.scale_factor).sample.clamp(0, 1)
+        self._keep(RECONSTRUCTION, image=image)
 
     def _stage_c(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (1,16,h,w) from hidden states (2,T,1280), the negative prompt's last."""

@@ -22,6 +22,9 @@ def print_gate(gate: Gate, *, verbose: bool) -> None:
     print_checks(gate.trajectory if verbose else _worst_and_last(gate.trajectory))
     verdict = "ok" if gate.picture_db >= gate.picture_limit_db else "FAILED"
     print(f"\npicture: PSNR {gate.picture_db:.1f} dB (limit {gate.picture_limit_db:g}) {verdict}")
+    if (again := gate.reconstruction_db) is not None:
+        verdict = "ok" if again >= gate.picture_limit_db else "FAILED"
+        print(f"compressed and decoded again: PSNR {again:.1f} dB {verdict}")
 
 
 def print_checks(checks: Sequence[Check]) -> None:

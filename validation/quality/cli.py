@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from runtimes.arguments import a_path, execution_of, integer
+from runtimes.arguments import a_path, execution_of, integer, number
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.progress import Progress
 from validation.machine import machine
@@ -15,6 +15,7 @@ from validation.quality.metric import print_metrics
 from validation.quality.pictures import digest_of
 from validation.quality.prompts import DEMO_COUNT, prompts_for
 from validation.quality.published import CLIP_MODEL, INCEPTION_FILE
+from validation.quality.starts import starts_for
 
 FORMAT, FORMAT_VERSION = "wuerstchen-quality", 1
 QUALITY_FILE = "quality.json"
@@ -37,6 +38,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--count", type=integer,
         help=f"pictures to make (default: every prompt of the file; the demo: {DEMO_COUNT})",
+    )  # fmt: skip
+    add(
+        "--strength", type=number, metavar="S",
+        help="make pictures from pictures, running this share of Stage C's steps: 0 compresses and "
+        "decodes them again, 1 starts from noise alone",
+    )  # fmt: skip
+    add(
+        "--starts", type=Path, metavar="DIR",
+        help="with --strength: folder of PNG or JPEG files, one a prompt in the order of their "
+        "names (default for the demo: drawings of its held-out scenes)",
     )  # fmt: skip
 
 
@@ -85,9 +96,11 @@ def run(args: argparse.Namespace) -> None:
     """Make the pictures, measure them, and write quality.json."""
     bundle = open_bundle(args.bundle)
     against = None if args.against is None else open_bundle(args.against)
+    prompts = prompts_for(bundle.manifest.model, args.prompts, args.count)
     request = Request(
         folder=args.output,
-        prompts=prompts_for(bundle.manifest.model, args.prompts, args.count),
+        prompts=prompts,
+        starts=starts_for(bundle.manifest.model, prompts, args.strength, args.starts),
         seed=args.seed,
         execution=execution_of(args),
         measures=measures_of(args),

@@ -22,7 +22,8 @@ from validation.quality.published import (
     clip_score,
     inception_metrics,
 )
-from validation.quality.similarity import golden_metrics, pair_metrics
+from validation.quality.similarity import golden_metrics, pair_metrics, start_metrics
+from validation.quality.starts import Starts
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class Measures:
 
 @dataclass(frozen=True)
 class Request:
-    """One run: which pictures, kept where, measured how. `against`: a bundle on the same noise."""
+    """One run: which pictures, kept where, measured how.
+
+    `against`: a bundle on the same noise; `starts`: pictures that they are made from.
+    """
 
     folder: Path
     prompts: Prompts
@@ -50,11 +54,19 @@ class Request:
     measures: Measures = field(default_factory=Measures)
     against: Bundle | None = None
     low_memory: bool = False
+    starts: Starts | None = None
 
     def series(self, bundle: Bundle) -> Series:
         """The pictures of `bundle` for this run."""
-        texts = self.prompts.texts
-        return Series(bundle, texts, self.seed, self.options, self.execution, self.low_memory)
+        return Series(
+            bundle,
+            self.prompts.texts,
+            self.seed,
+            self.options,
+            self.execution,
+            self.low_memory,
+            self.starts,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,9 @@ def measure(
             request.series(request.against), request.folder / "against", on_picture
         )
         close = pair_metrics(pictures, others, request.against.folder.name)
+    from_start = [] if request.starts is None else start_metrics(pictures, request.starts)
     by_itself = picture_metrics(bundle.manifest.model, pictures, request.prompts, request.measures)
-    return Quality((*close, *by_itself), tuple(pictures), tuple(others))
+    return Quality((*close, *from_start, *by_itself), tuple(pictures), tuple(others))
 
 
 def check_request(bundle: Bundle, request: Request) -> None:

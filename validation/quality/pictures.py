@@ -25,15 +25,20 @@ from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters, save_png
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
 from runtimes.plan import Options, check_static, make_plan
+from runtimes.start import Start, check_picture_graphs, graphs_of_start
 from validation.parity.graphs import graphs_for
 from validation.quality.folder import make_folder
+from validation.quality.starts import Starts
 
 OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
 
 
 @dataclass(frozen=True)
 class Series:
-    """Pictures of one bundle: picture i is prompt i with `seed` + i, alone in its batch."""
+    """Pictures of one bundle: picture i is prompt i with `seed` + i, alone in its batch.
+
+    `starts`: a picture that each of them starts from.
+    """
 
     bundle: Bundle
     prompts: tuple[str, ...]
@@ -41,6 +46,7 @@ class Series:
     options: Options = field(default_factory=Options)
     execution: Execution = field(default_factory=Execution)
     low_memory: bool = False
+    starts: Starts | None = None
 
     def identity(self) -> dict[str, Any]:
         """What makes two series the same, but for their prompts."""
@@ -52,6 +58,8 @@ class Series:
             "execution": [execution.engine, execution.device, execution.precision]
             + ([] if execution.threads is None else [execution.threads]),
         }
+        if self.starts is not None:
+            identity["starts"] = self.starts.identity()
         return json.loads(json.dumps(identity))  # as it reads back: lists for tuples
 
 
@@ -90,7 +98,10 @@ def check(series: Series) -> None:
     for name in GRAPHS:
         if name != "decoder_text_encoder" or name in manifest.text_graphs.values():
             series.bundle.graph(name)
-    check_static(manifest, make_plan(manifest.sampling, series.options, 1, None), 1)
+    plan = make_plan(manifest.sampling, series.options, 1, None)
+    check_static(manifest, plan, 1)
+    if series.starts is not None:
+        check_picture_graphs(manifest, graphs_of_start(masked=False))
     graphs_for(series.bundle, series.execution)
 
 
@@ -130,13 +141,23 @@ def _make(pipeline: Pipeline, series: Series, index: int, path: Path) -> Picture
             last[graph] = tensors["latents"][0]
 
     options = dataclasses.replace(series.options, seed=series.seed + index)
-    result = pipeline([series.prompts[index]], options=options, on_tensors=keep)
+    start = _start(series, index)
+    result = pipeline([series.prompts[index]], options=options, on_tensors=keep, start=start)
+    # Without a step there are no latents after one: the picture's own are where Stage C ends.
+    last.setdefault("stage_c", result.latents[0])
     _save_latents(last, _latents_path(path))
     seconds = seconds_of(result)
     placements = {name: str(used) for name, used in result.placements.items()}
     measured = {"seconds": seconds, "placements": placements}
     save_png(result.pictures[0], path, _parameters(series, index) | measured)
     return Picture(path, series.prompts[index], series.seed + index, seconds, placements)
+
+
+def _start(series: Series, index: int) -> Start | None:
+    if series.starts is None:
+        return None
+    plan = make_plan(series.bundle.manifest.sampling, series.options, 1, None)
+    return series.starts.start(index, plan.sizes.picture)
 
 
 def seconds_of(result: Result) -> float:

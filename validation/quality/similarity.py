@@ -20,6 +20,7 @@ from validation.parity.metrics import difference, psnr_db
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import Picture
+from validation.quality.starts import Starts
 
 Array = NDArray[np.generic]
 STAGES = {"stage_c": "Stage C", "stage_b": "Stage B"}
@@ -73,6 +74,21 @@ def pair_metrics(
         for a, b in zip(actual, expected, strict=True)
     ]
     return _metrics(pairs, f"against {against}, {len(pairs)} pictures of 8 bits")
+
+
+def start_metrics(pictures: Sequence[Picture], starts: Starts) -> list[Metric]:
+    """PSNR and SSIM of pictures against those they were made from; at strength 0 of their codes."""
+    pairs = []
+    for index, picture in enumerate(pictures):
+        pixels = picture.pixels()
+        pairs.append((pixels / 255, starts.pixels(index, (pixels.shape[0], pixels.shape[1]))))
+    note = f"against {starts.source}, strength {starts.strength:g}, {len(pairs)} pictures"
+    psnrs = [psnr_db(*pair) for pair in pairs]
+    metrics = [_metric(f"{PSNR}, start", psnrs, np.median, "dB", f"median; {note}")]
+    if installed("skimage"):
+        ssims = [ssim_of(*pair) for pair in pairs]
+        metrics.append(_metric(f"{SSIM}, start", ssims, np.mean, "", f"mean; {note}"))
+    return metrics
 
 
 def golden_metrics(bundle: Bundle, execution: Execution) -> list[Metric]:
