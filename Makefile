@@ -38,11 +38,12 @@ test: lint  ## lint, type check, every behaviour once: 7 to 8 minutes on 2 cores
 test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md says what that is
 	$(PYTEST) -m slow --ignore-glob='tests/test_host_*'
 
-# Compilers, headers, Chromium and npm packages come by the three scripts, which need root or sudo.
-test-hosts: $(BIN)/.installed  ## hosts in C++, Node, a page and Kotlin, with what they are built and run with
+# Compilers, headers, Chromium and npm packages come by the first scripts, which need root or sudo.
+test-hosts: $(BIN)/.installed  ## hosts in C++, Node, a page and Kotlin, and Triton, with what they are built and run with
 	examples/cpp/install_tools.sh examples/cpp/build/tools
 	bash examples/web/install_tools.sh
 	PYTHON=$(BIN)/python examples/android/install_tools.sh examples/android/build/tools
+	PYTHON=$(BIN)/python examples/triton/install_tools.sh examples/triton/build/tools
 	HOSTS=required $(PYTEST) tests/test_host_*.py
 
 # By hand and nightly: an emulated CPU is some thirty times slower.

@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "exporter.inspect_cli:main",
     "mobile": "exporter.mobile.cli:main",
     "sign": "exporter.signing:main_sign",
+    "triton": "exporter.triton.cli:main",
     "verify": "exporter.signing:main_verify",
 }
 DEFAULT_OUTPUT = "wuerstchen-bundle"
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m exporter",
         description="Export a Wuerstchen checkpoint to a bundle of graphs that needs no PyTorch. "
         "'python -m exporter inspect' prints its costs instead, 'mobile' makes a bundle for phones "
-        "of one, 'sign' and 'verify' sign it.",
+        "of one, 'triton' a model repository, 'sign' and 'verify' sign it.",
     )
     add_arguments(command_line)
     return command_line

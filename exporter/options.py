@@ -21,8 +21,8 @@ class ExportOptions:
     attention block's products and softmax as one operator. `golden_steps` are those of the
     recorded run. `resume` goes on with what an earlier export of the same output has finished.
     `text`: Stage B's. `islands`: Core ML in fp16, what stays fp32 ('safe', the default, 'least').
-    `modules`: None for every graph that the checkpoint has, Stage A's encoder
-    where there is a compressor. `pictures` are the picture side's files.
+    `modules`: None for every graph that the checkpoint has, Stage A's encoder where there is a
+    compressor. `pictures` are the picture side's files.
     """
 
     backend: str = "onnx"

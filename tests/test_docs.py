@@ -10,6 +10,7 @@ from exporter.cli import parser as exporter_parser
 from exporter.inspect_cli import parser as inspect_parser
 from exporter.mobile.cli import parser as mobile_parser
 from exporter.signing import sign_parser, verify_parser
+from exporter.triton.cli import parser as triton_parser
 from quantization.cli import parser as quantization_parser
 from quantization.ranges_cli import parser as ranges_parser
 from quantization.sensitivity_cli import parser as sensitivity_parser
@@ -25,6 +26,7 @@ PARSERS = {
     "exporter inspect": inspect_parser,
     "exporter mobile": mobile_parser,
     "exporter sign": sign_parser,
+    "exporter triton": triton_parser,
     "exporter verify": verify_parser,
     "runtimes": runtimes_parser,
     "runtimes decode": decode_parser,
@@ -70,6 +72,7 @@ def test_every_option_has_help(name):
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
+        "docs/triton.md",
         "examples/android/README.md",
         "examples/cpp/README.md",
         "examples/ios/README.md",
