@@ -84,7 +84,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_options(command_line: argparse.ArgumentParser) -> None:
     add = command_line.add_argument
-    add("--low-memory", action="store_true", help="hold one graph in memory at a time")
+    add(
+        "--low-memory",
+        action="store_true",
+        help="hold one graph in memory at a time (default: as a bundle for phones says)",
+    )
     add(
         "--no-memory-check",
         action="store_true",
@@ -198,6 +202,7 @@ def _run(args: argparse.Namespace) -> None:
     summary = Summary()
     progress = Progress(quiet=args.quiet or args.json)
     with _open(bundle, args) as pipeline:
+        summary.low_memory = pipeline.low_memory
         size = batch_size(pipeline, options, args.batch_size)
         for batch, result in run_batches(pipeline, missing, size, options, progress):
             _save(batch, result, parameters)
@@ -207,6 +212,8 @@ def _run(args: argparse.Namespace) -> None:
         print(json.dumps(as_json(summary, missing, skipped, plan), indent=1))
     elif not args.quiet:
         print_summary(summary, missing, plan, (options.height, options.width))
+        if summary.low_memory and not args.low_memory:
+            print("held one graph in memory at a time, as the bundle's mobile.keep says")
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
 
@@ -247,7 +254,7 @@ def _open(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
         precision=execution.precision,
         cache_dir=execution.cache,
         threads=execution.threads,
-        low_memory=args.low_memory,
+        low_memory=args.low_memory or None,  # as the bundle says
         memory_check=not args.no_memory_check,
     )
 
