@@ -133,13 +133,15 @@ def _about(batch: Sequence[Job]) -> list[tuple[int, dict[str, Any]]]:
 class Summary:
     """What several batches say together: stages' times in sum, their memory at its most.
 
-    `blanks` are outputs that cannot be meant, each with the pictures it shows in.
+    `blanks` are outputs that cannot be meant, each with the pictures it shows in; `low_memory`:
+    whether one graph was held at a time.
     """
 
     usage: dict[str, Usage] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     truncated: dict[str, str] = field(default_factory=dict)
     blanks: list[tuple[Blank, list[Path]]] = field(default_factory=list)
+    low_memory: bool = False
 
     def add(self, batch: Sequence[Job], result: Result, warn: Callable[[str], None]) -> None:
         """Count a batch in; `warn` hears of each blank output, and once of each cut-off prompt."""
@@ -181,6 +183,7 @@ def as_json(
         "skipped": [str(job.path) for job in skipped],
         "height": plan.sizes.picture[0],
         "width": plan.sizes.picture[1],
+        "low_memory": summary.low_memory,
         "truncated": summary.truncated,
         "blank": [
             {"graph": blank.graph, "where": blank.where, "what": blank.what}

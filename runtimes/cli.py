@@ -103,7 +103,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_options(command_line: argparse.ArgumentParser) -> None:
     add = command_line.add_argument
-    add("--low-memory", action="store_true", help="hold one graph in memory at a time")
+    add(
+        "--low-memory",
+        action="store_true",
+        help="hold one graph in memory at a time (default: as a bundle for phones says)",
+    )
     add(
         "--no-memory-check",
         action="store_true",
@@ -226,6 +230,7 @@ def _run(args: argparse.Namespace) -> None:
     summary = Summary()
     progress = Progress(quiet=args.quiet or args.json)
     with open_pipeline(bundle, args) as pipeline:
+        summary.low_memory = pipeline.low_memory
         size = batch_size(pipeline, options, args.batch_size, start)
         made = run_batches(pipeline, missing, size, options, progress, start, previews)
         for batch, result in made:
@@ -242,6 +247,8 @@ def _run(args: argparse.Namespace) -> None:
         print_summary(summary, missing, plan, (options.height, options.width))
         if previews is not None:
             print(previews)
+        if summary.low_memory and not args.low_memory:
+            print("held one graph in memory at a time, as the bundle's mobile.keep says")
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
 
@@ -283,7 +290,7 @@ def open_pipeline(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
         precision=execution.precision,
         cache_dir=execution.cache,
         threads=execution.threads,
-        low_memory=args.low_memory,
+        low_memory=args.low_memory or None,  # as the bundle says
         memory_check=not args.no_memory_check,
     )
 

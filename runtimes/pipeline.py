@@ -51,7 +51,7 @@ class Pipeline:
         footprint: Footprint | None = None,
     ) -> None:
         self.manifest = manifest
-        self._low_memory, self._footprint = low_memory, footprint
+        self.low_memory, self._footprint = low_memory, footprint
         self._before = process_memory("RssAnon")  # pages of files count as free already
         self._sessions = Sessions(graphs, one_at_a_time=low_memory)
         self._tokenizers = tokenizers
@@ -69,17 +69,17 @@ class Pipeline:
         precision: str | None = None,
         cache_dir: str | Path | None = None,
         threads: int | None = None,
-        low_memory: bool = False,
+        low_memory: bool | None = None,
         memory_check: bool = True,
     ) -> "Pipeline":
         """Open a bundle folder; graphs are loaded when first needed.
 
         `engine` (a name in ENGINES, such as onnxruntime) defaults to the bundle's own; `precision`
         (f32, bf16, f16) and `cache_dir` are OpenVINO's: the type it computes in, and where it keeps
-        compiled graphs. `threads` of the CPU run a graph. `low_memory` holds one graph at a time;
-        `memory_check` refuses a run that would not fit into the memory that is free, on the CPU.
-        Raises RunError for a damaged bundle, UsageError for an engine, device or precision that is
-        not there.
+        compiled graphs. `threads` of the CPU run a graph. `low_memory` holds one graph at a time
+        (None: where the manifest's `mobile` says so); `memory_check` refuses a run that would not
+        fit into the memory that is free, on the CPU. Raises RunError for a damaged bundle,
+        UsageError for an engine, device or precision that is not there.
         """
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         cache = None if cache_dir is None else Path(cache_dir)
@@ -87,6 +87,9 @@ class Pipeline:
         graphs, tokenizers = BundleGraphs(opened, execution), load_tokenizers(opened)
         checked = memory_check and device.lower() == "cpu"
         footprint = graphs.footprint() if checked else None
+        if low_memory is None:
+            mobile = opened.manifest.mobile
+            low_memory = mobile is not None and mobile.keep == "one"
         return cls(opened.manifest, graphs, tokenizers, low_memory=low_memory, footprint=footprint)
 
     def __call__(
@@ -209,7 +212,7 @@ class Pipeline:
         """UsageError for a run that the memory that is free does not hold, where that is known."""
         if self._footprint is not None:
             need = Need(self.manifest, self._footprint, plan, count, only)
-            check_memory(need, low_memory=self._low_memory, held=self._held())
+            check_memory(need, low_memory=self.low_memory, held=self._held())
 
     def largest_batch(self, options: Options, most: int, start: Start | None = None) -> int | None:
         """How many pictures fit into the memory that is free at once, 1 to `most`.
@@ -220,7 +223,7 @@ class Pipeline:
         if self._footprint is None:
             return None
         need = Need(self.manifest, self._footprint, plan, 1)
-        return largest_count(need, most, low_memory=self._low_memory, held=self._held())
+        return largest_count(need, most, low_memory=self.low_memory, held=self._held())
 
     def _held(self) -> int:
         """Bytes that the sessions of earlier runs hold."""

@@ -51,6 +51,12 @@ def test_what_hostile_ort_files_are_made_from_is_sound(tmp_path):
     hostile_graphs.check("ort", tmp_path / "model.ort")
 
 
+def test_what_hostile_products_are_made_from_is_sound(sound, tmp_path):
+    folder = Path(shutil.copytree(sound["onnx"].parent, tmp_path / "graph"))
+    hostile_onnx.packed()(folder / "model.onnx", "")
+    hostile_graphs.check("onnx", folder / "model.onnx")
+
+
 @pytest.mark.parametrize(("backend", "case"), ALL)
 def test_a_hostile_graph_is_refused(sound, tmp_path, backend, case):
     folder = Path(shutil.copytree(sound[backend].parent, tmp_path / "graph"))

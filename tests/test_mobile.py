@@ -217,7 +217,7 @@ def test_a_budget_that_nothing_fits_into_is_refused_with_the_least(bundles, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_graph_at_a_time_comes_before_smaller_weights(bundles, tmp_path):
+def test_one_graph_at_a_time_comes_before_smaller_weights(bundles, tmp_path, capsys):
     source = bundles("one_level")
     alone = choices(source, ".ort", 1)[1]
     budget = f"{alone.memory}B"
@@ -226,6 +226,31 @@ def test_one_graph_at_a_time_comes_before_smaller_weights(bundles, tmp_path):
     mobile = open_bundle(tmp_path / "b").manifest.mobile
     assert (mobile.keep, mobile.budget, mobile.level) == ("one", alone.memory, "extended")
     assert 0 < mobile.memory <= alone.memory
+    capsys.readouterr()
+    words = [str(tmp_path / "b"), PROMPT, "-o", str(tmp_path / "p.png")]
+    words += ["--steps", "2", "--decoder-steps", "2"]
+    assert runtimes_main(words) == 0
+    assert "one graph in memory at a time, as the bundle's mobile.keep says" in (
+        capsys.readouterr().out
+    )
+
+
+def test_runs_keep_as_many_graphs_as_the_manifest_says(phone, capsys, tmp_path):
+    mobile = dataclasses.replace(phone.manifest.mobile, keep="one")
+    one = dataclasses.replace(phone, manifest=dataclasses.replace(phone.manifest, mobile=mobile))
+    for bundle, asked, held in (
+        (phone, None, 1),
+        (one, None, 0),
+        (one, False, 1),
+        (phone, True, 0),
+    ):
+        with Pipeline.open(bundle, low_memory=asked) as pipeline:
+            pipeline(PROMPT, options=SHORT)
+            assert len(pipeline._sessions._open) == held * len(bundle.manifest.graphs)
+    words = [str(phone.folder), PROMPT, "-o", str(tmp_path / "p.png"), "--json"]
+    for more, held in ([], False), (["--low-memory"], True):
+        assert runtimes_main([*words, "--steps", "2", "--decoder-steps", "2", *more]) == 0
+        assert json.loads(capsys.readouterr().out)["low_memory"] == held
 
 
 def test_estimates_are_what_comes_out(phone, bundles):

@@ -27,7 +27,7 @@ come on top.{budget}
 {memory}
 
 **{chosen}.** `bundle.json` has it as `mobile.keep`: 'all' keeps every session open, 'one' opens a
-graph, runs all its steps and closes it before the next (`python -m runtimes --low-memory`).
+graph, runs all its steps and closes it before the next. `python -m runtimes` follows it.
 {operators}
 ## Accelerators
 

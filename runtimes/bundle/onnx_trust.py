@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtimes.bundle.packed_products import packed_faults
 from runtimes.bundle.protobuf import Message, Value, as_message, as_number, as_text, fields, numbers
 from runtimes.bundle.ranges import shown
 from runtimes.bundle.untrusted import map_regular
@@ -92,6 +93,7 @@ def _graph(graph: Message, files: Mapping[str, int]) -> Iterator[str]:
             yield from _tensor(as_message(value), files)
         if number == _SPARSE:
             yield "it has sparse weights"
+    yield from packed_faults(graph)
 
 
 def _node(node: Message) -> Iterator[str]:

@@ -13,6 +13,7 @@ from validation.trust.hostile import CUT, DIGITS, FAR, Hostile
 VALUES = np.zeros((6, 4), np.float32)  # of the weight that is added: 96 bytes
 _BODY = helper.make_graph([], "body", [], [])
 _READ = "cannot be read"
+_SHAPE = "'integers' has not the shape that its product says"
 _OWN, _ELSEWHERE = "none of the graph's own files", "/etc/passwd"
 
 
@@ -60,6 +61,25 @@ def node(operator: str, domain: str = "", **attributes: Any) -> Callable[[Path, 
     """Add a node."""
     new = helper.make_node(operator, ["more"], ["most"], domain=domain, **attributes)
     return changed(lambda model: model.graph.node.append(new))
+
+
+def packed(
+    shape: tuple[int, ...] = (4, 2, 8), scales: int = 8, *more: str, **said: int
+) -> Callable[[Path, str], None]:
+    """Add a product with 4 x 64 integers of 2 bits, in blocks of 32, but for what is given."""
+    attributes: dict[str, Any] = {"K": 64, "N": 4, "bits": 2, "block_size": 32} | said
+    inputs = ["x", "integers", "scales", *more]
+    new = helper.make_node("MatMulNBits", inputs, ["most"], domain="com.microsoft", **attributes)
+    weights = (
+        numpy_helper.from_array(np.zeros(shape, np.uint8), "integers"),
+        numpy_helper.from_array(np.zeros(scales, np.float32), "scales"),
+    )
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node.append(new)
+        model.graph.initializer.extend(weights)
+
+    return changed(change)
 
 
 def constant(change: Callable[[TensorProto], object]) -> Callable[[Path, str], None]:
@@ -137,6 +157,18 @@ HOSTILE = (
     Hostile("values of no type", inside(data_type=0), "not known"),
     Hostile("a constant elsewhere", constant(_elsewhere), _OWN),
     Hostile("a constant that lies", constant(lambda t: t.dims.append(1000)), "bytes and has 96"),
+    Hostile("integers of 3 bits", packed(bits=3), "integers of 3 bits in blocks of 32"),
+    Hostile("integers of no bits", packed(bits=0), "integers of 0 bits"),
+    Hostile("blocks of none", packed(block_size=0), "in blocks of 0"),
+    Hostile("blocks of 7", packed(block_size=7), "in blocks of 7"),
+    Hostile("4 bits where 2 are stored", packed(bits=4), _SHAPE),
+    Hostile("integers of too few outputs", packed((1, 2, 8)), _SHAPE),
+    Hostile("integers of too few inputs", packed((4, 1, 8)), _SHAPE),
+    Hostile("no integers", packed((0, 2, 8)), _SHAPE),
+    Hostile("more outputs than there are", packed(N=1 << 40), _SHAPE),
+    Hostile("fewer inputs than none", packed(K=-64), _SHAPE),
+    Hostile("too few scales", packed((4, 2, 8), 7), "'scales' has not a scale"),
+    Hostile("points of zero", packed((4, 2, 8), 8, "integers"), "other inputs than"),
     Hostile("an operator under another name", raw(_node("RandomNormal", _COVER)), _READ),
     Hostile("a node that readers do not see", raw(_LONG_TAG + _node("If")[1:]), _READ),
     Hostile("a field without a number", content(lambda old: old + b"\x02\x00"), _READ),
