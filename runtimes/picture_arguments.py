@@ -139,7 +139,8 @@ def given_picture(args: argparse.Namespace, manifest: Manifest, options: Options
     """
     if args.image is None:
         return None
-    check_picture_graphs(manifest, graphs_of_start(masked=args.mask is not None))
+    graphs = graphs_of_start(masked=args.mask is not None)
+    check_picture_graphs(manifest, graphs, str(args.bundle))
     sampling = manifest.sampling
     steps = len(timesteps_for(options, "stage_c", sampling.stage_c)) - 1
     size = sizes(*pixels_asked(sampling, options), sampling).picture

@@ -77,13 +77,13 @@ def check_strength(strength: float) -> None:
         )
 
 
-def check_picture_graphs(manifest: Manifest, graphs: Sequence[str]) -> None:
-    """UsageError for a bundle that lacks one of the optional graphs that a run needs."""
+def check_picture_graphs(manifest: Manifest, graphs: Sequence[str], bundle: str = "BUNDLE") -> None:
+    """UsageError for a bundle, called so, that lacks an optional graph that a run needs."""
     missing = [name for name in graphs if name not in manifest.graphs]
     if missing:
         raise UsageError(
             f"this bundle has no {' and no '.join(missing)}, which a run from a picture takes; add "
-            f"what is missing: python -m exporter BUNDLE --resume --modules {' '.join(missing)}"
+            f"what is missing: python -m exporter {bundle} --resume --modules {' '.join(missing)}"
         )
     if "compressor" in graphs:
         compressor_stride(manifest)

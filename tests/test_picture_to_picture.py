@@ -324,7 +324,7 @@ def test_a_bundle_without_the_graphs_names_them_and_the_command_that_adds_them(c
     none = replace(less, graphs=graphs)
     code, _, err = command(*words, "--mask", "mask.png", manifest=none)
     assert code == 2 and "this bundle has no compressor and no stage_a_encoder" in err
-    assert "python -m exporter BUNDLE --resume --modules compressor stage_a_encoder" in err
+    assert "python -m exporter bundle --resume --modules compressor stage_a_encoder" in err
     silent = replace(made.manifest, picture_side=None)
     code, _, err = command(*words, manifest=silent)
     assert code == 2 and "picture_side.compressor_stride" in err
