@@ -39,7 +39,7 @@ METADATA = {
 @pytest.fixture(scope="module")
 def bundle(bundles, tmp_path_factory):
     folder = tmp_path_factory.mktemp("codes") / "bundle"
-    return one_operator.with_picture_graphs(bundles("one_level"), folder, ("compressor",))
+    return one_operator.with_picture_graphs(bundles("public"), folder, ("compressor",))
 
 
 @pytest.fixture
@@ -218,20 +218,20 @@ def test_files_cut_short(tmp_path):
     ("change", "message"),
     [
         ({"model": "other/model@1"}, "is a code of 'other/model@1' and this bundle is of "),
-        ({"channels": 5}, "has 5 channels, this model 8; encode again"),
-        ({"height": 64}, "of a picture of 64 x 144 pixels, and its cells make 144 x 144"),
+        ({"channels": 5}, "has 5 channels, this model 16; encode again"),
+        ({"height": 64}, "of a picture of 64 x 128 pixels, and its cells make 128 x 128"),
     ],
 )
 def test_codes_of_other_bundles(bundle, tmp_path, change, message):
     model = bundle.manifest.model
     about = About(
         change.get("model", f"{model.id}@{model.revision}"),
-        change.get("height", 144),
-        144,
+        change.get("height", 128),
+        128,
         "crop",
         "0" * 64,
     )
-    code = make_code(embedding(change.get("channels", 8), 6, 6), "fp16", about)
+    code = make_code(embedding(change.get("channels", 16), 3, 3), "fp16", about)
     with pytest.raises(UsageError) as caught:
         check_code(code, bundle.manifest, tmp_path / "c.safetensors")
     assert message in str(caught.value)
@@ -258,23 +258,23 @@ def test_pixels_for_cells(bundles):
 def test_encoding_is_the_graph_on_the_resized_picture(bundle):
     """Against PyTorch's resize and the one operator that the compressor is."""
     sampling = bundle.manifest.sampling
-    picture = np.random.RandomState(0).rand(2, 3, 144, 144).astype(np.float32)
+    picture = np.random.RandomState(0).rand(2, 3, 128, 128).astype(np.float32)
     with Pipeline.open(bundle) as pipeline:
         found = pipeline.encode(picture)
-    side = 6 * one_operator.STRIDE
+    side = 3 * one_operator.STRIDE
     small = torch.nn.functional.interpolate(
         torch.from_numpy(picture).double(), (side, side), mode="bilinear", antialias=True
     )
     means = torch.nn.functional.avg_pool2d(small, one_operator.STRIDE).numpy()
     wanted = np.einsum("ck,bkhw->bchw", one_operator.colours(sampling.stage_c.channels), means)
     assert np.abs(found.image_embedding - wanted).max() < 1e-5
-    assert found.image_embedding.shape == (2, 8, 6, 6) and list(found.usage) == ["compressor"]
+    assert found.image_embedding.shape == (2, 16, 3, 3) and list(found.usage) == ["compressor"]
 
 
 def test_decoding_is_diffusers_decoder(bundle, folders):
     """Same embedding, prompt and seed: within 1 of 255 at every pixel."""
-    decoder, _ = folders("one_level")
-    values = embedding(8, 6, 6)[None] / 8
+    decoder, _ = folders("public")
+    values = embedding(16, 3, 3)[None] / 8
     with Pipeline.open(bundle) as pipeline:
         options = Options(seed=4, decoder_steps=5)
         result = pipeline.decode(values, "a ring", options=options)
@@ -300,15 +300,15 @@ def test_decoding_is_diffusers_decoder(bundle, folders):
 
 def test_calls_that_are_refused(bundle, bundles):
     with Pipeline.open(bundle) as pipeline:
-        with pytest.raises(UsageError, match="fit them to 144 x 144 pixels"):
-            pipeline.encode(np.zeros((1, 3, 100, 144), np.float32))
-        with pytest.raises(UsageError, match="has 7 channels, this model 8"):
-            pipeline.decode(np.zeros((1, 7, 6, 6), np.float32))
+        with pytest.raises(UsageError, match="fit them to 128 x 128 pixels"):
+            pipeline.encode(np.zeros((1, 3, 100, 128), np.float32))
+        with pytest.raises(UsageError, match="has 7 channels, this model 16"):
+            pipeline.decode(np.zeros((1, 7, 3, 3), np.float32))
         with pytest.raises(UsageError, match="2 prompts for 1 pictures"):
-            pipeline.decode(np.zeros((1, 8, 6, 6), np.float32), ["a", "b"])
-    missing = pytest.raises(UsageError, match=r"no graph 'compressor'.*--resume --modules compr")
-    with Pipeline.open(bundles("one_level")) as pipeline, missing:
-        pipeline.encode(np.zeros((1, 3, 144, 144), np.float32))
+            pipeline.decode(np.zeros((1, 16, 3, 3), np.float32), ["a", "b"])
+    missing = pytest.raises(UsageError, match=r"has no compressor.*--resume --modules compressor")
+    with Pipeline.open(bundles("public")) as pipeline, missing:
+        pipeline.encode(np.zeros((1, 3, 128, 128), np.float32))
 
 
 # Command lines
@@ -319,11 +319,11 @@ def test_a_picture_there_and_back(capsys, bundle, picture, tmp_path):
     words = [bundle.folder, picture, "-o", code_file, "--check"]
     code, out, _ = run(capsys, "encode", *words)
     assert code == 0
-    assert "200 x 300 pixels, crop to 144 x 144\n" in out and "24.0 to 1 a side, 576 to 1" in out
+    assert "200 x 300 pixels, crop to 128 x 128\n" in out and "42.7 to 1 a side, 1820 to 1" in out
     code, out, _ = run(capsys, "encode", *words, "--json")
     said = json.loads(out)
-    assert said["bytes"] == 2 * 8 * 36 and said["file_bytes"] == code_file.stat().st_size
-    assert said["bits_per_pixel"] == 8 * said["bytes"] / 144**2
+    assert said["bytes"] == 2 * 16 * 9 and said["file_bytes"] == code_file.stat().st_size
+    assert said["bits_per_pixel"] == 8 * said["bytes"] / 128**2
     assert said["source_sha256"] == hashlib.sha256(picture.read_bytes()).hexdigest()
     code, out, _ = run(
         capsys, "decode", bundle.folder, code_file, "-o", back, "--original", picture, "--json"
@@ -340,12 +340,12 @@ def test_a_picture_there_and_back(capsys, bundle, picture, tmp_path):
     about = read_parameters(back)
     assert about["code"] == hashlib.sha256(code_file.read_bytes()).hexdigest()
     assert (about["source"], about["seed"], about["prompt"]) == (said["source_sha256"], [0], "")
-    assert Image.open(back).size == (144, 144)
+    assert Image.open(back).size == (128, 128)
 
 
 def test_options_of_encoding_and_decoding(capsys, bundle, picture, tmp_path):
     code_file = tmp_path / "c.safetensors"
-    words = ["-o", code_file, "--precision", "INT8", "--fit", "pad", "--size", "144x72"]
+    words = ["-o", code_file, "--precision", "INT8", "--fit", "pad", "--size", "256x128"]
     assert run(capsys, "encode", bundle.folder, picture, *words, "--quiet") == (0, "", "")
     found = read_code(code_file)
     assert (found.precision, found.about.fit, found.cells) == ("int8", "pad", (6, 3))
@@ -354,7 +354,7 @@ def test_options_of_encoding_and_decoding(capsys, bundle, picture, tmp_path):
         path = tmp_path / f"{index}.png"
         words = ["-o", path, "--decoder-steps", "2", *more]
         code, out, _ = run(capsys, "decode", bundle.folder, code_file, *words)
-        assert code == 0 and f"wrote {path} (144 x 72, seed {more[1]})" in out
+        assert code == 0 and f"wrote {path} (256 x 128, seed {more[1]})" in out
         pictures.append(np.asarray(Image.open(path)))
     assert not np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
@@ -415,4 +415,4 @@ def test_a_code_is_replaced_by_a_new_one(capsys, bundle, picture, tmp_path):
     path = tmp_path / "c.safetensors"
     stored(path)
     assert run(capsys, "encode", bundle.folder, picture, "-o", path)[0] == 0
-    assert read_code(path).about.height == 144
+    assert read_code(path).about.height == 128

@@ -42,6 +42,7 @@ from exporter.job import check_job
 from exporter.options import ExportOptions
 from quantization.plan_file import read_plan, write_plan
 from quantization.recipes import INT8_WEIGHTS, Int8
+from runtimes import codes
 from runtimes.bundle.manifest import GOLDEN_FILE, TOKENS_FILE, File
 from runtimes.bundle.manifest_json import read_manifest
 from runtimes.bundle.onnx_header import read_header
@@ -164,6 +165,24 @@ def test_weights(place, data):
     def read() -> None:
         with Weights((path,), {"a": (2, 3), "b": (4,)}, ()) as weights:
             assert weights["a"].shape == (2, 3) and weights["b"].isfinite().all()
+
+    holds(read)
+
+
+@fuzzed
+@given(st.data())
+def test_codes(place, data):
+    about = codes.About("maker/model@abc", 128, 128, "crop", "0" * 64)
+    values = np.arange(16 * 12, dtype=np.float32).reshape(16, 3, 4)
+    precision = data.draw(st.sampled_from(codes.PRECISIONS))
+    path = place / "code.safetensors"
+    codes.write_code(codes.make_code(values, precision, about), path)
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(headers(whole) | mutations.damaged(whole)))
+
+    def read() -> None:
+        code = codes.read_code(path)
+        assert code.image_embedding.ndim == 4 and np.isfinite(code.image_embedding).all()
 
     holds(read)
 

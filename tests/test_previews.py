@@ -85,8 +85,12 @@ def test_the_last_estimate_is_what_stage_c_ends_with(bundle):
     _, tensors, result = shown(bundle, Options(steps=5, decoder_steps=1, seed=3, guidance=1.0))
     stage, epsilon = result.plan.stage_c, tensors["stage_c/4"]["epsilon"]
     last = denoised(tensors["stage_c/3"]["latents"], epsilon, stage.rows[4].t, stage.denoiser)
-    # At t = 0 the schedule's share of signal is clamped to 0.9999: a hundredth of noise stays.
-    ended = np.sqrt(0.9999) * last + np.sqrt(0.0001) * epsilon
+    now, end = (
+        float(DDPMWuerstchenScheduler()._alpha_cumprod(torch.tensor([t]), "cpu")) for t in (0.2, 0)
+    )
+    # The mean of a DDPM step in terms of x0. At t = 0 the signal's share is clamped to 0.9999.
+    rest = np.sqrt(now / end) * (1 - end) / np.sqrt(1 - now)
+    ended = np.sqrt(end) * last + rest * epsilon
     assert np.linalg.norm(ended - result.latents) < STEP[1.0] * np.linalg.norm(result.latents)
 
 
