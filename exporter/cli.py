@@ -123,10 +123,11 @@ def _format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         type=str.lower,
-        choices=["fp32", "fp16"],
+        choices=["fp32", "fp16", "int8-dynamic"],
         help="type the graphs compute in, OpenVINO: of its stored weights; norms and reductions "
         "stay fp32, and no range is measured: 'python -m quantization' does that (default: fp32, "
-        "for coreml fp16); executorch and litert have fp32 alone",
+        "for coreml fp16); litert has fp32 alone; executorch has fp32 and int8-dynamic, whose "
+        "products round weights and activations to 8 bits",
     )
     parser.add_argument(
         "--static",

@@ -11,8 +11,9 @@ from exporter.checkpoint.configs import TextConfig
 from exporter.checkpoint.find import Source
 from exporter.checkpoint.open import open_checkpoint
 from exporter.checkpoint.weights import Deferred, Recipe
-from exporter.cost import activations
+from exporter.cost import activations, graph_parameters
 from exporter.fingerprint import Fingerprints
+from exporter.formats.executorch_int8 import dynamic_weights
 from exporter.formats.openvino_tokenizer import write_openvino_tokenizer
 from exporter.formats.table import BACKENDS
 from exporter.formats.tokenizer import write_tokenizer
@@ -24,7 +25,7 @@ from exporter.options import ExportOptions
 from exporter.partial import PartialExport, Record
 from exporter.resume import Kept, find_kept
 from exporter.tokens import record_tokens
-from runtimes.bundle.manifest import Graph, Manifest, PictureSide, Tokenizer
+from runtimes.bundle.manifest import Graph, Manifest, PictureSide, Quantization, Tokenizer
 from runtimes.bundle.read import open_bundle
 from runtimes.bundle.readme import bundle_readme
 from runtimes.bundle.write import atomic_folder, check_output, seal
@@ -199,6 +200,21 @@ def _seal(writing: Writing, manifest: Manifest, records: list[Record], folder: P
     """Put the graphs into their places, write the README, hash everything into the manifest."""
     for record in records:
         writing.partial.place(record, folder)
+    manifest = replace(manifest, quantization=_rounded(writing, manifest, folder))
     (folder / "README.md").write_text(bundle_readme(manifest), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return seal(folder, manifest, writing.progress.graph("hashing", size))
+
+
+def _rounded(writing: Writing, manifest: Manifest, folder: Path) -> dict[str, Quantization]:
+    """What became of the weights of the graphs that were written in 8 bits; before: in fp32."""
+    return {
+        plan.name: Quantization(
+            "int8-dynamic",
+            dynamic_weights(plan.meta_module()),
+            bytes_before=4 * graph_parameters(plan),
+            bytes_after=(folder / manifest.graphs[plan.name].file).stat().st_size,
+        )
+        for plan in writing.plans
+        if manifest.graphs[plan.name].precision == "int8-dynamic"
+    }

@@ -27,7 +27,8 @@ from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 from runtimes.sizes import Sizes, sizes
 
-BYTES = {"fp32": 4, "fp16": 2}
+# Of a weight, at most: some stay fp32 beside those of 8 bits.
+BYTES = {"fp32": 4, "fp16": 2, "int8-dynamic": 4}
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,8 @@ def _plans(
     rows: dict[str, tuple[Rows, ...]],
 ) -> list[GraphPlan]:
     """Every graph of the export, its weights' names and shapes checked."""
-    layout = BACKENDS[options.backend].layout
+    backend = BACKENDS[options.backend]
+    layout = backend.layout_of(options.precision or backend.precision)
     plans = plan_graphs(checkpoint, layout, text=options.text, loras=loras)
     # As in diffusers, where each pipeline has a text encoder of its own, an adapter changes one.
     adapted = any(TEXT in lora.parts for lora in loras)

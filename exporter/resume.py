@@ -73,7 +73,7 @@ def find_kept(
     if bundle is not None and not job.overwrite:
         _check_nothing_lost(job, bundle, fingerprints)
     states = {
-        plan.name: classify(plan, records.get(plan.name), partial, bundle, fingerprints)
+        plan.name: classify(job, plan, records.get(plan.name), partial, bundle, fingerprints)
         for plan in job.plans
     }
     _report(states, job, partial, progress)
@@ -81,6 +81,7 @@ def find_kept(
 
 
 def classify(
+    job: Job,
     plan: GraphPlan,
     record: Record | None,
     partial: PartialExport,
@@ -91,7 +92,7 @@ def classify(
     recorded = record is not None and _is_same(record.graph, plan, fingerprints)
     if record is not None and recorded and partial.is_whole(record):
         return "whole"
-    held = bundle is not None and plan.name in _same_graphs(bundle, [plan], fingerprints)
+    held = bundle is not None and plan.name in _same_graphs(job, bundle, [plan], fingerprints)
     if bundle is not None and held and is_whole(plan.name, bundle):
         return "bundled"
     if recorded or held:
@@ -126,7 +127,7 @@ def _replaced_bundle(partial: PartialExport) -> Bundle | None:
 
 
 def _check_nothing_lost(job: Job, bundle: Bundle, fingerprints: Fingerprints) -> None:
-    lost = bundle.manifest.graphs.keys() - _same_graphs(bundle, job.plans, fingerprints)
+    lost = bundle.manifest.graphs.keys() - _same_graphs(job, bundle, job.plans, fingerprints)
     if lost:
         raise UsageError(
             f"{bundle.folder} holds {min(lost)} of another checkpoint, with other options or by "
@@ -135,7 +136,7 @@ def _check_nothing_lost(job: Job, bundle: Bundle, fingerprints: Fingerprints) ->
 
 
 def _same_graphs(
-    bundle: Bundle, plans: Collection[GraphPlan], fingerprints: Fingerprints
+    job: Job, bundle: Bundle, plans: Collection[GraphPlan], fingerprints: Fingerprints
 ) -> set[str]:
     """The bundle's graphs that these plans would give; a quantised one is another graph."""
     manifest = bundle.manifest
@@ -143,7 +144,7 @@ def _same_graphs(
         plan.name
         for plan in plans
         if plan.name in manifest.graphs
-        and plan.name not in manifest.quantization
+        and manifest.graphs[plan.name].precision == job.precision_of(plan)
         and _is_same(manifest.graphs[plan.name], plan, fingerprints)
     }
 

@@ -88,8 +88,8 @@ def check(backend: str, path: Path) -> None:
 
 
 def save_executorch(folder: Path) -> Path:
-    """A product by XNNPACK and a sum by a kernel."""
-    return Path(shutil.copy(GRAPHS / "model.pte", folder))
+    """A product by XNNPACK, rounded to 8 bits, and a sum by a kernel."""
+    return Path(shutil.copy(GRAPHS / "model-int8.pte", folder))
 
 
 def save_litert(folder: Path) -> Path:

@@ -44,6 +44,19 @@ class Small(nn.Module):
         return nn.functional.linear(x, self.weight), x.sum(dim=1, keepdim=True)
 
 
+class Rounded(nn.Module):
+    """The same, its product a layer that is rounded to 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.product = nn.Linear(6, 4, bias=False)
+        weight = torch.arange(24.0).reshape(4, 6)
+        self.product.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.product(x), x.sum(dim=1, keepdim=True)
+
+
 # What the files in tests/graphs were written from, as a plan of the exporter's.
 SMALL = SimpleNamespace(
     inputs=(Tensor("x", "float32", (1, 6)),),

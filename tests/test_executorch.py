@@ -1,8 +1,9 @@
-"""ExecuTorch: programs of every graph against the golden run, and what is refused.
+"""ExecuTorch: programs of every graph against the golden run, in 8 bits, and what is refused.
 
 Its package is in no default environment: `make test-phones` has one for it.
 """
 
+import numpy as np
 import phones
 import pytest
 
@@ -14,7 +15,9 @@ from runtimes.engines.base import Execution
 from runtimes.engines.executorch import open_graph
 from runtimes.engines.table import BundleGraphs, graph_file
 from runtimes.recording import read_golden
+from runtimes.tolerances import LIMITS
 from validation.parity.gate import run_gate
+from validation.parity.metrics import difference
 
 phones.required("executorch", "executorch")
 
@@ -31,6 +34,45 @@ def test_every_graph_and_step_passes_the_golden_gate(bundle):
     assert found.failures == []
     assert found.placements.keys() == bundle.manifest.graphs.keys()
     assert {(p.device, p.precision) for p in found.placements.values()} == {("CPU", "f32")}
+
+
+@pytest.fixture(scope="module")
+def rounded(bundles):
+    options = ExportOptions(
+        backend="executorch",
+        precision="int8-dynamic",
+        modules=("stage_b_condition", "stage_b", "stage_a"),
+    )
+    return bundles("one_level", options)
+
+
+@pytest.mark.parametrize("name", ["stage_b", "stage_a"])
+def test_eight_bits_are_near_their_fp32_graph(bundle, rounded, name):
+    """Against the program in fp32, on noise."""
+    draw = np.random.default_rng(0)
+    feeds = {
+        tensor.name: draw.standard_normal(tensor.shape, np.float32)
+        for tensor in rounded.graph(name).inputs
+    }
+    engine = open_graph(graph_file(rounded, name), Execution())
+    assert (engine.placement.device, engine.placement.precision) == ("CPU", "int8-dynamic")
+    found = engine.run(feeds)
+    for key, values in open_graph(graph_file(bundle, name), Execution()).run(feeds).items():
+        assert 0 < difference(found[key], values).relative < LIMITS["int8-dynamic"].graph_error
+
+
+def test_the_manifest_says_what_became_of_each_weight(rounded):
+    done = rounded.manifest.quantization
+    assert done.keys() == {"stage_b", "stage_a"}  # conditions stay fp32
+    assert rounded.manifest.graphs["stage_b_condition"].precision == "fp32"
+    assert rounded.manifest.graphs["stage_b"].precision == "int8-dynamic"
+    weights = {weight.name: weight for weight in done["stage_b"].weights}
+    assert weights["clf.weight"].stored == "float32" and weights["clf.weight"].reason
+    products = [name for name, weight in weights.items() if not weight.reason]
+    assert {name.rsplit(".", 2)[1] for name in products} == {
+        *("expand", "contract", "to_q", "to_k", "to_v", "to_out")
+    }
+    assert done["stage_b"].bytes_after == rounded.manifest.files["stage_b/model.pte"].size
 
 
 def test_threads_and_a_closed_graph(bundle):
@@ -60,6 +102,10 @@ def test_there_is_nothing_to_quantise_it_with(bundle, tmp_path, capsys):
     assert "is an executorch bundle; those of onnx, openvino" in capsys.readouterr().err
 
 
-def test_the_graph_that_hostile_tests_spoil_is_the_exporters(tmp_path):
-    path = write_executorch(phones.SMALL, phones.Small(), tmp_path / "graph")
-    assert path.read_bytes() == (phones.GRAPHS / path.name).read_bytes()
+@pytest.mark.parametrize(
+    ("name", "module", "dynamic"),
+    [("model.pte", phones.Small, False), ("model-int8.pte", phones.Rounded, True)],
+)
+def test_the_graphs_that_hostile_tests_spoil_are_the_exporters(tmp_path, name, module, dynamic):
+    path = write_executorch(phones.SMALL, module(), tmp_path / "graph", dynamic=dynamic)
+    assert path.read_bytes() == (phones.GRAPHS / name).read_bytes()

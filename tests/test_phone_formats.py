@@ -24,6 +24,7 @@ from runtimes.errors import UsageError
 
 FILES = {
     "executorch": (phones.GRAPHS / "model.pte", executorch_faults),
+    "executorch-int8": (phones.GRAPHS / "model-int8.pte", executorch_faults),
     "litert": (phones.GRAPHS / "model.tflite", litert_faults),
 }
 

@@ -1,7 +1,7 @@
 """The graph formats behind one call: write a graph's file."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.checkpoint.weights import Deferred
@@ -34,9 +34,9 @@ class Target:
 class Backend:
     """One format: how a graph is written, and what is fixed about it.
 
-    `layout` was measured on its engine (docs/performance.md). `always_static`: its graphs have
-    fixed sizes. `ids`: the integer type of token ids. `packages`: what writing needs.
-    `precisions`: what it can be exported in.
+    `layout` was measured on its engine (docs/performance.md); `layouts` has the precisions that
+    take another. `always_static`: its graphs have fixed sizes. `ids`: the integer type of token
+    ids. `packages`: what writing needs. `precisions`: what it can be exported in.
     """
 
     write: Callable[[GraphPlan, Deferred, Path, Target], Path]
@@ -47,6 +47,11 @@ class Backend:
     always_static: bool = False
     ids: str = "int64"
     precisions: tuple[str, ...] = ("fp32", "fp16")
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+
+    def layout_of(self, precision: str) -> Layout:
+        """The memory layout of graphs in a precision."""
+        return self.layouts.get(precision, self.layout)
 
 
 def _onnx(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
@@ -87,7 +92,8 @@ def _coreml(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -
 def _executorch(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
     from exporter.formats.executorch import write_executorch
 
-    return write_executorch(plan, deferred.load(), folder)
+    dynamic = target.precision == "int8-dynamic"
+    return write_executorch(plan, deferred.load(), folder, dynamic=dynamic)
 
 
 def _litert(plan: GraphPlan, deferred: Deferred, folder: Path, target: Target) -> Path:
@@ -105,7 +111,9 @@ BACKENDS = {
     "executorch": Backend(
         *(_executorch, "nchw", "fp32", ("executorch",), "executorch"),
         always_static=True,
-        precisions=("fp32",),
+        precisions=("fp32", "int8-dynamic"),
+        # Only matrix products have activations with a scale for each position.
+        layouts={"int8-dynamic": "nhwc"},
     ),
     "litert": Backend(
         *(_litert, "nchw", "fp32", ("litert_torch",), "litert-export"),

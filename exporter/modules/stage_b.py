@@ -164,7 +164,7 @@ class StageB(WithIslands):
         return Convolution(nn.ConvTranspose2d(width, block.above, 2, stride=2), layout)
 
     def forward(self, latents: Tensor, timestep_embedding: Tensor, *conditions: Tensor) -> Tensor:
-        config, dtype = self.config, self.clf.weight.dtype
+        dtype = self.clf.weight.dtype
         timestep_embedding = timestep_embedding.to(dtype)
         effnet, texts = self._sorted([condition.to(dtype) for condition in conditions])
         skips: list[Tensor] = []  # the down path's output by level
@@ -182,14 +182,24 @@ class StageB(WithIslands):
                 if block.kind == "down":
                     skips.append(x)
                 x = self._stream(module(self.norm(x)))
-        x = to_nchw(self.clf(self.last_norm(x)), self.layout)
-        a, b = F.pixel_shuffle(x, config.patch_size).chunk(2, dim=1)
+        a, b = self._halves(to_nchw(self.clf(self.last_norm(x)), self.layout))
         difference = latents.to(a.dtype) - a
         return (difference / (b.sigmoid() * (1 - 2 * SIGMOID_EPS) + SIGMOID_EPS)).float()
 
     def _stream(self, x: Tensor) -> Tensor:
         """The residual stream's type: fp32, where it is an island."""
         return x.float() if "stream" in self.islands else x.to(self.clf.weight.dtype)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last projection's two halves at the size of the latents."""
+        patch = self.config.patch_size
+        if self.layout == "nchw":
+            a, b = F.pixel_shuffle(x, patch).chunk(2, dim=1)
+        else:
+            # ExecuTorch splits nothing into parts whose axes lie in another order, as they do here
+            # behind a shuffle of what had its channels last.
+            a, b = (F.pixel_shuffle(half, patch) for half in x.chunk(2, dim=1))
+        return a, b
 
     def _sorted(
         self, conditions: Sequence[Tensor]

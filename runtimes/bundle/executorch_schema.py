@@ -190,12 +190,25 @@ XNNPACK = Schema(
             ("flags", "I"),
             ("id_out", "I"),
         ),
+        "QuantizedTensorValue": (
+            ("tensor_value", "TensorValue"),
+            ("quant_params", "|QuantParams"),
+        ),
+        "PerChannelQuant": (
+            ("scale", "[f]"),
+            ("channel_dim", "i"),
+            ("scale_buffer_idx", "I"),
+            ("num_scales", "I"),
+        ),
+        "PerTokenDynamicQuant": (("num_nonbatch_dims", "i"),),
         "ConstantDataOffset": (("offset", "Q"), ("size", "Q"), ("named_key", "text")),
         **dict(_NODES.values()),
     },
     unions={
         "XNodeUnion": {number: name for number, (name, fields) in _NODES.items()},
-        "XValueUnion": {1: "TensorValue"},  # and none that is quantised
+        "XValueUnion": {1: "TensorValue", 2: "QuantizedTensorValue"},
+        # Weights, and what is rounded as it comes; no scales that are calibrated, or of groups.
+        "QuantParams": {1: "PerChannelQuant", 3: "PerTokenDynamicQuant"},
     },
     root="XNNGraph",
     identifier=b"XN01",

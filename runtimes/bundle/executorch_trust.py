@@ -45,7 +45,10 @@ KERNELS = {
 DELEGATE = "XnnpackBackend"
 # Bytes of a value of each ScalarType: byte, char, short, int, long, half, float, double, bool.
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 11: 1}
-_XNN_BYTES = {1: 4}  # bytes of a value of XNNPACK's types: fp32
+# Bytes of a value of XNNPACK's types: fp32; weights in int8, and what is rounded to it as it comes.
+_XNN_BYTES = {1: 4}
+_QUANTISED_BYTES = {"PerChannelQuant": {6: 1}, "PerTokenDynamicQuant": {9: 1}}
+_SCALE_BYTES = 4
 _NONE = (1 << 32) - 1  # of XNNPACK's ids
 _MOST_MEMORY = 1 << 36  # bytes that a program plans: some 10 GB at four times the public size
 _HEADER = struct.Struct("<4sIQQQ")  # magic, length, the program's size, the segments' place, size
@@ -221,9 +224,13 @@ class _Graph:
             yield from self._constant(constant)
         ids = {_NONE: _NONE}  # and which argument of a call a value is
         for value in self._graph.get("xvalues", ()):
-            tensor = value["xvalue_union"]
+            tensor, held = value["xvalue_union"], _XNN_BYTES
+            if value["xvalue_union_type"] == "QuantizedTensorValue":
+                yield from self._scales(tensor, sizes)
+                held = _QUANTISED_BYTES[tensor["quant_params_type"]]
+                tensor = tensor["tensor_value"]
             ids[tensor.get("id_out", 0)] = tensor.get("external_id", 0)
-            yield from self._value(tensor, sizes)
+            yield from self._value(tensor, sizes, held)
         ends = (*self._graph.get("input_ids", ()), *self._graph.get("output_ids", ()))
         # 0 is what fields that are left out say.
         if 0 not in ids or any(ids.get(index, _NONE) >= self.externals for index in ends):
@@ -239,9 +246,22 @@ class _Graph:
         if size > room:
             yield f"a weight of {size} bytes has {room}"
 
-    def _value(self, tensor: Table, sizes: list[int]) -> Iterator[str]:
+    def _scales(self, value: Table, sizes: list[int]) -> Iterator[str]:
+        """XNNPACK takes as many scales as a weight's first axis is long, and an axis on trust."""
+        tensor, how = value["tensor_value"], value["quant_params"]
+        dims, constant = tensor.get("dims", ()), tensor.get("constant_buffer_idx", 0)
+        if value["quant_params_type"] == "PerChannelQuant":
+            index = how.get("scale_buffer_idx", 0)
+            if not constant or not dims or how.get("channel_dim", 0) or not index:
+                yield "a quantised weight has no scale for each of its outputs"
+            elif "scale" not in how or sizes[index] < _SCALE_BYTES * dims[0]:
+                yield f"the scales of {dims[0]} outputs have {sizes[index]} bytes"
+        elif constant or how.get("num_nonbatch_dims", 0) != 1 or not dims:
+            yield "what is rounded as it comes is no activation"
+
+    def _value(self, tensor: Table, sizes: list[int], held: Mapping[int, int]) -> Iterator[str]:
         dims = tensor.get("dims", ())
-        needed = _volume(dims) * _XNN_BYTES[tensor.get("datatype", 0)]
+        needed = _volume(dims) * held[tensor.get("datatype", 0)]
         index, external = tensor.get("constant_buffer_idx", 0), tensor.get("external_id", 0)
         if len(dims) != tensor.get("num_dims", 0):
             yield "a value of a part has another number of axes than it says"

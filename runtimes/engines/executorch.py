@@ -31,7 +31,7 @@ from runtimes.errors import RunError, one_line
 
 NAME, EXTRA, METHOD = "ExecuTorch", "executorch", "forward"
 # What is told of how a graph computes, by the precision it is stored in.
-PRECISIONS = {"fp32": "f32"}
+PRECISIONS = {"fp32": "f32", "int8-dynamic": "int8-dynamic"}
 
 
 class ExecuTorchEngine:
@@ -88,8 +88,11 @@ def open_graph(file: GraphFile, execution: Execution) -> Engine:
 
 
 def footprint(execution: Execution) -> Footprint:
-    """XNNPACK packs weights anew beside the mapped file: 1.3 on the demo's Stage C, with a run."""
-    return Footprint({"fp32": 1.3})
+    """XNNPACK packs weights anew beside the mapped file: 1.3 on the demo's Stage C, with a run.
+
+    In 8 bits its program is a third as large, and 1.7 before a run.
+    """
+    return Footprint({"fp32": 1.3, "int8-dynamic": 1.7})
 
 
 def check(execution: Execution) -> None:

@@ -21,6 +21,8 @@ from validation.trust.hostile import FAR, Hostile
 
 _LARGE = 1 << 30
 _READ = "cannot be read"
+# How XNNPACK's values of 8 bits are quantised: weights, and what is rounded as it comes.
+WEIGHT, COMES = "PerChannelQuant", "PerTokenDynamicQuant"
 
 
 def program(value: int, *steps: Step) -> Spoil:
@@ -73,6 +75,23 @@ def part(value: int, *steps: Step) -> Spoil:
     return spoil
 
 
+def rounded(value: int, how: str, *steps: Step) -> Spoil:
+    """Write a number over a field of the first value of a part that is quantised so."""
+
+    def spoil(path: Path, data: str) -> None:
+        content = path.read_bytes()
+        root = Node(content, XNNPACK, XNNPACK.root, content.index(XNNPACK.identifier) - 4)
+        values = root["xvalues"]
+        for index in range(len(values)):
+            node = inside(values, index, "xvalue_union")
+            if node.kind == "QuantizedTensorValue" and node["quant_params"].kind == how:
+                written(path, inside(node, *steps), value)
+                return
+        raise LookupError(f"nothing has {how}")
+
+    return spoil
+
+
 HOSTILE = (
     Hostile("another kind of file", at(4, b"ET13"), _READ),
     Hostile("no segments", at(8, b"eh99"), _READ),
@@ -115,6 +134,18 @@ HOSTILE = (
     Hostile("an end of a part", part(77, "output_ids", 0), "not there"),
     Hostile("an unknown node", part(200, "xnodes", 0, "xnode_union_type"), _READ),
     Hostile("a value of no type", part(99, "xvalues", 0, "xvalue_union", "datatype"), _READ),
+    Hostile("a way to quantise", rounded(2, WEIGHT, "quant_params_type"), _READ),
+    Hostile("a weight of no type", rounded(9, WEIGHT, "tensor_value", "datatype"), _READ),
+    Hostile("a large weight", rounded(1 << 20, WEIGHT, "tensor_value", "dims", 1), "a weight of"),
+    Hostile("many outputs", rounded(1 << 20, WEIGHT, "tensor_value", "dims", 0), "the scales of"),
+    Hostile("scales of no place", rounded(99, WEIGHT, "quant_params", "scale_buffer_idx"), _READ),
+    Hostile("no scales", rounded(0, WEIGHT, "quant_params", "scale_buffer_idx"), "no scale"),
+    Hostile("an activation of no type", rounded(6, COMES, "tensor_value", "datatype"), _READ),
+    Hostile(
+        "an activation's scales",
+        rounded(-1, COMES, "quant_params", "num_nonbatch_dims"),
+        "no activation",
+    ),
     Hostile(
         "a node's input",
         part(_LARGE, "xnodes", 0, "xnode_union", "output_id"),
