@@ -29,7 +29,7 @@ def generate(
     for name, value in values.items():
         if value is not None:
             kind, dtype = TYPES[name]
-            array = np.array([[value]], dtype)
+            array: np.ndarray = np.array([[value]], dtype)
             inputs.append(triton.InferInput(name, array.shape, kind))
             inputs[-1].set_data_from_numpy(array)
     response = client.infer(model, inputs)
