@@ -20,6 +20,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 		{ echo "error: $(PYTHON) is older than 3.11; run make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+# Beside the environment, not in it: validation/torchvision_models.py says why.
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps \
+		--target $(VENV)/torchvision --upgrade torchvision
 	@touch $@
 
 demo: $(BIN)/.installed  ## export the demo checkpoint, quantise it, make pictures, compare all with diffusers

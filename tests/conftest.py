@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import before_diffusers  # noqa: F401
 import pytest
 import tiny
 import torch

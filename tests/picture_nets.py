@@ -3,7 +3,6 @@
 Every batch norm has statistics and a scale and shift that matter.
 """
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from exporter.checkpoint.picture_files import PictureFiles
-from validation.torchvision_models import torchvision_models
+from validation.torchvision_models import has_torchvision, torchvision_models
 
 # What a stage of torchvision's EfficientNet is: squeezing (MBConv) or fused, expansion, kernel,
 # stride, channels in and out, blocks.
@@ -137,6 +136,5 @@ def files(folder: Path, c_latent: int) -> PictureFiles:
 
 
 def _models():
-    found = importlib.util.find_spec("torchvision")
-    required(found, "torchvision", "pip install -e .[validation]")
+    required(has_torchvision(), "torchvision beside the environment", "make test")
     return torchvision_models()
