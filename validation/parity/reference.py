@@ -32,6 +32,7 @@ from runtimes.pipeline import OnStep
 from runtimes.plan import Options, Plan, Stage, make_plan
 from runtimes.progress import SILENT, Progress
 from runtimes.recording import Recording
+from validation.parity.picture_reference import compress, preview
 
 
 def record_reference(
@@ -71,17 +72,33 @@ class _Reference:
         texts = [prompt, negative]
         encoder, tokens = self.checkpoint.text_encoder, self.checkpoint.tokenizer
         hidden = self._text("text_encoder", encoder, tokens, texts)
-        latents = self._stage_c(hidden, generator)
+        prior_latents = self._stage_c(hidden, generator)
         if self.manifest.text_graphs["stage_b"] == "decoder_text_encoder":
             encoder, tokens = (
                 self.checkpoint.decoder_text_encoder,
                 self.checkpoint.decoder_tokenizer,
             )
             hidden = self._text("decoder_text_encoder", encoder, tokens, texts)
-        latents = self._stage_b(latents, hidden, generator)
+        latents = self._stage_b(prior_latents, hidden, generator)
         vqgan = _load(PaellaVQModel, self.checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
+        self._pictures(prior_latents, image, vqgan)
+
+    def _pictures(self, latents: Tensor, image: Tensor, vqgan: PaellaVQModel) -> None:
+        """What the picture side's graphs of the bundle make of the run's picture and latents."""
+        graphs, checkpoint = self.manifest.graphs, self.checkpoint
+        if "compressor" in graphs and checkpoint.compressor is not None:
+            size = [checkpoint.compressor.config.stride * side for side in latents.shape[2:]]
+            small = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+            embedding = compress(checkpoint.compressor, small)
+            self._keep("compressor", image=small, image_embedding=embedding)
+        if "stage_a_encoder" in graphs:
+            (encoded,) = vqgan.encode(image, return_dict=False)
+            encoded = encoded / vqgan.config.scale_factor
+            self._keep("stage_a_encoder", image=image, latents=encoded)
+        if "preview" in graphs and checkpoint.preview is not None:
+            self._keep("preview", latents=latents, image=preview(checkpoint.preview, latents))
 
     def _stage_c(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Latents (1,16,h,w) from hidden states (2,T,1280), the negative prompt's last."""
