@@ -53,7 +53,7 @@ def test_the_compressors_reference_is_torchvisions(tmp_path, make, strides):
     path = nets.save(net, tmp_path / "c.safetensors", strides and {"strides": strides})
     config = compressor_config(path, net.mapper[0].out_channels)
     picture = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    found = picture_reference.compressed(Component(tmp_path, config, (path,)), picture)
+    found = picture_reference.compress(Component(tmp_path, config, (path,)), picture)
     assert relative(found, net(picture)) <= 1e-6
 
 
@@ -62,7 +62,7 @@ def test_the_previewers_reference_is_its_authors(tmp_path):
     path = nets.save(net, tmp_path / "p.safetensors")
     latents = torch.randn(2, 7, 3, 4, generator=torch.Generator().manual_seed(0))
     component = Component(tmp_path, preview_config(path, 7), (path,))
-    assert relative(picture_reference.previewed(component, latents), net(latents)) <= 1e-6
+    assert relative(picture_reference.preview(component, latents), net(latents)) <= 1e-6
 
 
 # The gate

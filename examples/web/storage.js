@@ -100,10 +100,11 @@ export async function forget(key) {
 
 /** What this host reads of a bundle; a golden run that was left out is no fault. */
 function filesOf(manifest) {
-  const graphs = Object.values(manifest.graphs).flatMap(({ file, data }) => [
-    file,
-    ...data.map((part) => part.file),
-  ]);
+  // Those that a run from a prompt takes: a bundle may hold others.
+  const graphs = manifest.host.run.flatMap(({ graph }) => {
+    const { file, data } = manifest.graphs[graph];
+    return [file, ...data.map((part) => part.file)];
+  });
   const texts = Object.values(manifest.tokenizers).flatMap(({ folder }) => [
     `${folder}/vocab.json`,
     `${folder}/merges.txt`,

@@ -25,6 +25,7 @@ _OPTIONS: dict[int, tuple[str, tuple[tuple[str, str], ...]]] = {
     10: ("Concatenation", (("axis", "i"), _FUSED)),
     11: ("Add", _SUM),
     21: ("Mul", (_FUSED,)),
+    22: ("Pad", ()),
     27: ("Reducer", (("keep_dims", "?"),)),
     28: ("Sub", _SUM),
     29: ("Div", (_FUSED,)),

@@ -30,6 +30,7 @@ OPERATORS = {
     18: ("MUL", 2, 2),
     22: ("RESHAPE", 2, 2),
     25: ("SOFTMAX", 1, 1),
+    34: ("PAD", 2, 2),
     39: ("TRANSPOSE", 2, 2),
     40: ("MEAN", 2, 2),
     41: ("SUB", 2, 2),

@@ -32,7 +32,7 @@ from runtimes.pipeline import OnStep
 from runtimes.plan import Options, Plan, Stage, make_plan
 from runtimes.progress import SILENT, Progress
 from runtimes.recording import RECONSTRUCTION, Recording
-from validation.parity import picture_reference as pictures
+from validation.parity.picture_reference import compress, preview
 
 
 def record_reference(
@@ -72,36 +72,35 @@ class _Reference:
         texts = [prompt, negative]
         encoder, tokens = self.checkpoint.text_encoder, self.checkpoint.tokenizer
         hidden = self._text("text_encoder", encoder, tokens, texts)
-        latents = self._stage_c(hidden, generator)
+        prior_latents = self._stage_c(hidden, generator)
         if self.manifest.text_graphs["stage_b"] == "decoder_text_encoder":
             encoder, tokens = (
                 self.checkpoint.decoder_text_encoder,
                 self.checkpoint.decoder_tokenizer,
             )
             hidden = self._text("decoder_text_encoder", encoder, tokens, texts)
-        latents = self._stage_b(latents, hidden, generator)
+        latents = self._stage_b(prior_latents, hidden, generator)
         vqgan = _load(PaellaVQModel, self.checkpoint.stage_a)
         image = vqgan.decode(latents * vqgan.config.scale_factor).sample.clamp(0, 1)
         self._keep("stage_a", latents=latents, image=image)
-        self._picture_side(vqgan, image)
+        self._pictures(prior_latents, image, vqgan)
         if "compressor" in self.manifest.graphs:
             self._reconstruct(vqgan, hidden, seed)
 
-    def _picture_side(self, vqgan: PaellaVQModel, image: Tensor) -> None:
-        """What the bundle's optional graphs give for the run's own picture and latents."""
+    def _pictures(self, latents: Tensor, image: Tensor, vqgan: PaellaVQModel) -> None:
+        """What the picture side's graphs of the bundle make of the run's picture and latents."""
         graphs, checkpoint = self.manifest.graphs, self.checkpoint
         if "compressor" in graphs and checkpoint.compressor is not None:
-            stride = checkpoint.compressor.config.stride
-            read = pictures.resized(image, *(stride * n for n in self.plan.sizes.stage_c))
-            embedding = pictures.compressed(checkpoint.compressor, read)
-            self._keep("compressor", image=read, image_embedding=embedding)
+            size = [checkpoint.compressor.config.stride * side for side in latents.shape[2:]]
+            small = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+            embedding = compress(checkpoint.compressor, small)
+            self._keep("compressor", image=small, image_embedding=embedding)
         if "stage_a_encoder" in graphs:
-            latents = pictures.encoded(vqgan, image)
-            self._keep("stage_a_encoder", image=image, latents=latents)
+            (encoded,) = vqgan.encode(image, return_dict=False)
+            encoded = encoded / vqgan.config.scale_factor
+            self._keep("stage_a_encoder", image=image, latents=encoded)
         if "preview" in graphs and checkpoint.preview is not None:
-            last = torch.from_numpy(self.tensors[f"stage_c/{len(self.plan.timesteps) - 2}.latents"])
-            shown = pictures.previewed(checkpoint.preview, last)
-            self._keep("preview", latents=last, image=shown)
+            self._keep("preview", latents=latents, image=preview(checkpoint.preview, latents))
 
     def _reconstruct(self, vqgan: PaellaVQModel, hidden: Tensor, seed: int) -> None:
         """The picture through compressor, Stage B and Stage A again: strength 0, the same noise."""
