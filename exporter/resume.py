@@ -140,11 +140,12 @@ def _same_graphs(
 ) -> set[str]:
     """The bundle's graphs that these plans would give; a quantised one is another graph."""
     manifest = bundle.manifest
+    recipes = {name: done.recipe for name, done in manifest.quantization.items()}
     return {
         plan.name
         for plan in plans
         if plan.name in manifest.graphs
-        and manifest.graphs[plan.name].precision == job.precision_of(plan)
+        and recipes.get(plan.name, job.precision_of(plan)) == job.precision_of(plan)
         and _is_same(manifest.graphs[plan.name], plan, fingerprints)
     }
 
