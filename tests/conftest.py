@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import validation.torchvision_first  # noqa: F401
+
+# isort: split
 import tiny
 import torch
 from filelock import FileLock

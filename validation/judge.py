@@ -191,6 +191,9 @@ def _reference(args: argparse.Namespace, bundles: Sequence[Bundle]) -> Recording
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
     from exporter.checkpoint.open import open_checkpoint
     from validation.parity.checkpoints import check_architecture, check_no_adapters, reference_pair
+    from validation.torchvision_models import let_torchvision_import
+
+    let_torchvision_import()
     from validation.parity.reference import record_reference
 
     manifest = bundles[0].manifest

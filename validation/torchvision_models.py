@@ -1,5 +1,11 @@
-"""torchvision's models beside any build of PyTorch, which its compiled operators need not suit."""
+"""torchvision beside any build of PyTorch, which its compiled operators need not suit.
 
+transformers imports torchvision wherever it is installed. What imports transformers calls
+`let_torchvision_import` first, or imports `torchvision_first`: else it may end with 'operator
+torchvision::nms does not exist'.
+"""
+
+import contextlib
 import functools
 import importlib
 from types import ModuleType
@@ -15,11 +21,10 @@ _SCHEMAS = {
 
 @functools.cache
 def torchvision_models() -> ModuleType:
-    """`torchvision.models`; call it before what imports torchvision itself, as transformers does.
+    """`torchvision.models`, the semantic compressor's reference among them.
 
-    A wheel's compiled operators load beside the build of PyTorch that they were made for, and
-    without them the import ends at the first that it looks for. Their schemas suffice: no
-    classifier calls one.
+    A wheel's operators load beside the build of PyTorch that they were made for, and without them
+    the import ends at the first that it looks for. Their schemas suffice: no classifier calls one.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.
@@ -32,3 +37,9 @@ def torchvision_models() -> ModuleType:
     for name, schema in _SCHEMAS.items():
         torch.library.define(f"torchvision::{name}", schema)
     return importlib.import_module("torchvision.models")
+
+
+def let_torchvision_import() -> None:
+    """Import torchvision, if it is there, so that whoever imports it next finds it imported."""
+    with contextlib.suppress(ModuleNotFoundError):
+        torchvision_models()

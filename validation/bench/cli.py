@@ -116,6 +116,9 @@ def quieten_libraries() -> None:
     """Before their import: no notices of theirs between the figures, errors only."""
     for name in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{name}_VERBOSITY", "error")
+    from validation.torchvision_models import let_torchvision_import
+
+    let_torchvision_import()
 
 
 def print_findings(findings: "Findings", args: argparse.Namespace) -> None:

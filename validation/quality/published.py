@@ -60,6 +60,9 @@ def load_clip(model: str) -> tuple[Any, Any] | str:
 @functools.cache
 def _clip(model: str) -> tuple[Any, Any]:
     """Loaded once, for every bundle scored; an error is not kept, for files may arrive."""
+    from validation.torchvision_models import let_torchvision_import
+
+    let_torchvision_import()
     from transformers import CLIPModel, CLIPProcessor
 
     local = {"local_files_only": True}
