@@ -9,6 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
+import validation.torchvision_first  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from diffusers import pipelines
