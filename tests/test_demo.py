@@ -19,6 +19,7 @@ from diffusers.pipelines.deprecated.wuerstchen.pipeline_wuerstchen_prior import 
     DEFAULT_STAGE_C_TIMESTEPS,
 )
 from PIL import Image
+from safetensors import safe_open
 
 from exporter.checkpoint.find import DEMO, demo_pair
 from quantization.calibration import default_prompts
@@ -39,6 +40,19 @@ PROMPTS = [
     "a large red circle on the left",
     pytest.param(
         "a small blue star and an orange ring on a black background", marks=pytest.mark.slow
+    ),
+]
+
+PICTURE_SIDE = [
+    (
+        "effnet_encoder.safetensors",
+        ("backbone.0.0.weight", (16, 3, 3, 3)),
+        ("mapper.0.weight", (16, 128, 1, 1)),
+    ),
+    (
+        "previewer.safetensors",
+        ("blocks.0.weight", (48, 16, 1, 1)),
+        ("blocks.24.weight", (3, 16, 1, 1)),
     ),
 ]
 
@@ -142,6 +156,8 @@ def test_the_revision_stands_for_these_weights():
     """Other weights need another DEMO_REVISION: bundles are recognised as the demo's by it."""
     assert DEMO_REVISION == "demo-1"
     hashes = {
+        "wuerstchen-prior/effnet_encoder": "30936bdd8ab5829c",
+        "wuerstchen-prior/previewer": "8a8e9eff7a6929d1",
         "wuerstchen-prior/prior/diffusion_pytorch_model": "c9ad4eae19a2b7e4",
         "wuerstchen-prior/text_encoder/model": "716a86fa9ca52e0b",
         "wuerstchen/decoder/diffusion_pytorch_model": "a60ecfd711f9c3a4",
@@ -150,6 +166,17 @@ def test_the_revision_stands_for_these_weights():
     }
     weights = {str(p.relative_to(DEMO).with_suffix("")): p for p in DEMO.rglob("*.safetensors")}
     assert {name: sha256(path)[:16] for name, path in weights.items()} == hashes
+
+
+@pytest.mark.parametrize(("name", "first", "last"), PICTURE_SIDE)
+def test_the_picture_side_has_the_published_layout(name, first, last):
+    """fp16 under Stable Cascade's names; the compressor's strides make 6 cells of 96 pixels."""
+    with safe_open(DEMO / "wuerstchen-prior" / name, "np") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        assert {file.get_slice(key).get_dtype() for key in shapes} == {"F16"}
+        strides = (file.metadata() or {}).get("strides")
+    assert shapes[first[0]] == first[1] and shapes[last[0]] == last[1]
+    assert strides is None or np.prod(list(map(int, strides.split(",")))) == 96 // 6
 
 
 def test_a_models_name_does_not_make_it_the_demo(bundles):
@@ -182,7 +209,9 @@ def test_the_model_card_has_the_evaluations_figures():
     figures = json.loads((DEMO / "figures.json").read_text())
     for key, value in figures["pictures"].items():
         assert f"| {key} | {100 * value:.1f} % |" in card
-    assert (DEMO / "grid.png").is_file()
+    for key, value in figures["picture side"]["reconstructions"].items():
+        assert f"| {key} | {100 * value:.1f} % |" in card.partition("Pictures to latents")[2]
+    assert (DEMO / "grid.png").is_file() and (DEMO / "pictures.png").is_file()
 
 
 def test_held_out_prompts_are_different_and_never_in_training():

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from validation.demo.scenes import caption, held_out_scenes
 
@@ -34,7 +35,8 @@ It knows six shapes, six colours, two sizes, nine places and four backgrounds, a
 ![32 held-out prompts](grid.png)
 
 Two diffusers folders in fp16 (`wuerstchen`: Stage B, Stage A, text encoder; `wuerstchen-prior`:
-Stage C, the same text encoder), and the judge as ONNX. {size:.1f} MB in all.
+Stage C, the same text encoder, semantic compressor, previewer), and the judge as ONNX.
+{size:.2f} MB in all.
 
 Load it in diffusers as two pipelines, which read its latent ratios (21.34 pixels and 5.34 latents
 a cell, mean 2, std 0.5) from `model_index.json`. In this folder, with diffusers 0.39:
@@ -86,6 +88,29 @@ The judge itself, on {fresh} fresh drawings of held-out combinations of one to t
 
 The first row of the picture: {first}.
 
+## Pictures to latents and back
+
+`wuerstchen-prior/effnet_encoder.safetensors` is the semantic compressor, a small EfficientNetV2
+that reads a picture at 96 x 96 (antialiased bilinear) and gives the 16 x 6 x 6 image embedding that
+Stage B decodes; `previewer.safetensors` turns Stage C's latents into a 48 x 48 picture at once.
+Both are laid out as Stable Cascade's files of these names.
+
+![drawings, reconstructions, previews](pictures.png)
+
+{drawings} held-out drawings, one of each prompt above; reconstructions by compressor, Stage B (12
+steps, no prompt) and Stage A, diffusers in fp32 on a CPU, seed {picture_seed}. A code is
+{bits:.4f} bits a pixel in fp16.
+
+| figure | mean | lowest |
+|---|---|---|
+{decibels}
+
+Of the reconstructions, read back by the judge:
+
+| figure | value | what it counts |
+|---|---|---|
+{reconstructions}
+
 ## Training
 
 {training}
@@ -100,13 +125,23 @@ Half of wuerstchen-export's demo checkpoint; the model card is one folder up.
 """
 
 
+def shares(values: dict[str, float]) -> str:
+    """Rows of a table of the judge's shares."""
+    return "\n".join(f"| {k} | {100 * v:.1f} % | {MEANING[k]} |" for k, v in values.items())
+
+
+def decibels(picture: dict[str, Any]) -> str:
+    """Rows of every PSNR of the picture side."""
+    rows = {key: value for key, value in picture.items() if key.startswith("PSNR")}
+    return "\n".join(
+        f"| {k} | {v['mean']:.1f} dB | {v['lowest']:.1f} dB |" for k, v in rows.items()
+    )
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     figures = json.loads((folder / "figures.json").read_text())
-    rows = [
-        f"| {key} | {100 * value:.1f} % | {MEANING[key]} |"
-        for key, value in figures["pictures"].items()
-    ]
+    picture = figures["picture side"]
     judge = ", ".join(f"{k} {100 * v:.1f} %" for k, v in figures["judge on drawings"].items())
     first = "; ".join(caption(scene) for scene in held_out_scenes(figures["prompts"])[:8])
     others = (p for p in folder.rglob("*") if p.is_file() and p.name != "README.md")
@@ -114,10 +149,15 @@ def main() -> None:
         size=sum(path.stat().st_size for path in others) / 1e6,
         prompts=figures["prompts"],
         seed=figures["seed"],
-        rows="\n".join(rows),
+        rows=shares(figures["pictures"]),
         fresh=1000,
         judge=judge,
         first=first,
+        drawings=picture["drawings"],
+        picture_seed=picture["seed"],
+        bits=picture["bits per pixel"],
+        decibels=decibels(picture),
+        reconstructions=shares(picture["reconstructions"]),
         training=(folder / "training.md").read_text().strip(),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -1,7 +1,7 @@
 """The networks of the demo checkpoint: the diffusers and transformers classes at small widths.
 
 Stage A, B, C and the text encoder are the reference classes, so that the folder this recipe
-writes loads in diffusers unchanged. The compressor and the judge exist only here.
+writes loads in diffusers unchanged. The autoencoder and the judge exist only here.
 """
 
 import torch
@@ -144,11 +144,12 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class Compressor(nn.Module):
-    """The semantic compressor: pictures (B,3,128,128) in 0..1 -> latents (B,16,6,6), unit variance.
+class Autoencoder(nn.Module):
+    """Makes the latent space: pictures (B,3,128,128) in 0..1 -> latents (B,16,6,6), unit variance.
 
-    It stands where the paper has an EfficientNet. `decoder` and `reader` serve its training
-    alone: pixels say little about a small shape, so the latents must also name what is drawn.
+    It stands where the paper has an EfficientNet; `picture_models.py` has one that is trained into
+    this space. `decoder` and `reader` serve its training alone: pixels say little about a small
+    shape, so the latents must also name what is drawn.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Train one part of the demo checkpoint: python train.py PART --work DIR (see README.md).
 
-The parts in order: judge, stage_a, compressor, then stage_b and stage_c side by side, then
-`package.py` writes the two diffusers folders.
+The parts in order: judge, stage_a, autoencoder, then stage_b and stage_c side by side, then
+`package.py` writes the two diffusers folders; `train_picture.py` goes on from there.
 """
 
 import argparse
@@ -73,24 +73,24 @@ def train_stage_a(work: Path, steps: int) -> None:
     finish("stage_a", vqgan, fit("stage_a", vqgan, loss_of, steps=steps, lr=2e-3, work=work), work)
 
 
-def train_compressor(work: Path, steps: int) -> None:
+def train_autoencoder(work: Path, steps: int) -> None:
     """An autoencoder whose latents are noised, so that Stage C's small errors do no harm."""
-    compressor = models.Compressor()
+    autoencoder = models.Autoencoder()
 
     def loss_of(step: int) -> Tensor:
         pictures, scenes = batch(step, 32, stream="compressor")
         with autocast():
-            latents = compressor(pictures)
+            latents = autoencoder(pictures)
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))
             latents = latents + 0.15 * noise
-            decoded, read = compressor.decoder(latents), compressor.read(latents)
+            decoded, read = autoencoder.decoder(latents), autoencoder.read(latents)
         small = F.interpolate(pictures, decoded.shape[-2:], mode="bilinear", antialias=True)
         error = decoded.float() - small
         pixels = error.abs().mean() + 4 * error.square().mean()
         return pixels + 0.03 * reading_loss(read, labels(scenes)[:3])
 
-    averaged = fit("compressor", compressor, loss_of, steps=steps, lr=2e-3, work=work)
-    finish("compressor", compressor, averaged, work)
+    averaged = fit("autoencoder", autoencoder, loss_of, steps=steps, lr=2e-3, work=work)
+    finish("autoencoder", autoencoder, averaged, work)
 
 
 def abar(t: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ def encode_all(encoder: nn.Module, pictures: np.ndarray, path: Path) -> Tensor:
 
 
 def embeddings(work: Path, pictures: np.ndarray) -> Tensor:
-    compressor = load("compressor", models.Compressor(), work)
-    return encode_all(compressor, pictures, work / f"embeddings_{len(pictures)}.pt")
+    autoencoder = load("autoencoder", models.Autoencoder(), work)
+    return encode_all(autoencoder, pictures, work / f"embeddings_{len(pictures)}.pt")
 
 
 def train_stage_c(work: Path, steps: int) -> None:
@@ -270,7 +270,7 @@ def load(name: str, model: nn.Module, work: Path) -> nn.Module:
 PARTS: dict[str, tuple[Callable[[Path, int], None], int]] = {
     "judge": (train_judge, 1200),
     "stage_a": (train_stage_a, 2500),
-    "compressor": (train_compressor, 3500),
+    "autoencoder": (train_autoencoder, 3500),
     "stage_b": (train_stage_b, 9000),
     "stage_c": (train_stage_c, 9000),
 }
