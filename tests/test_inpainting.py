@@ -10,10 +10,14 @@ from torch.nn import functional
 
 from runtimes import Options, Start
 from runtimes.decibels import decibels
+from runtimes.pipeline import Pipeline
 from runtimes.plan import make_plan
 from runtimes.schedule import even_timesteps
 from runtimes.start import cells
 from runtimes.tolerances import LIMITS
+from validation.demo.drawing import draw
+from validation.demo.judge import Judge, score
+from validation.demo.scenes import Scene, Thing
 
 OPTIONS = Options(steps=4, decoder_steps=3, seed=8)
 
@@ -136,3 +140,27 @@ def test_a_mask_of_everything_and_one_of_nothing(made, start):
         kept = pipeline("a ring", options=OPTIONS, start=none)
     alone = by_stage_a(made, start.picture)
     assert np.abs(kept.image - alone).max() < LIMITS["fp32"].graph_error
+
+
+def test_the_demo_paints_beside_what_it_keeps(bundles):
+    """On ONNX Runtime: a ring as Stage A gives it back, and the star asked for beside it."""
+    things = {"ring": Thing(5, 0, 1, 5), "star": Thing(3, 4, 1, 3)}  # red on the right, blue left
+    drawing = draw(Scene((things["ring"],), 0), np.random.default_rng(0))
+    picture = (drawing.transpose(2, 0, 1)[None] / np.float32(255)).astype(np.float32)
+    mask = np.zeros((128, 128), bool)
+    mask[:, :64] = True
+    seen, options = {}, Options(seed=[0, 1, 2, 3])
+    with Pipeline.open(bundles("demo")) as pipeline:
+        found = pipeline(
+            ["a large blue star on the left"] * 4,
+            options=options,
+            start=Start(picture, 1.0, mask),
+            on_tensors=lambda name, tensors: seen.update({name: tensors}),
+        )
+        again = Start(picture, 0.0, np.zeros((128, 128), bool))
+        alone = pipeline("", options=Options(decoder_steps=1), start=again)
+    kept = seen["stage_a_encoder"]["latents"][..., 16:]  # of 4 pixels each
+    assert (seen["stage_b/11"]["latents"][..., 16:] == kept).all()
+    assert np.abs(found.image - alone.image)[..., 96:].max() < LIMITS["fp32"].graph_error
+    scenes = [Scene(tuple(things.values()), 0)] * 4
+    assert score(Judge()(found.pictures), scenes)["pair"] >= 0.75
