@@ -151,11 +151,18 @@ def _reason(node: Any, port: Any) -> str:
         return DEPTHWISE
     if kind == "ConvolutionBackpropData" and max(port.get_shape()[2:]) == 1:
         return LAST  # upsampling has wider kernels
-    if kind == "Convolution" and data.get_node().get_type_name() == "Parameter":
+    if kind == "Convolution" and _is_input(data.get_node()):
         return FIRST
     if kind == "MatMul" and "timestep_embedding" in data.get_names():
         return MAPPER
     return SMALL if math.prod(port.get_shape()) < SMALLEST else ""
+
+
+def _is_input(node: Any) -> bool:
+    """Whether a value is the graph's input, or that normalised as the compressor does it."""
+    while node.get_type_name() in ("Subtract", "Divide", "Multiply", "Convert"):
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Parameter")
 
 
 def _widened(use: Use, weight: NDArray[np.float32], bits: int, group: int) -> Any:

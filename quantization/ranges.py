@@ -93,6 +93,8 @@ class _Measured:
         return _Measuring(instrumented(path, values), self._largest[name])
 
     def ranges(self, name: str) -> list[Range]:
+        if not self._largest[name]:  # no run from a prompt opens the picture side's graphs
+            return []
         model = self._model(name)
         half = set() if name in CONDITION_GRAPHS else half_nodes(model)
         return [

@@ -101,7 +101,7 @@ def make(checkpoint: Checkpoint, folder: Path) -> Made:
         for plan in job.plans
     }
     manifest = replace(
-        new_manifest(job, dict.fromkeys(names, spec)),
+        new_manifest(job, job.plans, dict.fromkeys(names, spec)),
         graphs=graphs,
         picture_side=PictureSide(compressor_stride=STRIDE),
     )
