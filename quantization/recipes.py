@@ -132,7 +132,7 @@ def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
     No run from a prompt shows how large its values get, and it runs once a picture.
     """
     others: dict[str, Recipe | None] = dict.fromkeys(CONDITION_GRAPHS, conditions)
-    others.update(dict.fromkeys(PICTURE_GRAPHS, Float16Weights()))
+    others |= {name: Float16Weights() for name in PICTURE_GRAPHS}
     return {name: others.get(name, recipe) for name in ALL_GRAPHS}
 
 
