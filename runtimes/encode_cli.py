@@ -25,6 +25,7 @@ from runtimes.pipeline import Pipeline
 from runtimes.plan import Options, fixed_batch, make_plan
 from runtimes.progress import Progress
 from runtimes.similarity import psnr_db, ssim
+from runtimes.start import check_picture_graphs
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def _run(args: argparse.Namespace) -> None:
     _check_output(args.output)
     picture = read_picture(args.picture, "PICTURE")
     bundle = opened(args)
+    check_picture_graphs(bundle.manifest, ("compressor",), str(args.bundle))
     options = Options(height=args.height, width=args.width)
     plan = make_plan(bundle.manifest.sampling, options, 1, None)
     height, width = plan.sizes.picture

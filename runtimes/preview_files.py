@@ -97,7 +97,7 @@ def preview_files(
         if args.preview_every is not None:
             raise UsageError("--preview-every needs --previews DIR")
         return None
-    kind = preview_kind(manifest)
+    kind = preview_kind(manifest, str(args.bundle))
     try:
         args.previews.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -36,15 +36,18 @@ class Previews:
         return step % self.every == 0 or step == total
 
 
-def preview_kind(manifest: Manifest) -> str:
-    """What makes a bundle's previews: 'graph', else 'linear'; UsageError where nothing can."""
+def preview_kind(manifest: Manifest, bundle: str = "BUNDLE") -> str:
+    """What makes the previews of a bundle, called so: 'graph', else 'linear'.
+
+    UsageError where nothing can.
+    """
     if GRAPH in manifest.graphs:
         return "graph"
     if manifest.picture_side is not None and manifest.picture_side.linear_preview:
         return "linear"
     raise UsageError(
-        f"this bundle has no graph '{GRAPH}' and no linear map for previews; add one by 'python -m "
-        f"exporter BUNDLE --resume --modules {GRAPH}' with the options that it was exported with"
+        f"this bundle has no graph '{GRAPH}' and no linear map for previews; add one: python -m "
+        f"exporter {bundle} --resume --modules {GRAPH}"
     )
 
 
@@ -87,10 +90,10 @@ class Previewer:
 def denoised(latents: Array, epsilon: Array, t: float, denoiser: Denoiser) -> Array:
     """What the latents (B,C,h,w) at timestep t are expected to become: x0 of `epsilon`'s noise.
 
-    Latents half way are mostly noise, and so would be their previews: those of the demo come within
-    9 dB PSNR of the final picture's after half of the steps, those of x0 within 16. Of guided
-    steps, `epsilon` is the conditional half (the first B rows): the mean of what may come. Guidance
-    moves x0 far beyond it at first, 4 dB further off in the first five steps.
+    The latents themselves are noise until the last steps, and so would be their previews. Of guided
+    steps, `epsilon` is the conditional half (the first B rows): what it makes of them is the mean
+    of what may come. Guidance moves it far beyond that while t is large (docs/hosting.md has the
+    figures).
     """
     share = alpha_cumprod(np.array([t], np.float32), denoiser.s, denoiser.scaler)[0]
     noise = np.sqrt(np.float32(1) - share) * epsilon[: len(latents)]
