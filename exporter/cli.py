@@ -100,6 +100,14 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
         f"{','.join(map(str, SHORT_STEPS))}; for the demo checkpoint full)",
     )
     parser.add_argument(
+        "--preview-pictures",
+        type=integer,
+        default=1,
+        metavar="N",
+        help="pictures that the preview without a graph is fitted to: the golden run's and N - 1 "
+        "more, which PyTorch makes; one alone says little of others (default: 1)",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with an export that did not end, or add --modules to a bundle: finished "
@@ -242,6 +250,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         fused_attention=args.fused_attention,
         golden=not args.no_golden,
         golden_steps=args.golden_steps,
+        preview_pictures=args.preview_pictures,
         overwrite=args.overwrite,
         variant=args.variant,
         sizes=tuple(args.sizes),

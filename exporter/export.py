@@ -189,10 +189,10 @@ def _record_golden(writing: Writing, manifest: Manifest, folder: Path) -> Manife
         return manifest
     progress.line("recording the golden run with PyTorch")
     on_step = progress.runs("golden run", 0, 1)
-    plans = writing.plans
-    recorded = record_golden(plans, manifest, tokenizers, folder, job.golden_steps, on_step)
+    plans, count = writing.plans, job.preview_pictures
+    recorded = record_golden(plans, manifest, tokenizers, folder, job.golden_steps, on_step, count)
     side = manifest.picture_side or PictureSide()
-    side = replace(side, linear_preview=recorded.linear_preview, preview_pictures=1)
+    side = replace(side, linear_preview=recorded.linear_preview, preview_pictures=count)
     return replace(manifest, golden=recorded.golden, picture_side=side)
 
 

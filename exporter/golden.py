@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,16 @@ GoldenSteps = tuple[int, int] | Literal["full"]
 # Few steps, for one of real size takes up to a minute in PyTorch, and each shows every graph.
 SHORT_STEPS = (4, 3)
 SEED = 0
+# Of further pictures that the linear preview is fitted to: many colours, and not the demo alone.
+PREVIEWED = (
+    "a red circle and a blue square on a white background",
+    "a green hill under a blue sky",
+    "an orange star on a black background",
+    "a portrait of a woman in a yellow dress",
+    "a purple ring on a gray background",
+    "a city at night",
+    "a pink flower",
+)
 # Sums in PyTorch depend on how many threads share them, in the last digits; one thread gives the
 # same on machines of any number of cores. A checkpoint of more bytes would take minutes so.
 ONE_THREAD_BYTES = 2_000_000_000
@@ -45,12 +56,14 @@ def record_golden(
     folder: Path,
     steps: tuple[int, int] | None,
     on_step: OnStep | None = None,
+    pictures: int = 1,
 ) -> Recorded:
     """Run the export-form modules through the same sampler as every bundle and keep all tensors.
 
     `steps` are even ones of Stage C and Stage B; None takes the default schedules.
 
     Graphs of the picture side among `plans` are run on the picture and on Stage C's last latents.
+    The linear preview is fitted to so many `pictures`, the first of which is the recorded one.
 
     The file is the same byte for byte on every machine with the same packages and kind of CPU, of
     graphs above ONE_THREAD_BYTES where it computes with as many threads, too.
@@ -74,6 +87,10 @@ def record_golden(
     with _threads(plans):
         with Pipeline(manifest, graphs, tokenizers, low_memory=True) as pipeline:
             result = pipeline([PROMPT], "", options, on_step=on_step, on_tensors=keep)
+            more = [
+                pipeline([prompt], "", replace(options, seed=SEED + index), on_step=on_step)
+                for index, prompt in enumerate(islice(cycle(PREVIEWED), pictures - 1), 1)
+            ]
         plan = result.plan
         evaluations = len(plan.timesteps) - 1, len(plan.decoder_timesteps) - 1
         names = f"stage_c/{evaluations[0] - 1}.latents", "stage_a.image"
@@ -91,7 +108,9 @@ def record_golden(
     # Written by hand: safetensors reports a full disk as an error of its own kind.
     (folder / GOLDEN_FILE).write_bytes(_in_order(save(recorded, metadata)))
     golden = Golden(*evaluations, steps is None, SEED, plan.guidance, plan.decoder_guidance)
-    return Recorded(golden, linear_preview(latents, image))
+    seen = np.concatenate([latents, *(each.latents for each in more)])
+    shown = np.concatenate([image, *(each.image for each in more)])
+    return Recorded(golden, linear_preview(seen, shown))
 
 
 @contextmanager

@@ -53,14 +53,15 @@ def picture_tensors(
 def linear_preview(latents: Values, image: Values) -> tuple[tuple[float, ...], ...]:
     """Red, green and blue as sums of the channels of a cell: (3, C + 1), the constant last.
 
-    Least squares over the cells' mean colours. The fewer cells there are, the more large weights
+    Least squares over the mean colours of the cells of all pictures: latents (B,C,h,w), pictures
+    (B,3,H,W) in 0..1. The fewer cells there are, the more large weights
     cost: `RIDGE`.
     """
     import torch
 
     height, width = latents.shape[2:]
     colours = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(image), (height, width))
-    x, y = (values[0].reshape(len(values[0]), -1).T.astype(np.float64)
+    x, y = (np.moveaxis(values, 1, -1).reshape(-1, values.shape[1]).astype(np.float64)
             for values in (latents, colours.numpy()))  # fmt: skip
     x_mean, y_mean = x.mean(axis=0), y.mean(axis=0)
     x, y = x - x_mean, y - y_mean

@@ -35,6 +35,7 @@ BYTES = {"fp32": 4, "fp16": 2, "int8-dynamic": 4}
 class Job:
     """A checked export: nothing is left open, and all that could be wrong before writing is right.
 
+    `preview_pictures`: how many pictures the linear preview is fitted to.
     `golden`: whether a run is recorded if all graphs are there; `golden_steps` are its even steps,
     None for the default schedules. `default` is the picture size that graphs and manifest default
     to, `sizes` are all fixed sizes, () where sides stay open. `plans` are all graphs that the
@@ -53,6 +54,7 @@ class Job:
     modules: tuple[str, ...]
     golden: bool
     golden_steps: tuple[int, int] | None
+    preview_pictures: int
     overwrite: bool
     resume: bool
     variant: str
@@ -136,6 +138,7 @@ def check_job(checkpoint: Checkpoint, options: ExportOptions) -> Job:
         modules=modules,
         golden=options.golden,
         golden_steps=_golden_steps(checkpoint, options),
+        preview_pictures=options.preview_pictures,
         overwrite=options.overwrite,
         resume=options.resume,
         variant=checkpoint.variant or options.variant or "",

@@ -11,6 +11,8 @@ from exporter.golden import GoldenSteps
 from runtimes.bundle.manifest import ALL_GRAPHS
 from runtimes.errors import UsageError
 
+MOST_PICTURES = 100  # that a linear preview is fitted to: PyTorch makes them one by one
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -22,7 +24,8 @@ class ExportOptions:
     recorded run. `resume` goes on with what an earlier export of the same output has finished.
     `text`: Stage B's. `islands`: Core ML in fp16, what stays fp32 ('safe', the default, 'least').
     `modules`: None for every graph that the checkpoint has, Stage A's encoder where there is a
-    compressor. `pictures` are the picture side's files.
+    compressor. `pictures` are the picture side's files; `preview_pictures` how many pictures the
+    preview without a graph is fitted to.
     """
 
     backend: str = "onnx"
@@ -36,6 +39,7 @@ class ExportOptions:
     pictures: PictureFiles = IN_FOLDER
     golden: bool = True
     golden_steps: GoldenSteps | None = None
+    preview_pictures: int = 1
     overwrite: bool = False
     variant: str | None = None
     sizes: tuple[tuple[int, int], ...] = ()
@@ -69,6 +73,12 @@ def check_options(options: ExportOptions) -> None:
         raise UsageError("--batch-size fixes the batch of --static graphs: give --static too")
     if options.batch_size < 1:
         raise UsageError(f"--batch-size is {options.batch_size}; it must be at least 1")
+    if not 1 <= options.preview_pictures <= MOST_PICTURES:
+        raise UsageError(
+            f"--preview-pictures is {options.preview_pictures}; it is from 1 to {MOST_PICTURES}"
+        )
+    if options.preview_pictures != 1 and not options.golden:
+        raise UsageError("--preview-pictures and --no-golden exclude each other")
     if options.golden_steps is not None and not options.golden:
         raise UsageError("--golden-steps and --no-golden exclude each other")
     if options.fused_attention and options.backend != "onnx":

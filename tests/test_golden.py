@@ -1,8 +1,10 @@
 """The golden run: few steps by default, said in the manifest, and enough to check every graph."""
 
+import numpy as np
 import pytest
 
 from exporter.cli import main
+from exporter.golden_pictures import linear_preview
 from exporter.options import ExportOptions
 from runtimes.bundle.manifest import Golden
 from runtimes.errors import UsageError
@@ -49,3 +51,35 @@ def test_steps_of_no_run(capsys, tmp_path):
         main([str(tmp_path / "o"), "--no-golden", "--golden-steps", "4,3"]) == UsageError.exit_code
     )
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_the_linear_preview_is_that_of_all_pictures():
+    """Cells whose colours are linear in their latents: more pictures give the map more exactly."""
+    rng = np.random.default_rng(0)
+    rows = rng.uniform(-0.05, 0.05, (3, 7))
+    rows[:, -1] = 0.5
+    latents = rng.standard_normal((6, 6, 4, 5)).astype(np.float32)
+    colours = np.einsum("kc,bchw->bkhw", rows[:, :-1], latents) + rows[:, -1][:, None, None]
+    image = colours.repeat(8, axis=2).repeat(8, axis=3).astype(np.float32)
+
+    def error(count: int) -> float:
+        found = np.array(linear_preview(latents[:count], image[:count]))
+        return float(np.abs(found - rows).max())
+
+    assert error(6) < error(1) and error(6) < 1e-3
+
+
+def test_further_pictures_are_fitted_to(bundles):
+    one, three = (bundles("one_level", ExportOptions(preview_pictures=n)) for n in (1, 3))
+    sides = [bundle.manifest.picture_side for bundle in (one, three)]
+    assert [side.preview_pictures for side in sides] == [1, 3]
+    assert sides[0].linear_preview != sides[1].linear_preview
+    golden = [bundle.manifest.files["golden/run.safetensors"].sha256 for bundle in (one, three)]
+    assert golden[0] == golden[1]
+
+
+@pytest.mark.parametrize("words", [["0"], ["101"], ["2", "--no-golden"]])
+def test_numbers_of_pictures_that_are_refused(tmp_path, capsys, words):
+    assert main([str(tmp_path / "b"), "--preview-pictures", *words]) == 2
+    assert "--preview-pictures" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()

@@ -63,7 +63,7 @@ COMPRESSORS = {
     "large": (_with(BLOCK, 5, 5, 65, 65), "65 is above 63"),
     "empty": (_with(BLOCK, 0, 5, 3, 3), "0 is below 1"),
     "other channels": (_with("mapper.0.weight", 16, 23, 1, 1), "16 channels and Stage C's latents"),
-    "other widths": (_with("backbone.3.0.block.0.0.weight", 27, 5, 3, 3), "has shape (27, 5,"),
+    "other widths": (_with("backbone.3.0.block.0.0.weight", 27, 5, 3, 3), "the config makes it ("),
     "many stages": (_with("backbone.40.0.weight", 5, 5, 3, 3), "is one too many"),
     "many layers": (_with("backbone.1.0.block.7.0.weight", 5, 5, 3, 3), "is one too many"),
     "mean alone": (_without("std"), "'std' is missing"),
