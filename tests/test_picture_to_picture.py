@@ -210,7 +210,7 @@ def command(made, tmp_path, monkeypatch, capsys):
     mask.save("mask.png")
     bundle = SimpleNamespace(folder=tmp_path, manifest=made.manifest)
     monkeypatch.setattr("runtimes.cli._open_bundle", lambda args: bundle)
-    monkeypatch.setattr("runtimes.cli._open", lambda bundle, args: made.pipeline())
+    monkeypatch.setattr("runtimes.cli.open_pipeline", lambda bundle, args: made.pipeline())
 
     def run(*words, manifest=None):
         bundle.manifest = manifest or made.manifest
