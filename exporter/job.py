@@ -22,7 +22,7 @@ from exporter.graphs import GraphPlan, default_modules, lora_shapes, plan_graphs
 from exporter.modules.islands import SAFE, SETS
 from exporter.options import ExportOptions, check_options, deployment_target
 from exporter.sampling import sampling
-from runtimes.bundle.manifest import CONDITION_GRAPHS, PICTURE_GRAPHS, Sampling
+from runtimes.bundle.manifest import EXACT_GRAPHS, PICTURE_GRAPHS, Sampling
 from runtimes.bundle.read import sha256
 from runtimes.errors import UsageError
 from runtimes.sizes import Sizes, sizes
@@ -78,7 +78,7 @@ class Job:
 
     def precision_of(self, plan: GraphPlan) -> str:
         """Conditions are computed once a picture: fp32 costs no time and loses nothing there."""
-        return "fp32" if plan.name in CONDITION_GRAPHS else self.precision
+        return "fp32" if plan.name in EXACT_GRAPHS else self.precision
 
     def bytes_of(self, plan: GraphPlan) -> int:
         """Bytes of a graph's weights as they are stored."""

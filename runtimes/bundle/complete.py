@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from runtimes.bundle.graph_files import engine_reads, graph_files
 from runtimes.bundle.host import GUIDANCE, NOISE, PICTURE, SCHEDULE, Host, Session, Sizes, Tolerance
 from runtimes.bundle.manifest import (
-    CONDITION_GRAPHS,
+    EXACT_GRAPHS,
     FORMAT_VERSION,
     STORED,
     TOKENS_FILE,
@@ -64,7 +64,7 @@ def completed(folder: Path, manifest: Manifest) -> Manifest:
 
 def _graph(folder: Path, manifest: Manifest, name: str) -> Graph:
     graph = manifest.graphs[name]
-    graph = replace(graph, compute="f32" if name in CONDITION_GRAPHS else "any")
+    graph = replace(graph, compute="f32" if name in EXACT_GRAPHS else "any")
     done = manifest.quantization.get(name)
     if manifest.backend != "onnx":
         files = (file for file in graph_files(manifest, name) if engine_reads(manifest, file))
@@ -118,5 +118,5 @@ def _tolerances(name: str, graph: Graph) -> tuple[Tolerance, ...]:
         limits = loosest({graph.precision, like})
         return Tolerance(compute, limits.graph_error, limits.latent_db, limits.picture_db)
 
-    kinds = ("f32",) if name in CONDITION_GRAPHS else STORED
+    kinds = ("f32",) if name in EXACT_GRAPHS else STORED
     return tuple(held(compute, STORED[compute]) for compute in kinds)

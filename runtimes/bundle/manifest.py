@@ -40,6 +40,8 @@ DENOISERS = ("stage_c", "stage_b")
 TEXT_ENCODERS = ("text_encoder", "decoder_text_encoder")
 # What runs once per prompt or image is cheap, and its error would enter every step: always fp32.
 CONDITION_GRAPHS = ("stage_c_condition", "stage_b_condition")
+# With what reads and shows pictures, once a picture too: in bf16 the demo's previews have 30 dB.
+EXACT_GRAPHS = (*CONDITION_GRAPHS, *PICTURE_GRAPHS)
 # Every precision that a graph may be stored in: those of exports, and the names of the recipes.
 PRECISIONS = (
     "fp32",

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from runtimes.bundle.graph_files import engine_reads
-from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.manifest import EXACT_GRAPHS
 from runtimes.bundle.read import Bundle
 from runtimes.engines.base import Engine, EngineKind, Execution, Footprint, GraphFile
 from runtimes.errors import RunError, UsageError
@@ -74,7 +74,7 @@ class BundleGraphs:
     def open(self, name: str) -> Engine:
         """A graph, loaded; RunError where this bundle does not hold it or its files changed."""
         execution = self._execution
-        if name in CONDITION_GRAPHS and self._engine.chooses_precision:
+        if name in EXACT_GRAPHS and self._engine.chooses_precision:
             execution = replace(execution, precision="f32")
         # What is kept must have been made from the real files: a bundle that was damaged once would
         # stay so after it was mended, for the cache goes by the manifest's hashes.
