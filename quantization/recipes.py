@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from runtimes.bundle.manifest import ALL_GRAPHS, CONDITION_GRAPHS, DENOISERS, PICTURE_GRAPHS, Island
+from runtimes.bundle.manifest import (
+    ALL_GRAPHS,
+    CONDITION_GRAPHS,
+    DENOISERS,
+    PICTURE_GRAPHS,
+    UNTOUCHED_GRAPHS,
+    Island,
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +149,7 @@ def _by_steps(denoisers: Recipe) -> Plan:
     return plan | UNTOUCHED
 
 
-# Presets leave it as it is: its colours are small differences, and 8-bit weights alone take the
-# demo's to 29 dB, for a tenth of a megabyte.
-UNTOUCHED: dict[str, Recipe | None] = {"preview": None}
+UNTOUCHED: dict[str, Recipe | None] = dict.fromkeys(UNTOUCHED_GRAPHS)
 PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
     "fp16-weights": _everywhere(Float16Weights(), None),

@@ -91,6 +91,7 @@ def _as_if(manifest: Manifest, precision: str, sizes: dict[str, int], suffix: st
     graphs, files = {}, {}
     for name, graph in manifest.graphs.items():
         file = str(PurePosixPath(graph.file).with_suffix(suffix))
-        graphs[name] = dataclasses.replace(graph, file=file, precision=precision or graph.precision)
+        smaller = precision if bits_of(precision, name) is not None else graph.precision
+        graphs[name] = dataclasses.replace(graph, file=file, precision=smaller)
         files[file] = File(sizes[name], "")
     return dataclasses.replace(manifest, graphs=graphs, files=files)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from runtimes.bundle.manifest import DENOISERS, Manifest
+from runtimes.bundle.manifest import DENOISERS, UNTOUCHED_GRAPHS, Manifest
 
 # Bits of the weights of a denoiser, and of the other graphs, by precision.
 BITS = {"int8-weights": (8, 8), "int4-weights": (4, 8)}
@@ -42,7 +42,7 @@ def estimated_bytes(graph: Path, stored: int, bits: int | None, *, ort: bool) ->
 
 def bits_of(precision: str, name: str) -> int | None:
     """Bits of a graph's weights in a precision; None for none of those here."""
-    if precision not in BITS:
+    if precision not in BITS or name in UNTOUCHED_GRAPHS:
         return None
     denoiser, other = BITS[precision]
     return denoiser if name in DENOISERS else other
