@@ -133,13 +133,13 @@ def in_steps(recipe: IntegerWeights) -> IntegerWeights:
     return dataclasses.replace(recipe, activation_bits=8)
 
 
-def _everywhere(recipe: Recipe, conditions: Recipe | None) -> Plan:
-    """One recipe, but for conditions; the picture side's weights alone are in fp16.
+def _everywhere(recipe: Recipe, pictures: Recipe | None) -> Plan:
+    """One recipe, but for conditions, which stay as they are, and the `pictures`' side.
 
-    No run from a prompt shows how large its values get, and it runs once a picture.
+    No run from a prompt shows how large values get there, and it runs once a picture.
     """
-    others: dict[str, Recipe | None] = dict.fromkeys(CONDITION_GRAPHS, conditions)
-    others |= {name: Float16Weights() for name in PICTURE_GRAPHS}
+    others: dict[str, Recipe | None] = dict.fromkeys(CONDITION_GRAPHS)
+    others |= dict.fromkeys(PICTURE_GRAPHS, pictures)
     return {name: others.get(name, recipe) for name in ALL_GRAPHS} | UNTOUCHED
 
 
@@ -152,7 +152,7 @@ def _by_steps(denoisers: Recipe) -> Plan:
 UNTOUCHED: dict[str, Recipe | None] = dict.fromkeys(UNTOUCHED_GRAPHS)
 PRESETS: dict[str, Plan] = {
     "fp16": _everywhere(Float16(), None),
-    "fp16-weights": _everywhere(Float16Weights(), None),
+    "fp16-weights": _everywhere(Float16Weights(), Float16Weights()),
     # Text encoders, Stage A and the picture side run once a picture: they shrink, and computing
     # them faster saves little.
     "int8-weights": _by_steps(in_steps(INT8_WEIGHTS)),

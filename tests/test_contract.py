@@ -18,7 +18,7 @@ from exporter.tokens import HARD_PROMPTS
 from quantization.quantize import Request, quantize
 from quantization.recipes import INT8_WEIGHTS
 from runtimes.bundle.host import GUIDANCE, NOISE, PICTURE, SCHEDULE
-from runtimes.bundle.manifest import CONDITION_GRAPHS, FORMAT_VERSION, TOKENS_FILE
+from runtimes.bundle.manifest import EXACT_GRAPHS, FORMAT_VERSION, TOKENS_FILE
 from runtimes.bundle.onnx_header import read_header
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.bundle.schema import SCHEMA_NAME, schema, schema_text
@@ -87,7 +87,7 @@ def test_graphs_say_what_the_onnx_package_reads_of_their_files(bundles):
         weights = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
         assert {d.location for d in graph.data} == {ExternalDataInfo(t).location for t in weights}
         assert all(d.file == f"{name}/{d.location}" for d in graph.data)
-        assert (graph.compute == "f32") == (name in CONDITION_GRAPHS)
+        assert (graph.compute == "f32") == (name in EXACT_GRAPHS)
 
 
 def test_graphs_say_the_oldest_engine_they_were_run_on(bundles, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from exporter.cli import main as exporter
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
-from runtimes.bundle.manifest import CONDITION_GRAPHS, GRAPHS
+from runtimes.bundle.manifest import EXACT_GRAPHS, GRAPHS
 from runtimes.engines.base import Execution
 from runtimes.engines.coreml import read_specification
 from runtimes.pipeline import load_tokenizers
@@ -40,7 +40,7 @@ def test_both_sizes_pass_the_gate_against_diffusers(two_sizes, checkpoint, size)
     assert {check.what for check in gate.graphs} == set(GRAPHS)
     for name, used in gate.placements.items():
         assert used.engine.startswith("MIL interpreter (no Core ML)")
-        assert used.precision == ("f32" if name in CONDITION_GRAPHS else "f16")
+        assert used.precision == ("f32" if name in EXACT_GRAPHS else "f16")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from openvino_cases import as_ir
 
 from exporter.options import ExportOptions
 from runtimes import Options, Pipeline, RunError, UsageError
-from runtimes.bundle.manifest import CONDITION_GRAPHS
+from runtimes.bundle.manifest import EXACT_GRAPHS
 from runtimes.bundle.read import open_bundle
 from runtimes.cli import main
 from runtimes.engines.base import Execution
@@ -116,7 +116,7 @@ def test_default_precision_keeps_35_db_in_every_graph_and_step_of_the_demo(bundl
         least = min(check.sqnr_db for check in (*found.graphs, *found.steps))
         assert least >= LIMITS["bf16"].graph_db
         for name, used in found.placements.items():
-            assert used.precision == ("f32" if name in CONDITION_GRAPHS else "bf16")
+            assert used.precision == ("f32" if name in EXACT_GRAPHS else "bf16")
 
 
 @pytest.mark.skipif("BF16" not in CAPABILITIES, reason="this CPU has no bf16")
