@@ -35,7 +35,7 @@ from quantization.ranges import LARGEST_FP16
 from quantization.recipes import PRESETS, TARGETS, Float16, Float16Weights
 from quantization.roles import UNHELD
 from quantization.rounded import rounded_run
-from runtimes.bundle.manifest import CONDITION_GRAPHS, DENOISERS, PICTURE_GRAPHS
+from runtimes.bundle.manifest import DENOISERS, EXACT_GRAPHS, PICTURE_GRAPHS
 from runtimes.bundle.read import open_bundle
 from runtimes.engines.base import Execution
 from runtimes.engines.table import BundleGraphs
@@ -153,7 +153,7 @@ def test_the_demo_needs_no_island_and_is_judged_graph_by_graph(bundles, fp16, tm
     for name, done in made.quantization.items():
         assert done.islands == () and done.worst_db >= TARGETS["fp16"]
         assert done.bytes_after < 0.55 * done.bytes_before, name
-    assert set(made.quantization) == set(made.graphs) - set(CONDITION_GRAPHS)
+    assert set(made.quantization) == set(made.graphs) - set(EXACT_GRAPHS)
     assert made.graphs == fp16.manifest.graphs
 
 
