@@ -35,7 +35,7 @@ demo: $(BIN)/.installed  ## export the demo checkpoint, quantise it, make pictur
 	$(BIN)/python -m validation $(OUT)/demo $(OUT)/demo-openvino $(OUT)/demo-int8 --report $(OUT)/report --pictures 40
 	@echo "the pictures are $(OUT)/demo.png and $(OUT)/demo-openvino.png, the comparison $(OUT)/report/report.html"
 
-test: lint  ## lint, type check, every behaviour once: 7 to 8 minutes on 2 cores
+test: lint  ## lint, type check, every behaviour once: some 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md says what that is
