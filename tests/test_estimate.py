@@ -162,7 +162,7 @@ def test_too_little_disk_is_refused(capsys, tmp_path, monkeypatch):
     err = refused(capsys, tmp_path)
     assert "needs about 42.2 MB of disk" in err and "0.0 MB free: give --precision fp16" in err
     less = refused(capsys, tmp_path, "--precision", "fp16", "--no-golden")
-    assert "needs about 22.2 MB of disk" in less
+    assert "needs about 23.0 MB of disk" in less  # such a bundle has 22.7
 
 
 def test_graphs_that_are_there_need_nothing():
