@@ -50,6 +50,7 @@ from runtimes.preview_files import add_preview_options, preview_files
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
 from runtimes.replay import replay
+from runtimes.spread import add_spread_options, spread_of
 
 COMMANDS = {
     "encode": "runtimes.encode_cli:main",
@@ -96,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     add_picture_side_options(command_line)
     _batch_options(command_line)
     add_preview_options(command_line)
+    add_spread_options(command_line)
     add_execution_options(command_line)
     _run_options(command_line)
     return command_line
@@ -215,18 +217,20 @@ def _run(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")
         return
-    jobs = jobs_of(args)
+    spread = spread_of(args)
+    every = jobs_of(args)
+    jobs = spread.part_of(every)
     options = _options(args)
     bundle = _open_bundle(args)
     given = given_picture(args, bundle.manifest, options)
-    keep_the_originals(given, [job.path for job in jobs])
+    keep_the_originals(given, [job.path for job in every])
     start = None if given is None else given.start
     plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
     common = _parameters(bundle, plan) | ({} if given is None else given.parameters())
     # What each PNG will say of itself; a picture that is there already is compared with it.
     parameters = {job: _job_parameters(job) | common for job in jobs}
     missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
-    previews = preview_files(args, bundle.manifest, len(jobs))
+    previews = preview_files(args, bundle.manifest, len(every))
     summary = Summary()
     progress = Progress(quiet=args.quiet or args.json)
     with open_pipeline(bundle, args) as pipeline:
@@ -240,6 +244,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.json:
         more = {} if given is None else {"start": given.as_json(plan)}
         more |= {} if previews is None else {"previews": previews.as_json()}
+        more |= {} if spread.shard is None else {"shard": str(spread.shard)}
         print(json.dumps(as_json(summary, missing, skipped, plan) | more, indent=1))
     elif not args.quiet:
         if given is not None:
@@ -251,6 +256,9 @@ def _run(args: argparse.Namespace) -> None:
             print("held one graph in memory at a time, as the bundle's mobile.keep says")
         if skipped:
             print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+        if spread.shard is not None:
+            there = sum(job.path.exists() for job in every)
+            print(f"shard {spread.shard}: {there} of the run's {len(every)} pictures are there")
 
 
 def _replay(args: argparse.Namespace) -> None:
