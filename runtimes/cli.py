@@ -3,8 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,21 @@ from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
 from runtimes.picture_arguments import (
     NO_PICTURE,
+    Given,
     add_picture_side_options,
     given_picture,
     keep_the_originals,
     settle_picture_options,
 )
 from runtimes.pipeline import Pipeline, Result
-from runtimes.plan import Options, Plan, make_plan
-from runtimes.preview_files import add_preview_options, preview_files
+from runtimes.plan import Options, Plan, fixed_batch, make_plan
+from runtimes.preview_files import PreviewFiles, add_preview_options, preview_files
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
+from runtimes.ray_batches import Opener, check_for_ray, pipeline_of, run_on_ray
 from runtimes.replay import replay
-from runtimes.spread import add_spread_options, spread_of
+from runtimes.spread import Spread, add_spread_options, settle_threads, spread_of
+from runtimes.start import Start
 
 COMMANDS = {
     "encode": "runtimes.encode_cli:main",
@@ -217,48 +220,130 @@ def _run(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")
         return
+    _make(args)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run before it makes anything: all its pictures, those made here, those of them missing.
+
+    `parameters` are what each PNG will say of itself; a picture that is there already is compared
+    with it.
+    """
+
+    spread: Spread
+    bundle: Bundle
+    options: Options
+    given: Given | None
+    plan: Plan
+    every: list[Job]
+    jobs: list[Job]
+    missing: list[Job]
+    parameters: dict[Job, dict[str, Any]]
+    previews: PreviewFiles | None
+
+    @property
+    def start(self) -> Start | None:
+        return None if self.given is None else self.given.start
+
+    @property
+    def skipped(self) -> list[Job]:
+        return sorted({*self.jobs} - {*self.missing}, key=lambda job: job.index)
+
+
+def _asked(args: argparse.Namespace) -> _Asked:
+    """Everything checked; UsageError before any work."""
     spread = spread_of(args)
     every = jobs_of(args)
     jobs = spread.part_of(every)
     options = _options(args)
     bundle = _open_bundle(args)
+    settle_threads(args, bundle.manifest.backend)
+    if spread.cluster is not None:
+        check_for_ray(bundle, args.previews)
     given = given_picture(args, bundle.manifest, options)
     keep_the_originals(given, [job.path for job in every])
     start = None if given is None else given.start
     plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
     common = _parameters(bundle, plan) | ({} if given is None else given.parameters())
-    # What each PNG will say of itself; a picture that is there already is compared with it.
     parameters = {job: _job_parameters(job) | common for job in jobs}
     missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
     previews = preview_files(args, bundle.manifest, len(every))
-    summary = Summary()
+    return _Asked(spread, bundle, options, given, plan, every, jobs, missing, parameters, previews)
+
+
+def _make(args: argparse.Namespace) -> None:
+    """Make the pictures that are missing, and say what came of it."""
+    asked, summary = _asked(args), Summary()
     progress = Progress(quiet=args.quiet or args.json)
-    with open_pipeline(bundle, args) as pipeline:
-        summary.low_memory = pipeline.low_memory
-        size = batch_size(pipeline, options, args.batch_size, start)
-        made = run_batches(pipeline, missing, size, options, progress, start, previews)
-        for batch, result in made:
-            _save(batch, result, parameters)
-            summary.add(batch, result, _warn)
-    skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
+    make = _made_here if asked.spread.cluster is None else _made_on_ray
+    for batch, result in make(args, asked, summary, progress):
+        _save(batch, result, asked.parameters)
+        summary.add(batch, result, _warn)
     if args.json:
-        more = {} if given is None else {"start": given.as_json(plan)}
-        more |= {} if previews is None else {"previews": previews.as_json()}
-        more |= {} if spread.shard is None else {"shard": str(spread.shard)}
-        print(json.dumps(as_json(summary, missing, skipped, plan) | more, indent=1))
+        _print_json(asked, summary)
     elif not args.quiet:
-        if given is not None:
-            print(given.in_words(plan))
-        print_summary(summary, missing, plan, (options.height, options.width))
-        if previews is not None:
-            print(previews)
-        if summary.low_memory and not args.low_memory:
-            print("held one graph in memory at a time, as the bundle's mobile.keep says")
-        if skipped:
-            print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
-        if spread.shard is not None:
-            there = sum(job.path.exists() for job in every)
-            print(f"shard {spread.shard}: {there} of the run's {len(every)} pictures are there")
+        _print(asked, summary, asked_low=args.low_memory)
+
+
+def _made_here(
+    args: argparse.Namespace, asked: _Asked, summary: Summary, progress: Progress
+) -> Iterator[tuple[Sequence[Job], Result]]:
+    size = args.batch_size
+    if size is None and asked.spread.shard is not None:
+        size = fixed_batch(asked.bundle.manifest) or 1  # the same whatever the number of shards
+    with open_pipeline(asked.bundle, args) as pipeline:
+        summary.low_memory = pipeline.low_memory
+        size = batch_size(pipeline, asked.options, size, asked.start)
+        yield from run_batches(
+            pipeline, asked.missing, size, asked.options, progress, asked.start, asked.previews
+        )
+
+
+def _made_on_ray(
+    args: argparse.Namespace, asked: _Asked, summary: Summary, progress: Progress
+) -> Iterator[tuple[Sequence[Job], Result]]:
+    opener = Opener(
+        asked.bundle.folder,
+        sha256(asked.bundle.folder / MANIFEST_NAME),
+        execution_of(args),
+        asked.options,
+        asked.start,
+        args.low_memory or None,
+        not args.no_memory_check,
+    )
+    with opener.pipeline() as pipeline:  # an engine that is not there is said before Ray starts
+        summary.low_memory = pipeline.low_memory
+    cluster = asked.spread.cluster
+    assert cluster is not None
+    yield from run_on_ray(opener, asked.missing, args.batch_size or 1, cluster, progress)
+
+
+def _print_json(asked: _Asked, summary: Summary) -> None:
+    given, previews, spread = asked.given, asked.previews, asked.spread
+    more: dict[str, Any] = {} if given is None else {"start": given.as_json(asked.plan)}
+    more |= {} if previews is None else {"previews": previews.as_json()}
+    more |= {} if spread.shard is None else {"shard": str(spread.shard)}
+    about = as_json(summary, asked.missing, asked.skipped, asked.plan)
+    print(json.dumps(about | more, indent=1))
+
+
+def _print(asked: _Asked, summary: Summary, *, asked_low: bool) -> None:
+    if asked.given is not None:
+        print(asked.given.in_words(asked.plan))
+    size = asked.options.height, asked.options.width
+    print_summary(summary, asked.missing, asked.plan, size)
+    if asked.previews is not None:
+        print(asked.previews)
+    if summary.low_memory and not asked_low:
+        print("held one graph in memory at a time, as the bundle's mobile.keep says")
+    if asked.skipped:
+        count = len(asked.jobs)
+        print(f"skipped {len(asked.skipped)} of {count} pictures, which are there already")
+    if asked.spread.shard is not None:
+        there = sum(job.path.exists() for job in asked.every)
+        of = len(asked.every)
+        print(f"shard {asked.spread.shard}: {there} of the run's {of} pictures are there")
 
 
 def _replay(args: argparse.Namespace) -> None:
@@ -290,14 +375,9 @@ def _open_bundle(args: argparse.Namespace) -> Bundle:
 
 def open_pipeline(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
     """The bundle on the engine, device and terms that the options ask for."""
-    execution = execution_of(args)
-    return Pipeline.open(
+    return pipeline_of(
         bundle,
-        device=execution.device,
-        engine=execution.engine,
-        precision=execution.precision,
-        cache_dir=execution.cache,
-        threads=execution.threads,
+        execution_of(args),
         low_memory=args.low_memory or None,  # as the bundle says
         memory_check=not args.no_memory_check,
     )

@@ -26,8 +26,8 @@ from runtimes.tolerances import LIMITS
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
 from validation.quality import published
+from validation.quality.filling import pictures_of
 from validation.quality.folder import claimed
-from validation.quality.making import pictures_of
 from validation.quality.measure import Request
 from validation.quality.prompts import prompts_for
 from validation.quality.series import Album

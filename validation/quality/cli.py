@@ -8,8 +8,9 @@ from typing import Any
 from runtimes.arguments import a_path, execution_of, integer, number
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.progress import Progress
-from runtimes.spread import spread_of
+from runtimes.spread import settle_threads, spread_of
 from validation.machine import machine
+from validation.quality.filling import fill
 from validation.quality.folder import claimed, write_json
 from validation.quality.measure import Measures, Quality, Request, check_request, measure
 from validation.quality.metric import print_metrics
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> None:
     """Make the pictures, measure them, and write quality.json; of a shard, make its pictures."""
     spread = spread_of(args)
     bundle = open_bundle(args.bundle)
+    settle_threads(args, bundle.manifest.backend)
     against = None if args.against is None else open_bundle(args.against)
     prompts = prompts_for(bundle.manifest.model, args.prompts, args.count)
     request = Request(
@@ -117,6 +119,8 @@ def run(args: argparse.Namespace) -> None:
         return
     progress = Progress(quiet=args.quiet or args.json)
     with claimed(args.output, identity):
+        if spread.cluster is not None:
+            fill(request.albums(bundle), spread, progress.step)
         quality = measure(bundle, request, progress.step)
         write_json(args.output / QUALITY_FILE, summary(bundle, request, quality))
     if args.json:

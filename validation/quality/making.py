@@ -1,91 +1,26 @@
-"""Who makes the pictures of a series that are missing: this process, one by one, or a Ray cluster.
+"""One picture of a series, made in this process, and what a worker elsewhere takes to make it.
 
 A picture is made alone in its batch from its own seed, so that it is the same whoever makes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 
 from runtimes.bundle.manifest import DENOISERS
 from runtimes.engines.base import Tensors
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
-from runtimes.spread import Spread
+from runtimes.ray_batches import same_bundle
 from validation.parity.graphs import graphs_for
-from validation.quality.folder import make_folder
-from validation.quality.series import Album, Made, Picture, Series
-
-OnPicture = Callable[[str, int, int], None]  # what, pictures there, pictures in all
+from validation.quality.series import Made, Series
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One picture of one series: picture `index` of the album that is number `album` of a run."""
+    """One picture of one series: picture `index` of the series that is number `album` of a run."""
 
     album: int
     index: int
-
-
-def _ignore(what: str, done: int, total: int) -> None:
-    pass
-
-
-def pictures_of(album: Album, on_picture: OnPicture = _ignore) -> list[Picture]:
-    """The album's pictures: those that are there, and the rest, made now in this process.
-
-    UsageError when a picture there is another one's; it stays as it is.
-    """
-    series, count = album.series, len(album.series.prompts)
-    identity = series.identity()
-    kept = [album.kept(index, identity) for index in range(count)]
-    if None not in kept:
-        return [picture for picture in kept if picture is not None]
-    make_folder(album.folder)
-    pictures = []
-    with open_pipeline(series) as pipeline:
-        for index, there in enumerate(kept):
-            pictures.append(there or album.keep(index, make(pipeline, series, index), identity))
-            on_picture(album.folder.name, index + 1, count)
-    return pictures
-
-
-def fill(albums: Sequence[Album], spread: Spread, on_picture: OnPicture = _ignore) -> int:
-    """Make what is missing of the albums, or of a shard's part of them; returns how many those are.
-
-    Each is on disk as soon as it is made. UsageError when a picture there is another one's.
-    """
-    identities = [album.series.identity() for album in albums]
-    missing = [
-        piece
-        for piece in spread.part_of(pieces_of(albums))
-        if albums[piece.album].kept(piece.index, identities[piece.album]) is None
-    ]
-    for number in sorted({piece.album for piece in missing}):
-        make_folder(albums[number].folder)
-    for done, (piece, made) in enumerate(_made(albums, missing, spread), 1):
-        albums[piece.album].keep(piece.index, made, identities[piece.album])
-        on_picture("pictures", done, len(missing))
-    return len(missing)
-
-
-def pieces_of(albums: Sequence[Album]) -> list[Piece]:
-    """All pictures, album by album: the order that shards count in."""
-    return [
-        Piece(number, index)
-        for number, album in enumerate(albums)
-        for index in range(len(album.series.prompts))
-    ]
-
-
-def _made(
-    albums: Sequence[Album], pieces: Sequence[Piece], spread: Spread
-) -> Iterator[tuple[Piece, Made]]:
-    for number, group in groupby(pieces, key=lambda piece: piece.album):
-        series = albums[number].series
-        with open_pipeline(series) as pipeline:
-            for piece in group:
-                yield piece, make(pipeline, series, piece.index)
 
 
 def open_pipeline(series: Series) -> Pipeline:
@@ -116,3 +51,27 @@ def make(pipeline: Pipeline, series: Series, index: int) -> Made:
 def seconds_of(result: Result) -> float:
     """Seconds in the graphs of a run and between them, without loading."""
     return sum(usage.seconds - usage.load_seconds for usage in result.usage.values())
+
+
+@dataclass(frozen=True)
+class Opener:
+    """What a worker takes: all series of a run, and the digest of each one's bundle."""
+
+    series: tuple[Series, ...]
+    digests: tuple[str, ...]
+
+    def __call__(self) -> Callable[[Piece], Made]:
+        """What makes pieces, with one pipeline for each bundle, opened when it is first needed.
+
+        It raises RunError for a bundle that is another one by now, or there.
+        """
+        pipelines: dict[str, Pipeline] = {}
+
+        def of(piece: Piece) -> Made:
+            series, digest = self.series[piece.album], self.digests[piece.album]
+            if digest not in pipelines:
+                bundle = same_bundle(series.bundle.folder, digest)
+                pipelines[digest] = open_pipeline(dataclasses.replace(series, bundle=bundle))
+            return make(pipelines[digest], series, piece.index)
+
+        return of

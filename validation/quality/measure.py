@@ -11,8 +11,8 @@ from runtimes.errors import UsageError
 from runtimes.plan import Options, make_plan
 from validation.demo.drawing import SIDE
 from validation.quality import judged
+from validation.quality.filling import OnPicture, pictures_of
 from validation.quality.images import check_images, image_size, pixels_of
-from validation.quality.making import OnPicture, pictures_of
 from validation.quality.metric import Metric
 from validation.quality.prompts import Prompts
 from validation.quality.published import (

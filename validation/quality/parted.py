@@ -9,8 +9,8 @@ from pathlib import Path
 from runtimes.progress import Progress
 from runtimes.shards import Shard
 from runtimes.spread import Spread
+from validation.quality.filling import fill
 from validation.quality.folder import Json, claimed
-from validation.quality.making import fill
 from validation.quality.parts import Part
 from validation.quality.series import Album
 

@@ -15,7 +15,7 @@ from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from runtimes.recording import Recording
 from validation.parity.graphs import graphs_for
-from validation.quality.making import pictures_of
+from validation.quality.filling import pictures_of
 from validation.quality.measure import Measures, picture_metrics
 from validation.quality.metric import Metric
 from validation.quality.prompts import Prompts

@@ -12,8 +12,8 @@ from runtimes.bundle.typed_json import decode
 from validation.machine import machine
 from validation.quality import judged
 from validation.quality.bootstrap import interval_of
+from validation.quality.filling import OnPicture, pictures_of
 from validation.quality.folder import read_json, write_json
-from validation.quality.making import OnPicture, pictures_of
 from validation.quality.measure import Measures, Request, picture_metrics
 from validation.quality.metric import Metric
 from validation.quality.prompts import Prompts

@@ -10,9 +10,10 @@ from runtimes.arguments import a_path, execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
-from runtimes.spread import spread_of
+from runtimes.spread import settle_threads, spread_of
 from validation.machine import machine
 from validation.quality.cli import measures_of
+from validation.quality.filling import fill
 from validation.quality.folder import claimed, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
 from validation.quality.parted import make_part
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     """
     spread = spread_of(args)
     bundle = open_bundle(args.bundle)
+    settle_threads(args, bundle.manifest.backend)
     cells = _cells(args, bundle)
     folder = args.output / text_free.FOLDER
     pair = text_free.sources(bundle, folder, args.reference, args.prior) if args.preset else None
@@ -84,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
             free = text_free.text_free(bundle, folder, pair, progress)
             check_against(bundle, free)
             request = dataclasses.replace(request, against=free)
+        if spread.cluster is not None:  # all cells together, so that no worker waits for a cell
+            fill(albums_of(cells, bundle, request), spread, progress.step)
         finished = [
             _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
             for number, cell in enumerate(cells, 1)

@@ -1,0 +1,215 @@
+"""Workers on a Ray cluster: each opens what it needs once, and makes one item after another.
+
+An actor pool of Ray Data: results come back as they are made, in any order. An item whose worker
+dies is made by another one. Ray is imported when a pool is opened.
+"""
+
+import logging
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from runtimes.console import require
+from runtimes.errors import RunError, UsageError, one_line
+
+EXTRA = "ray"
+OWN = "own"  # address of a cluster on this machine that lasts as long as the run
+AUTO = "auto"  # the cluster that was started on this machine by `ray start`
+_ANSWER, _STATUS = 5.0, 30.0  # seconds that an address may take to answer, and Ray to say how it is
+_RETRIES = 3  # workers that may die of one item before the run fails: an item could kill them all
+_OBJECTS = 256 << 20  # bytes of an own cluster's object store: pictures on their way
+T = TypeVar("T")
+R = TypeVar("R")
+Opener = Callable[[], Callable[[T], R]]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where workers run, and how many: None is as many as the cluster has room for.
+
+    `address` is HOST:PORT, 'auto' or 'own'; `cpus` and `gpus` are what each worker takes.
+    """
+
+    address: str = OWN
+    workers: int | None = None
+    cpus: int = 1
+    gpus: int = 0
+
+
+def ray_address(text: str) -> str:
+    """The address of a cluster's head, as `ray start` prints it, or 'auto'."""
+    if text in (OWN, AUTO) or re.fullmatch(r"[\w.-]+:[0-9]{1,5}", text):
+        return text
+    raise ArgumentTypeError(
+        f"'{text}' is no address of a Ray cluster; give HOST:PORT, '{AUTO}' or, at the end of the "
+        "command, nothing"
+    )
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """UsageError where Ray is not installed, or nobody answers at the cluster's address."""
+    require(("ray", "pyarrow"), EXTRA, note=", which --ray needs")
+    if cluster.address == OWN:
+        return
+    if cluster.address != AUTO:
+        host, _, port = cluster.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"nobody answers at --ray {cluster.address}: {error}") from None
+    _check_status(cluster.address)
+
+
+def _check_status(address: str) -> None:
+    # `ray.init` waits for minutes where something else than Ray answers; a process can be ended.
+    command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_STATUS, check=False)
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        started = "none was started here" if address == AUTO else "what answers there is none"
+        raise UsageError(
+            f"--ray {address} is no Ray cluster that runs: {started}, or of another version"
+        )
+
+
+def spread(opener: Opener[T, R], items: Sequence[T], cluster: Cluster) -> Iterator[tuple[T, R]]:
+    """Each item and what a worker made of it, as they are made, in any order.
+
+    `opener` is called once in every worker, and what it gives with one item after another; both
+    are pickled, as the results are. UsageError and RunError are raised here as they were there;
+    `check_cluster` comes before.
+    """
+    if not items:
+        return
+    with _connected(cluster, len(items)) as workers:
+        for index, outcome in _outcomes(opener, items, cluster, workers):
+            if isinstance(outcome, UsageError | RunError):
+                raise outcome
+            yield items[index], outcome
+
+
+@contextmanager
+def _connected(cluster: Cluster, items: int) -> Iterator[int | None]:
+    """Be connected to the cluster; gives how many workers there are to be, None for any number."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    workers = cluster.workers
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _own_signals():
+        try:
+            if cluster.address == OWN:
+                workers = workers or max(len(_cores()) // cluster.cpus, 1)
+                room: dict[str, Any] = {
+                    "num_cpus": workers * cluster.cpus,
+                    "object_store_memory": _OBJECTS,
+                }
+                ray.init("local", include_dashboard=False, **room, **quiet)
+            else:
+                ray.init(cluster.address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise RunError(f"--ray {cluster.address}: {one_line(error)[:300]}") from error
+    try:
+        _check_room(cluster, ray.cluster_resources())
+        yield workers if workers is None else min(workers, items)
+    finally:
+        ray.shutdown()
+
+
+def _cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and so would not let this process end by it as it did."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _check_room(cluster: Cluster, there: dict[str, float]) -> None:
+    """UsageError where the cluster can never hold the workers that are asked for."""
+    for what, each in (("CPU", cluster.cpus), ("GPU", cluster.gpus)):
+        needed, have = each * (cluster.workers or 1), there.get(what, 0.0)
+        if needed > have:
+            raise UsageError(
+                f"--ray: {cluster.workers or 1} workers of {each} {what} take {needed}, the "
+                f"cluster has {have:g}; give fewer --workers, or leave it out for what there is"
+            )
+
+
+def _outcomes(
+    opener: Opener[T, R], items: Sequence[T], cluster: Cluster, workers: int | None
+) -> Iterator[tuple[int, Any]]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars, context.print_on_execution_start = False, False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
+    # A block an item: a block's results come when all of it is made.
+    pieces = ray.data.from_items(rows, override_num_blocks=len(rows))
+    pool = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1)
+    results = pieces.map_batches(
+        Worker,
+        batch_size=1,
+        batch_format="numpy",
+        compute=pool,
+        fn_constructor_args=(opener,),
+        num_cpus=cluster.cpus,
+        num_gpus=cluster.gpus,
+        max_task_retries=_RETRIES,
+    )
+    try:
+        for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
+            for index, outcome in zip(batch["index"], batch["outcome"], strict=True):
+                yield int(index), pickle.loads(outcome)
+    except ray.exceptions.RayError as error:
+        said = one_line(error)[:300]
+        raise RunError(
+            f"Ray gave up: {said}; what was made is kept, run it again for the rest"
+        ) from error
+
+
+class Worker:
+    """One process of the pool."""
+
+    def __init__(self, opener: Callable[[], Callable[[Any], Any]]) -> None:
+        self._opener = opener
+        self._make: Callable[[Any], Any] | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The outcome of a batch of one item, pickled: a result, or an error of ours."""
+        outcome = self._outcome(pickle.loads(batch["item"][0]))
+        return {"index": batch["index"], "outcome": [pickle.dumps(outcome)]}
+
+    def _outcome(self, item: Any) -> Any:
+        try:
+            # Here and not when the actor starts: its errors would be Ray's, and tried again.
+            if self._make is None:
+                self._make = self._opener()
+            return self._make(item)
+        except (UsageError, RunError) as error:
+            return error
+        except Exception as error:  # whatever a library raises: its class may not be known there
+            return RunError(f"a worker failed: {type(error).__name__}: {one_line(error)[:300]}")
