@@ -4,15 +4,18 @@ An actor pool of Ray Data: results come back as they are made, in any order. An 
 dies is made by another one. Ray is imported when a pool is opened.
 """
 
+import inspect
 import logging
 import os
 import pickle
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -103,12 +106,12 @@ def spread(opener: Opener[T, R], items: Sequence[T], cluster: Cluster) -> Iterat
 @contextmanager
 def _connected(cluster: Cluster, items: int) -> Iterator[int | None]:
     """Be connected to the cluster; gives how many workers there are to be, None for any number."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _settle_environment(cluster.address)
     import ray
 
     workers = cluster.workers
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _own_signals():
+    with _own_signals(), _without_stderr():
         try:
             if cluster.address == OWN:
                 workers = workers or max(len(_cores()) // cluster.cpus, 1)
@@ -128,6 +131,17 @@ def _connected(cluster: Cluster, items: int) -> Iterator[int | None]:
         ray.shutdown()
 
 
+def _settle_environment(address: str) -> None:
+    """What Ray reads of the environment, where nothing else is said there."""
+    said = {"RAY_USAGE_STATS_ENABLED": "0"}
+    said["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # or its core prints among our lines
+    if address == OWN and "RAY_AUTH_MODE" not in os.environ:
+        # Ray listens on every interface, and runs what it is sent: nobody else knows the token.
+        said |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in said.items():
+        os.environ.setdefault(name, value)
+
+
 def _cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
@@ -144,6 +158,19 @@ def _own_signals() -> Iterator[None]:
     finally:
         if main and before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's core says there, past Python, that it read the level of its log; errors are raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _check_room(cluster: Cluster, there: dict[str, float]) -> None:
@@ -170,16 +197,21 @@ def _outcomes(
     # A block an item: a block's results come when all of it is made.
     pieces = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1)
-    results = pieces.map_batches(
-        Worker,
-        batch_size=1,
-        batch_format="numpy",
-        compute=pool,
-        fn_constructor_args=(opener,),
-        num_cpus=cluster.cpus,
-        num_gpus=cluster.gpus,
-        max_task_retries=_RETRIES,
-    )
+    more: dict[str, Any] = {}
+    if "ray_remote_args_fn" in inspect.signature(pieces.map_batches).parameters:  # until Ray 2.64
+        more = {"ray_remote_args_fn": _retries}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it will go
+        results = pieces.map_batches(
+            Worker,
+            batch_size=1,
+            batch_format="numpy",
+            compute=pool,
+            fn_constructor_args=(opener,),
+            num_cpus=cluster.cpus,
+            num_gpus=cluster.gpus,
+            **more,
+        )
     try:
         for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
             for index, outcome in zip(batch["index"], batch["outcome"], strict=True):
@@ -189,6 +221,10 @@ def _outcomes(
         raise RunError(
             f"Ray gave up: {said}; what was made is kept, run it again for the rest"
         ) from error
+
+
+def _retries() -> dict[str, Any]:
+    return {"max_task_retries": _RETRIES}
 
 
 class Worker:
