@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import manifests
@@ -75,9 +77,11 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-def started(*words) -> subprocess.Popen:
+def started(*words, sessions: str | None = None) -> subprocess.Popen:
+    """A run in a process of its own; `sessions` is where its own cluster keeps its logs."""
     command = [sys.executable, "-m", "validation", *map(str, words)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    env = os.environ | ({} if sessions is None else {"RAY_TMPDIR": sessions})
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -165,10 +169,11 @@ def test_pictures_of_the_runtimes(capsys, words, tmp_path, cluster, batch):
     assert len(pictures[0]) == 5
     assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]]
     capsys.readouterr()
-    pictures[1][2].unlink()
+    for path in pictures[1][2:4]:  # a batch of its own, whatever the size
+        path.unlink()
     assert runtimes_main([*command, out, "--ray", cluster, "--skip-existing"]) == 0
-    assert "skipped 4 of 5 pictures" in capsys.readouterr().out
-    assert pictures[1][2].read_bytes() == pictures[0][2].read_bytes()
+    assert "skipped 3 of 5 pictures" in capsys.readouterr().out
+    assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]]
 
 
 # Who dies
@@ -223,29 +228,40 @@ def test_a_node_that_is_added_takes_its_part(capsys, words, tmp_path):
     assert found.items() >= contents(tmp_path / "few").items()
 
 
+@pytest.fixture
+def sessions() -> Iterator[str]:
+    """A folder with a short name: those of Ray's sockets have a limit."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 @pytest.mark.slow
-def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path):
+def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, sessions):
     """With its own cluster, which ends with it."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     prompts = Path(words[3])
     prompts.write_text("\n".join(f"{text} {n}" for text in PROMPTS for n in range(8)))
-    before = {process.pid for process in workers()}
-    process = started(*words, out, "--ray", "--workers", "2", "--quiet")
+    on_ray = [*words, out, "--ray", "--workers", "2", "--quiet"]
+    process = started(*on_ray, sessions=sessions)
     until(lambda: len(times(out)) >= 6, process)
     mine = psutil.Process(process.pid).children(recursive=True)
-    assert len(mine) >= 4 and {one.pid for one in workers()} > before
+    working = [one for one in workers() if one in mine]
+    assert len(working) >= 1
     process.kill()
     process.wait()
     there = {path: at for path, at in times(out).items() if path.suffix == ".png"}
     assert 2 <= len(there) < 40 and not (out / "quality.json").exists()
-    until(lambda: not [one for one in mine if one.is_running() and one.status() != "zombie"])
-    again = started(*words, out, "--ray", "--workers", "2", "--quiet")
+    until(lambda: not any(one.is_running() for one in working))
+    again = started(*on_ray, sessions=sessions)
     assert (again.wait(300), again.stderr.read()) == (0, "")
     assert times(out).items() >= there.items() and len(times(out)) == 80
     assert not [path.name for path in out.rglob(".*")]
     assert run(capsys, *words, whole)[0] == 0
     assert contents(out) == contents(whole)
     assert without_times(out / "quality.json") == without_times(whole / "quality.json")
+    for left in mine:  # Ray's agents look once a minute whether the rest of the cluster is there
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
 
 
 # What is refused
