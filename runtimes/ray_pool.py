@@ -30,6 +30,7 @@ OWN = "own"  # address of a cluster on this machine that lasts as long as the ru
 AUTO = "auto"  # the cluster that was started on this machine by `ray start`
 _ANSWER, _STATUS = 5.0, 30.0  # seconds that an address may take to answer, and Ray to say how it is
 _RETRIES = 3  # workers that may die of one item before the run fails: an item could kill them all
+_BLOCKS, _BLOCK = 2_000, 16  # blocks from which on one has several items, and how many at most
 _OBJECTS = 256 << 20  # bytes of an own cluster's object store: pictures on their way
 T = TypeVar("T")
 R = TypeVar("R")
@@ -194,8 +195,7 @@ def _outcomes(
     context.enable_progress_bars, context.print_on_execution_start = False, False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
-    # A block an item: a block's results come when all of it is made.
-    pieces = ray.data.from_items(rows, override_num_blocks=len(rows))
+    pieces = ray.data.from_items(rows, override_num_blocks=blocks_of(len(rows)))
     pool = ActorPoolStrategy(size=workers) if workers else ActorPoolStrategy(min_size=1)
     more: dict[str, Any] = {}
     if "ray_remote_args_fn" in inspect.signature(pieces.map_batches).parameters:  # until Ray 2.64
@@ -221,6 +221,15 @@ def _outcomes(
         raise RunError(
             f"Ray gave up: {said}; what was made is kept, run it again for the rest"
         ) from error
+
+
+def blocks_of(items: int) -> int:
+    """Into how many blocks items are put: the results of one come when all of it is made.
+
+    One item each for as long as the cost of a block, some ten milliseconds, is none.
+    """
+    each = min(-(-items // _BLOCKS), _BLOCK)
+    return -(-items // each)
 
 
 def _retries() -> dict[str, Any]:

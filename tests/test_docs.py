@@ -72,6 +72,7 @@ def test_every_option_has_help(name):
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
+        "docs/scale.md",
         "docs/triton.md",
         "examples/android/README.md",
         "examples/cpp/README.md",

@@ -343,6 +343,13 @@ def test_ray_that_is_not_installed_is_named(capsys, words, tmp_path, monkeypatch
 # A worker
 
 
+@pytest.mark.parametrize(
+    ("items", "blocks"), [(1, 1), (2000, 2000), (2001, 1001), (10_000, 2000), (10**6, 62_500)]
+)
+def test_many_items_go_in_blocks_and_a_picture_is_never_far_from_the_disk(items, blocks):
+    assert ray_pool.blocks_of(items) == blocks
+
+
 def test_errors_of_ours_are_values_and_others_are_named():
     def opener():
         def make(item):

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import run_cli
 from runtimes.engines.base import Execution
 from runtimes.progress import Progress
-from runtimes.ray_pool import OWN, Cluster
+from runtimes.ray_pool import OWN, Cluster, spread
 from runtimes.spread import Spread
 from validation.machine import machine
 from validation.quality.filling import fill
@@ -37,6 +37,7 @@ from validation.quality.prompts import prompts_for
 from validation.quality.series import Album
 
 WORKER = "ray::MapWorker"
+ITEMS = 2000  # of nothing, to see what the pool itself takes
 LOOK = 0.25  # seconds between two looks at the workers' memory
 
 
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
     print_runs(runs, args.count)
     print()
     print_way(bundle, request)
+    print(f"- items a second through the pool, where making takes no time: {items_a_second():.0f}")
 
 
 def timed(album: Album, workers: int) -> Run:
@@ -117,6 +119,17 @@ def watched() -> Iterator[list[int]]:
     finally:
         ended.set()
         thread.join()
+
+
+def items_a_second() -> float:
+    """How many items a pool of two workers hands out and takes back, from the first on."""
+    times = [time.perf_counter() for _ in spread(nothing, range(ITEMS), Cluster(OWN, 2))]
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def nothing() -> Callable[[int], int]:
+    """An opener of what makes nothing."""
+    return lambda item: item
 
 
 def print_runs(runs: list[Run], count: int) -> None:
