@@ -85,6 +85,14 @@ def test_validating(bundles, tmp_path):
 
 
 @pytest.mark.slow
+def test_making_pictures_on_ray(bundles, tmp_path):
+    words = [bundles("one_level").folder, *PICTURE, tmp_path / "p.png", "--ray", "--workers", "1"]
+    assert_runs("ray,cpu", "runtimes", *words)
+    done = run_with("cpu", "runtimes", *words)
+    assert done.returncode == 2 and "pip install 'wuerstchen-export[ray]'" in done.stderr
+
+
+@pytest.mark.slow
 def test_exporting_by_optimum(checkpoint_words, tmp_path):
     words = ["export", "wuerstchen", tmp_path / "b", *checkpoint_words]
     assert_runs("optimum", "optimum.commands.optimum_cli", *words)
