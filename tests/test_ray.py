@@ -264,6 +264,25 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, s
             left.kill()
 
 
+@pytest.mark.slow
+def test_an_item_that_kills_every_worker_ends_the_run(cluster):
+    def opener():
+        return lambda item: os.kill(os.getpid(), signal.SIGKILL) if item == 3 else item
+
+    pool = ray_pool.Cluster(cluster, 2)
+    with pytest.raises(RunError, match=r"Ray gave up: .*what was made is kept"):
+        for item, made in ray_pool.spread(opener, range(6), pool):
+            assert item == made != 3
+
+
+def test_an_error_in_a_worker_is_the_runs(cluster):
+    def opener():
+        raise UsageError("the engine is not there")
+
+    with pytest.raises(UsageError, match=r"^the engine is not there$"):
+        list(ray_pool.spread(opener, range(3), ray_pool.Cluster(cluster, 1)))
+
+
 # What is refused
 
 

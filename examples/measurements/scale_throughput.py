@@ -5,7 +5,8 @@
 
 All run on one thread and take turns, repeat by repeat, each into an empty folder: what else the
 machine does meets all of them. 'steady' leaves the start of the cluster and of its workers out: it
-counts from the first picture on disk to the last. A worker's memory is what ends with it (USS).
+counts from as many pictures on disk as there are workers to the last. A worker's memory is what
+ends with it (USS).
 """
 
 import argparse
@@ -26,6 +27,7 @@ from runtimes.arguments import Parser, a_path, integer, positive
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.console import run_cli
 from runtimes.engines.base import Execution
+from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from runtimes.ray_pool import OWN, Cluster, spread
 from runtimes.spread import Spread
@@ -37,6 +39,7 @@ from validation.quality.prompts import prompts_for
 from validation.quality.series import Album
 
 WORKER = "ray::MapWorker"
+LEAST = 10  # pictures that a rate is taken of
 ITEMS = 2000  # of nothing, to see what the pool itself takes
 LOOK = 0.25  # seconds between two looks at the workers' memory
 
@@ -47,7 +50,7 @@ class Run:
 
     workers: int
     seconds: float
-    steady: float  # pictures a second, once the first is there
+    steady: float  # pictures a second, once every worker may have made one
     worker_bytes: int
 
 
@@ -59,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add = command_line.add_argument
     add("bundle", type=a_path, help="bundle folder, from 'python -m exporter'")
     add("--prompts", type=Path, metavar="FILE", help="prompts (default: the demo's scenes)")
-    add("--count", type=positive, default=40, help="pictures a run (default: 40)")
+    add("--count", type=positive, default=40, help="pictures a run, 10 at least (default: 40)")
     add("--repeats", type=positive, default=5, help="runs of each kind, in turns (default: 5)")
     add("--workers", type=integer, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     add("--quiet", action="store_true", help="print the tables only")
@@ -69,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and print two tables in Markdown."""
+    if args.count < max(LEAST, *args.workers):
+        raise UsageError(f"--count {args.count} is too small: {LEAST} pictures, one a worker")
     bundle = open_bundle(args.bundle)
     prompts = prompts_for(bundle.manifest.model, args.prompts, args.count)
     request = Request(Path(), prompts, execution=Execution(threads=1))
@@ -95,7 +100,9 @@ def timed(album: Album, workers: int) -> Run:
     with watched() as largest:
         fill([album], Spread(None, cluster), lambda *about: times.append(time.perf_counter()))
     seconds = time.perf_counter() - start
-    return Run(workers, seconds, (len(times) - 1) / (times[-1] - times[0]), max(largest))
+    first = max(workers, 1)  # each worker's first picture includes loading
+    steady = (len(times) - first) / (times[-1] - times[first - 1])
+    return Run(workers, seconds, steady, max(largest))
 
 
 @contextmanager
