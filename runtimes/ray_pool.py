@@ -176,12 +176,13 @@ def _without_stderr() -> Iterator[None]:
 
 def _check_room(cluster: Cluster, there: dict[str, float]) -> None:
     """UsageError where the cluster can never hold the workers that are asked for."""
+    workers = cluster.workers or 1
     for what, each in (("CPU", cluster.cpus), ("GPU", cluster.gpus)):
-        needed, have = each * (cluster.workers or 1), there.get(what, 0.0)
-        if needed > have:
+        have = there.get(what, 0.0)
+        if workers * each > have:
             raise UsageError(
-                f"--ray: {cluster.workers or 1} workers of {each} {what} take {needed}, the "
-                f"cluster has {have:g}; give fewer --workers, or leave it out for what there is"
+                f"--ray: the cluster has {have:g} {what}, {workers * each} are needed ({workers} "
+                f"x {each}); give fewer --workers, or leave it out for what there is"
             )
 
 

@@ -307,9 +307,14 @@ def test_a_bundle_that_changed_is_refused(capsys, bundles, words, tmp_path, clus
 def test_more_workers_than_there_is_room_for(capsys, words, tmp_path, cluster):
     code, _, err = run(capsys, *words, tmp_path / "out", "--ray", cluster, "--workers", "5")
     assert code == 2 and err == (
-        "error: --ray: 5 workers of 1 CPU take 5, the cluster has 4; give fewer --workers, or "
+        "error: --ray: the cluster has 4 CPU, 5 are needed (5 x 1); give fewer --workers, or "
         "leave it out for what there is\n"
     )
+
+
+def test_a_worker_on_cuda_takes_a_gpu():
+    with pytest.raises(UsageError, match=r"the cluster has 0 GPU, 2 are needed \(2 x 1\)"):
+        ray_pool._check_room(ray_pool.Cluster("auto", 2, gpus=1), {"CPU": 4.0})
 
 
 def test_an_address_that_nobody_answers(capsys, words, tmp_path):
