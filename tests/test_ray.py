@@ -68,13 +68,20 @@ def until(true: Callable[[], object], process: subprocess.Popen | None = None) -
         time.sleep(0.05)
 
 
-def workers() -> list[psutil.Process]:
-    """The processes of pools on this machine that hold a worker."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if " ".join(process.info["cmdline"] or ()).startswith(WORKER):
-            found.append(process)
-    return found
+def workers(of: psutil.Process | str) -> list[psutil.Process]:
+    """The processes that hold a worker of a cluster: by its address, or by whose own it is."""
+    if isinstance(of, psutil.Process):
+        return [one for one in of.children(recursive=True) if said(one).startswith(WORKER)]
+    nodes = [one for one in psutil.process_iter() if f"={of} " in said(one)]
+    return [one for node in nodes for one in node.children() if said(one).startswith(WORKER)]
+
+
+def said(process: psutil.Process) -> str:
+    """A process's command line, which Ray's change; '' once it has ended."""
+    try:
+        return " ".join([*process.cmdline(), ""])
+    except psutil.Error:
+        return ""
 
 
 def started(*words, sessions: str | None = None) -> subprocess.Popen:
@@ -188,7 +195,7 @@ def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster)
     process = started(*words, out, "--ray", cluster, "--workers", "2", "--quiet")
     until(lambda: len(times(out)) >= 4, process)
     there = {path: at for path, at in times(out).items() if path.suffix == ".png"}
-    victims = workers()
+    victims = workers(cluster)
     assert victims
     os.kill(victims[0].pid, signal.SIGKILL)
     assert (process.wait(300), process.stderr.read()) == (0, "")
@@ -198,8 +205,8 @@ def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster)
 
 
 @pytest.mark.slow
-def test_a_node_that_is_added_takes_its_part(capsys, words, tmp_path):
-    """The run is far longer than nodes take to start, and is ended once the new one works."""
+def test_a_node_that_is_added_takes_its_part_and_may_go(capsys, words, tmp_path):
+    """The run is far longer than nodes take to start, and is ended when all was seen."""
     prompts = Path(words[3])
     prompts.write_text("\n".join(f"a red circle {n}" for n in range(3000)))
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **NODE})
@@ -207,11 +214,15 @@ def test_a_node_that_is_added_takes_its_part(capsys, words, tmp_path):
     try:
         process = started(*words, out, "--ray", made.address, "--quiet")
         until(lambda: len(times(out)) >= 4, process)
-        assert len(workers()) == 1
-        made.add_node(num_cpus=1, object_store_memory=STORE)
-        until(lambda: len(workers()) == 2, process)
+        assert len(workers(made.address)) == 1
+        node = made.add_node(num_cpus=1, object_store_memory=STORE)
+        until(lambda: len(workers(made.address)) == 2, process)
         before = len(times(out))
         until(lambda: len(times(out)) >= before + 8, process)
+        made.remove_node(node, allow_graceful=False)
+        after = len(times(out))
+        until(lambda: len(times(out)) >= after + 40, process)  # more than was under way there
+        assert len(workers(made.address)) == 1
         process.send_signal(signal.SIGINT)
         assert process.wait(300) == 130
         assert process.stderr.read() == (
@@ -245,8 +256,8 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, s
     process = started(*on_ray, sessions=sessions)
     until(lambda: len(times(out)) >= 6, process)
     mine = psutil.Process(process.pid).children(recursive=True)
-    working = [one for one in workers() if one in mine]
-    assert len(working) >= 1
+    working = workers(psutil.Process(process.pid))
+    assert working
     process.kill()
     process.wait()
     there = {path: at for path, at in times(out).items() if path.suffix == ".png"}
