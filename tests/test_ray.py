@@ -45,8 +45,9 @@ def cluster() -> Iterator[str]:
 
 def end(made: Cluster) -> None:
     """Stop a cluster, and remove what it left in the folder of Ray's sessions."""
-    session = Path(made.head_node.get_session_dir_path())
+    address, session = made.address, Path(made.head_node.get_session_dir_path())
     made.shutdown()
+    until(lambda: not [one for one in psutil.process_iter() if address in said(one)])
     shutil.rmtree(session, ignore_errors=True)
 
 
@@ -84,11 +85,22 @@ def said(process: psutil.Process) -> str:
         return ""
 
 
-def started(*words, sessions: str | None = None) -> subprocess.Popen:
-    """A run in a process of its own; `sessions` is where its own cluster keeps its logs."""
-    command = [sys.executable, "-m", "validation", *map(str, words)]
-    env = os.environ | ({} if sessions is None else {"RAY_TMPDIR": sessions})
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen]]:
+    """Starts runs in processes of their own, which end with the test."""
+    processes = []
+
+    def start(*words, sessions: str | None = None) -> subprocess.Popen:
+        """`sessions` is where its own cluster keeps its logs."""
+        command = [sys.executable, "-m", "validation", *map(str, words)]
+        env = os.environ | ({} if sessions is None else {"RAY_TMPDIR": sessions})
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -187,7 +199,7 @@ def test_pictures_of_the_runtimes(capsys, words, tmp_path, cluster, batch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster):
+def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster, started):
     whole, out = tmp_path / "whole", tmp_path / "out"
     prompts = Path(words[3])
     prompts.write_text("\n".join(f"{text} {n}" for text in PROMPTS for n in range(8)))
@@ -205,12 +217,12 @@ def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster)
 
 
 @pytest.mark.slow
-def test_a_node_that_is_added_takes_its_part_and_may_go(capsys, words, tmp_path):
+def test_a_node_that_is_added_takes_its_part_and_may_go(capsys, words, tmp_path, started):
     """The run is far longer than nodes take to start, and is ended when all was seen."""
     prompts = Path(words[3])
     prompts.write_text("\n".join(f"a red circle {n}" for n in range(3000)))
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **NODE})
-    out, process = tmp_path / "out", None
+    out = tmp_path / "out"
     try:
         process = started(*words, out, "--ray", made.address, "--quiet")
         until(lambda: len(times(out)) >= 4, process)
@@ -229,8 +241,6 @@ def test_a_node_that_is_added_takes_its_part_and_may_go(capsys, words, tmp_path)
             "error: interrupted; finished pictures are kept: run it again\n"
         )
     finally:
-        if process is not None:
-            process.kill()
         end(made)
     there = sorted(out.glob("pictures/[0-9]*.png"))
     assert [path.stem for path in there[:3]] == ["00000", "00001", "00002"]
@@ -247,7 +257,7 @@ def sessions() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, sessions):
+def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, sessions, started):
     """With its own cluster, which ends with it."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     prompts = Path(words[3])
