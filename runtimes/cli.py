@@ -7,10 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtimes.arguments import (
-    execution_of,
-    settle_size,
-)
+from runtimes.arguments import execution_of, settle_size
 from runtimes.batches import (
     Job,
     Summary,

@@ -12,7 +12,8 @@ from runtimes.errors import RunError, UsageError
 from runtimes.pipeline import Pipeline, Result
 from runtimes.plan import Options, fixed_batch
 from runtimes.progress import Progress
-from runtimes.ray_pool import Cluster, spread
+from runtimes.ray_cluster import Cluster
+from runtimes.ray_pool import spread
 from runtimes.start import Start
 
 Batch = tuple[Job, ...]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from runtimes.arguments import Drawn, positive
 from runtimes.errors import UsageError
-from runtimes.ray_pool import EXTRA, OWN, Cluster, check_cluster, ray_address
+from runtimes.ray_cluster import EXTRA, OWN, Cluster, check_cluster, ray_address
 from runtimes.shards import Shard, shard
 
 T = TypeVar("T")
@@ -25,9 +25,6 @@ class Spread:
     def part_of(self, items: Sequence[T]) -> list[T]:
         """What is made here of all items."""
         return list(items) if self.shard is None else self.shard.part_of(items)
-
-    def __bool__(self) -> bool:
-        return self.shard is not None or self.cluster is not None
 
 
 def add_spread_options(command_line: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from test_shards import PROMPTS, contents, without_times
 
-from runtimes import ray_pool
+from runtimes import ray_cluster, ray_pool
 from runtimes.cli import main as runtimes_main
 from runtimes.errors import RunError, UsageError
 from validation.cli import main
@@ -290,7 +290,7 @@ def test_an_item_that_kills_every_worker_ends_the_run(cluster):
     def opener():
         return lambda item: os.kill(os.getpid(), signal.SIGKILL) if item == 3 else item
 
-    pool = ray_pool.Cluster(cluster, 2)
+    pool = ray_cluster.Cluster(cluster, 2)
     with pytest.raises(RunError, match=r"Ray gave up: .*what was made is kept"):
         for item, made in ray_pool.spread(opener, range(6), pool):
             assert item == made != 3
@@ -301,7 +301,7 @@ def test_an_error_in_a_worker_is_the_runs(cluster):
         raise UsageError("the engine is not there")
 
     with pytest.raises(UsageError, match=r"^the engine is not there$"):
-        list(ray_pool.spread(opener, range(3), ray_pool.Cluster(cluster, 1)))
+        list(ray_pool.spread(opener, range(3), ray_cluster.Cluster(cluster, 1)))
 
 
 # What is refused
@@ -335,7 +335,7 @@ def test_more_workers_than_there_is_room_for(capsys, words, tmp_path, cluster):
 
 def test_a_worker_on_cuda_takes_a_gpu():
     with pytest.raises(UsageError, match=r"the cluster has 0 GPU, 2 are needed \(2 x 1\)"):
-        ray_pool._check_room(ray_pool.Cluster("auto", 2, gpus=1), {"CPU": 4.0})
+        ray_pool._check_room(ray_cluster.Cluster("auto", 2, gpus=1), {"CPU": 4.0})
 
 
 def test_an_address_that_nobody_answers(capsys, words, tmp_path):
@@ -346,11 +346,11 @@ def test_an_address_that_nobody_answers(capsys, words, tmp_path):
 
 def test_something_else_than_ray_that_answers(monkeypatch):
     """What listens there never speaks: Ray itself would wait for minutes."""
-    monkeypatch.setattr(ray_pool, "_STATUS", 3.0)
+    monkeypatch.setattr(ray_cluster, "_STATUS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"--ray {address} is no Ray cluster that runs"):
-            ray_pool.check_cluster(ray_pool.Cluster(address))
+            ray_cluster.check_cluster(ray_cluster.Cluster(address))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from runtimes.console import run_cli
 from runtimes.engines.base import Execution
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
-from runtimes.ray_pool import OWN, Cluster, spread
+from runtimes.ray_cluster import OWN, Cluster
+from runtimes.ray_pool import spread
 from runtimes.spread import Spread
 from validation.machine import machine
 from validation.quality.filling import fill
