@@ -156,13 +156,15 @@ class Model:
         most = self.most_pixels(limits)
         steps = {"steps": limits.steps, "decoder_steps": limits.steps}
         previews = PARTIAL_IMAGES if self.preview_kind else 0
+        sides = [] if manifest.sizes else _sides(manifest.sampling)
         return {
             "id": self.name,
             "object": "model",
             "created": self._created,
             "owned_by": OWNER,
             "default_size": in_words(plan),
-            "sides": [] if manifest.sizes else _sides(manifest.sampling),
+            "sides": sides,
+            "size_multiple": _multiple(sides),
             "sizes": [f"{width}x{height}" for height, width in manifest.sizes],
             "limits": steps
             | {"n": limits.n, "pixels": most, "prompt_chars": limits.prompt_chars}
@@ -199,6 +201,12 @@ def _sides(sampling: Sampling) -> list[int]:
     """Sides that both a height and a width can have, in pixels: those asked for are those made."""
     most = 2 * max(sampling.height, sampling.width)
     return list(valid_sides(sampling, most))[:_MOST_SIDES]
+
+
+def _multiple(sides: Sequence[int]) -> int | None:
+    """What all sides are multiples of, one after the other; None where they are not."""
+    regular = all(side == (place + 1) * sides[0] for place, side in enumerate(sides))
+    return sides[0] if sides and regular else None
 
 
 def in_words(plan: Plan) -> str:
