@@ -427,14 +427,27 @@ def test_a_file_says_how_its_picture_was_made(bundles, order):
     assert str(bundle.folder) not in text
 
 
-def test_a_bundle_whose_scales_are_of_a_whole_batch_is_not_batched(bundles):
+@pytest.mark.parametrize(
+    ("precision", "asked", "most"),
+    [
+        ("fp32", None, 8),
+        ("fp32", 3, 3),
+        ("int8", None, 1),
+        ("int8", 3, 3),
+        ("int4-weights", None, 1),
+        ("int8-dynamic", None, 1),
+        ("int8-dynamic", 3, 1),
+    ],
+)
+def test_what_a_batch_would_change_is_made_one_by_one(bundles, monkeypatch, precision, asked, most):
+    monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1 << 40)
     bundle = bundles("one_level")
     graphs = dict(bundle.manifest.graphs)
-    graphs["stage_b"] = replace(graphs["stage_b"], precision="int8-dynamic")
-    mixing = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
+    graphs["stage_b"] = replace(graphs["stage_b"], precision=precision)
+    rounded = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
     with Pipeline.open(bundle) as pipeline:
-        assert Model("m", mixing, pipeline, {}, 8).most(SHORT) == 1
-        assert Model("m", bundle, pipeline, {}, 8).most(SHORT) > 1
+        model = Model("m", rounded, pipeline, {}, asked)
+        assert model.most(SHORT) == most and bool(model.one_by_one) == (most == 1)
 
 
 def test_what_a_model_says_of_itself(bundles):

@@ -22,8 +22,11 @@ from runtimes.sizes import valid_sides
 
 OWNER = "wuerstchen-export"
 _MOST_SIDES = 64  # that /v1/models lists
-# Their scales are of a whole tensor: what a picture becomes would depend on what is made with it.
+# Its scales are of a whole tensor: what a picture becomes would depend on what is made with it.
 _MIXING = "int8-dynamic"
+# Their activations are rounded to integers, or may be: sums in another order flip some, and a
+# picture is up to 9 of 255 levels off here and there (docs/serving.md has the figures).
+_FLIPPING = ("int8", "int8-weights", "int4-weights")
 
 
 class Wanted(Protocol):
@@ -92,9 +95,7 @@ class Model:
         """How many pictures of these options to make at a time."""
         if self._fixed is not None:
             return self._fixed
-        if not self.batches:
-            return 1
-        asked = self._max_batch
+        asked = 1 if self.one_by_one else self._max_batch
         return self._pipeline.largest_batch(options, asked or MOST) or asked or UNKNOWN
 
     def make(
@@ -132,10 +133,19 @@ class Model:
         self._pipeline.close()
 
     @property
-    def batches(self) -> bool:
-        """Whether pictures are made together: not where a scale is taken of a whole batch."""
-        graphs = self._bundle.manifest.graphs.values()
-        return all(graph.precision != _MIXING for graph in graphs)
+    def one_by_one(self) -> str:
+        """Why no picture is made together with another; '' where that changes nothing.
+
+        Pictures of a batch are those made alone, within 1 of 255 levels, or they are made alone.
+        """
+        stored = {graph.precision for graph in self._bundle.manifest.graphs.values()}
+        if _MIXING in stored:
+            return "the scales of its activations would be of all pictures of a batch"
+        if self._max_batch is None and stored & {*_FLIPPING}:
+            return (
+                "integers round otherwise in a batch; --max-batch N makes N together all the same"
+            )
+        return ""
 
     @cached_property
     def preview_kind(self) -> str | None:
