@@ -5,6 +5,7 @@ otherwise the smallest thing that can be asked for a batch.
 """
 
 import io
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from runtimes.serve.batcher import UNMEASURED, Batcher, Counts
 from runtimes.serve.limits import Limits
 from runtimes.serve.model import Made, Model
 from runtimes.serve.refusal import NOT_MADE, Refusal
-from runtimes.serve.schema import Order
+from runtimes.serve.schema import Order, parse
 from runtimes.serve.waiting import Failed, Finished, Preview, Progress, Queued, Ticket, Waiting
 
 SHORT = Options(steps=2, decoder_steps=2)
@@ -484,6 +485,11 @@ def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
         _, news = submit(line, order(model, "a", seeds=(5, 6, 7)))
         line.work_once()
         line.work_once()
+        for fields, param in (({"size": "96x96"}, "size"), ({"guidance": 1}, "guidance")):
+            body = json.dumps({"prompt": "a", **fields}).encode()
+            with pytest.raises(Refusal) as caught:
+                parse(body, {"m": model}, Limits())
+            assert (caught.value.status, caught.value.param) == (400, param)
         made = [each.made.pixels for each in news if isinstance(each, Finished)]
         alone = pipeline(["a", "a"], options=replace(SHORT, seed=[7, 7])).pictures[0]
     assert len(made) == 3 and np.abs(made[2] - alone.astype(int)).max() <= 1

@@ -85,11 +85,17 @@ class Model:
             )
 
     def plan(self, options: Options) -> Plan:
-        """What options mean; UsageError where this bundle cannot make them."""
-        manifest = self._bundle.manifest
-        plan = make_plan(manifest.sampling, options, 1, None)
-        check_static(manifest, plan, self._fixed or 1)
-        return plan
+        """What options mean; UsageError where they mean nothing."""
+        return make_plan(self._bundle.manifest.sampling, options, 1, None)
+
+    def check(self, plan: Plan) -> None:
+        """UsageError where graphs of fixed shape cannot make a plan."""
+        check_static(self._bundle.manifest, plan, self._fixed or 1)
+
+    @property
+    def sizes(self) -> list[str]:
+        """The only sizes that graphs of fixed shape make, as OpenAI writes them."""
+        return [f"{width}x{height}" for height, width in self._bundle.manifest.sizes]
 
     def most(self, options: Options) -> int:
         """How many pictures of these options to make at a time."""
@@ -175,7 +181,7 @@ class Model:
             "default_size": in_words(plan),
             "sides": sides,
             "size_multiple": _multiple(sides),
-            "sizes": [f"{width}x{height}" for height, width in manifest.sizes],
+            "sizes": self.sizes,
             "limits": steps
             | {"n": limits.n, "pixels": most, "prompt_chars": limits.prompt_chars}
             | {"guidance": GUIDANCE, "partial_images": previews},
