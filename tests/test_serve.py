@@ -4,7 +4,9 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -128,6 +130,16 @@ def test_the_stream_says_how_far_the_work_is(server):
     assert done == sorted(done) and all(0 < share <= 1 for share in done)
     completed = [each for each in data if each["type"].endswith("completed")]
     assert [(each["picture"], each["seed"]) for each in completed] == [(0, 1), (1, 2)]
+
+
+def test_the_example_of_the_documentation(server, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs/serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace(":8000/", f":{server.port}/"), {})
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert json.loads(picture.text[METADATA_KEY])["seed"] == [7]
+    assert capsys.readouterr().out.splitlines()[-1] == "image_generation.completed"
 
 
 def test_openais_client_lists_the_models(client):
