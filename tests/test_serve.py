@@ -158,6 +158,29 @@ def test_openais_client_understands_the_errors(client):
         client.images.generate(prompt="a", model="dall-e-3")
 
 
+def test_several_models(bundle, pipeline):
+    """The first is meant where none is named."""
+
+    def models():
+        presets = ({}, {"fast": {"steps": 1}})
+        names = zip(("first", "second"), presets, strict=True)
+        return [Model(name, bundle, Pipeline.open(bundle), preset) for name, preset in names]
+
+    with served(models) as running:
+        address = f"http://127.0.0.1:{running.port}/v1"
+        with openai.OpenAI(base_url=address, api_key="none") as asking:
+            assert [model.id for model in asking.models.list().data] == ["first", "second"]
+            extra = {"seed": 5, **SHORT}
+            made = [
+                asking.images.generate(prompt="a", extra_body=extra, **named).data[0].b64_json
+                for named in ({}, {"model": "second"})
+            ]
+        assert made[0] == made[1]
+        assert np.abs(pixels(made[0])[0] - alone(pipeline, "a", 5)).max() <= 1
+        assert running.make(prompt="a", preset="fast")[2]["error"]["param"] == "preset"
+        assert running.make(prompt="a", model="second", preset="fast", **SHORT)[0] == 200
+
+
 def test_a_preset_gives_way_to_what_is_written(server):
     def about(**fields):
         _, _, answer = server.make(prompt="a", **fields)

@@ -175,6 +175,17 @@ def test_ten_million_characters(server):
     assert server.make(prompt="a", **SHORT)[0] == 200
 
 
+def test_a_body_without_a_length_is_bounded_all_the_same(server):
+    """In chunks, as of a client that does not say how much will come."""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(200):
+            connection.sendall(b"400\r\n" + b"a" * 1024 + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 413"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status"),
     [
