@@ -32,11 +32,11 @@ from runtimes.batches import (
     print_summary,
     run_batches,
 )
-from runtimes.bundle.manifest import MANIFEST_NAME
-from runtimes.bundle.read import Bundle, Hashes, open_bundle, sha256
+from runtimes.bundle.read import Bundle, Hashes, open_bundle
 from runtimes.console import run_cli, subcommand
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
+from runtimes.parameters import parameters_of, parameters_of_picture
 from runtimes.picture_arguments import (
     NO_PICTURE,
     add_picture_side_options,
@@ -45,7 +45,7 @@ from runtimes.picture_arguments import (
     settle_picture_options,
 )
 from runtimes.pipeline import Pipeline, Result
-from runtimes.plan import Options, Plan, make_plan
+from runtimes.plan import Options, make_plan
 from runtimes.preview_files import add_preview_options, preview_files
 from runtimes.progress import Progress
 from runtimes.prompts import RULE, argument_text, read_prompts
@@ -54,6 +54,7 @@ from runtimes.replay import replay
 COMMANDS = {
     "encode": "runtimes.encode_cli:main",
     "decode": "runtimes.decode_cli:main",
+    "serve": "runtimes.serve.cli:main",
 }
 # What people write for the options of other tools.
 MEANT = {
@@ -222,9 +223,11 @@ def _run(args: argparse.Namespace) -> None:
     keep_the_originals(given, [job.path for job in jobs])
     start = None if given is None else given.start
     plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
-    common = _parameters(bundle, plan) | ({} if given is None else given.parameters())
+    common = parameters_of(bundle, plan) | ({} if given is None else given.parameters())
     # What each PNG will say of itself; a picture that is there already is compared with it.
-    parameters = {job: _job_parameters(job) | common for job in jobs}
+    parameters = {
+        job: parameters_of_picture(job.prompt, job.negative, job.seed) | common for job in jobs
+    }
     missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
     previews = preview_files(args, bundle.manifest, len(jobs))
     summary = Summary()
@@ -345,27 +348,6 @@ def _options(args: argparse.Namespace) -> Options:
         height=args.height,
         width=args.width,
     )
-
-
-def _job_parameters(job: Job) -> dict[str, Any]:
-    return {"prompt": job.prompt, "negative_prompt": job.negative, "seed": [job.seed]}
-
-
-def _parameters(bundle: Bundle, plan: Plan) -> dict[str, Any]:
-    """What all pictures of a run have in common, and decides how they look."""
-    manifest, model = bundle.manifest, bundle.manifest.model
-    return {
-        "bundle": sha256(bundle.folder / MANIFEST_NAME),
-        "model": f"{model.id}@{model.revision}",
-        "prior": f"{model.prior_id}@{model.prior_revision}",
-        "precision": manifest.precision,
-        "guidance": plan.guidance,
-        "decoder_guidance": plan.decoder_guidance,
-        "timesteps": plan.timesteps,
-        "decoder_timesteps": plan.decoder_timesteps,
-        "height": plan.sizes.picture[0],
-        "width": plan.sizes.picture[1],
-    }
 
 
 def _warn(text: str) -> None:
