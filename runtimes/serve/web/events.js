@@ -26,11 +26,13 @@ function dataOf(block) {
   return lines.map((line) => line.slice(5).trimStart()).join("\n");
 }
 
-/** An answer that is no stream of pictures: `status` 0 where the server could not be reached. */
+export const KEY = "wuerstchen-key";
+
+/** An answer that is no stream of pictures; `status` 0: none came. `seconds`: when to ask again. */
 export class Problem extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, seconds = undefined) {
     super(message.replace(/\s+/g, " ").trim());
-    this.status = status;
+    Object.assign(this, { status, seconds });
   }
 }
 
@@ -43,22 +45,20 @@ export async function ask(path, options = {}) {
     answer = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    // A key that no header can hold is a TypeError, too.
     throw new Problem("The server does not answer. Is it still running?");
   }
   if (answer.ok) return answer;
-  throw new Problem(await wordsOf(answer), answer.status);
+  throw await problemOf(answer);
 }
 
-export const KEY = "wuerstchen-key";
-
-async function wordsOf(answer) {
+async function problemOf(answer) {
   const said = (await answer.json().catch(() => null))?.error?.message;
-  const message = said ?? `The server answered ${answer.status}.`;
+  const message = said ?? `the server answered ${answer.status}`;
+  const sentence = `${message[0].toUpperCase()}${message.slice(1)}`.replace(/\.?$/, ".");
   const seconds = Number.parseInt(answer.headers.get("Retry-After") ?? "", 10);
-  if (!(seconds >= 0)) return message;
+  if (!(seconds >= 0)) return new Problem(sentence, answer.status);
   const when = new Date(Date.now() + seconds * 1000).toLocaleTimeString();
-  return `${message} Try again in ${seconds} s, at ${when}.`;
+  return new Problem(`${sentence} Try again in ${seconds} s, at ${when}.`, answer.status, seconds);
 }
 
 /** Bytes of base64. */

@@ -13,6 +13,8 @@ export function element(name, properties = {}, ...children) {
 /** Places for so many pictures of a size "WxH", empty yet. */
 export function emptyTiles(place, count, size) {
   const [width, height] = size.split("x");
+  // As large as it is made, or some more: what is enlarged more is only blurred more.
+  place.style.setProperty("--widest", `${width > 256 ? Math.max(width, 512) : 2.5 * width}px`);
   const tiles = Array.from({ length: count }, () => {
     const blank = element("div", { className: "blank" });
     blank.style.aspectRatio = `${width} / ${height}`;

@@ -43,15 +43,27 @@ async function open() {
   try {
     models = (await (await ask("v1/models")).json()).data;
   } catch (problem) {
+    if (problem.status === 503) return openLater(problem);
     return tell(problem);
   }
   at("key-form").hidden = true;
   form.hidden = false;
+  at("run").hidden = !run;
+  at("stop").hidden = false;
   at("forget").hidden = !sessionStorage.getItem(KEY);
   at("model").replaceChildren(...models.map(({ id }) => new Option(id, id)));
   at("model-field").hidden = models.length < 2;
   alarm("");
   changeModel();
+}
+
+/** Models are loaded while the page is there already. */
+function openLater({ seconds }) {
+  at("status").textContent = "The server is loading its models";
+  at("bar").removeAttribute("value");
+  at("run").hidden = false;
+  at("stop").hidden = true;
+  setTimeout(open, 1000 * Math.max(seconds ?? 0, 1));
 }
 
 function changeModel() {
