@@ -73,7 +73,7 @@ export function refill(form, request, seed) {
 
 /** Options of a request in words, without its prompt and seed. */
 export function inWords(request, size) {
-  const words = [size.replace("x", " × ")];
+  const words = [spaced(size)];
   if (request.preset) words.push(`preset ${request.preset}`);
   for (const name of NUMBERS) if (request[name] !== undefined) words.push(`${nameOf(name)} ${request[name]}`);
   if (request.negative_prompt) words.push(`without “${request.negative_prompt}”`);
@@ -87,9 +87,8 @@ function offerSizes(form, model) {
   const found = (model.sizes ?? []).concat(SHARES.map((shares) => nearSize(own, shares, sides)));
   const fits = (each) => each && area(each) <= model.limits.pixels && each !== model.default_size;
   const sizes = [...new Set(found.filter(fits))].sort((one, other) => area(one) - area(other));
-  const entries = sizes.map((each) => [each, each.replace("x", " × ")]);
-  const first = ["auto", `${model.default_size.replace("x", " × ")} (usual)`];
-  fill(size, [first, ...entries, ...(sides.length ? [[OTHER, "other …"]] : [])]);
+  const entries = sizes.map((each) => [each, spaced(each)]);
+  fill(size, [["auto", spaced(model.default_size)], ...entries, ...(sides.length ? [[OTHER, "other …"]] : [])]);
   for (const [field, side] of [[width, own[0]], [height, own[1]]]) {
     fill(field, sides.map((each) => [each, `${each} px`]));
     if (sides.includes(side)) field.value = side;
@@ -118,6 +117,8 @@ function fill(select, entries) {
   if (entries.some(([value]) => value === before)) select.value = before;
 }
 
+/** A size as it is read, on one line. */
+const spaced = (size) => size.replace("x", "\u00a0×\u00a0");
 const area = (size) => size.split("x").reduce((product, side) => product * Number(side), 1);
 const nameOf = (name) => name.replace("decoder_", "Stage B ");
 const told = (name, values) =>
