@@ -66,18 +66,25 @@ def address_of(listening: socket.socket) -> str:
 
 
 def serve(
-    service: Service, listening: socket.socket, open_models: Callable[[], Sequence[Model]]
+    service: Service,
+    listening: socket.socket,
+    open_models: Callable[[], Sequence[Model]],
+    signals: list[int] | None = None,
 ) -> None:
     """Answer on a socket until SIGINT or SIGTERM; models are opened while it says 'not ready'.
 
     A signal lets nothing new in and gives what is there `grace` seconds; a second one gives none.
-    Raises what `open_models` raises.
+    In a thread, none are heard: whatever is put into `signals` is one. Raises what `open_models`
+    raises.
     """
-    asyncio.run(_serve(service, listening, open_models))
+    asyncio.run(_serve(service, listening, open_models, [] if signals is None else signals))
 
 
 async def _serve(
-    service: Service, listening: socket.socket, open_models: Callable[[], Sequence[Model]]
+    service: Service,
+    listening: socket.socket,
+    open_models: Callable[[], Sequence[Model]],
+    signals: list[int],
 ) -> None:
     server = _Server(
         uvicorn.Config(
@@ -92,7 +99,6 @@ async def _serve(
             timeout_graceful_shutdown=_LAST_WORDS,
         )
     )
-    signals: list[int] = []
     with _heard(signals):
         answering = asyncio.create_task(server.serve([listening]))
         try:
