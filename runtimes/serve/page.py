@@ -1,4 +1,4 @@
-"""The page at `/`: one document made of the files in web/, and the policy that browsers hold it to."""
+"""The page at `/`: one document made of the files in web/, and the policy that guards it."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ _STYLE, _SCRIPT = "<style>", '<script type="module">'
 def page() -> tuple[bytes, str]:
     """The document in UTF-8, and the value of its Content-Security-Policy header.
 
-    The policy lets run what is in the document and nothing else, and lets it talk to this server only.
+    The policy lets run what is in the document and nothing else, and that talk to this server only.
     """
     style, script = _together(STYLES), _together(SCRIPTS)
     text = _filled(_filled(_read(DOCUMENT), _STYLE, style), _SCRIPT, script)
