@@ -66,7 +66,9 @@ const DO = {
   async make({ prompt, fields = {}, key }) {
     await fill(fields);
     if (prompt !== undefined) await page.fill("#prompt", "");
-    if (prompt) await page.locator("#prompt").pressSequentially(prompt);
+    // What is long is pasted.
+    if (prompt?.length > 100) await page.fill("#prompt", prompt);
+    else if (prompt) await page.locator("#prompt").pressSequentially(prompt);
     await watch();
     if (key) await page.press("#prompt", key);
     else await page.click("#make");

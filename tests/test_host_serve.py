@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from runtimes.tolerances import SAME_SEED_LEVELS
 
 SCRIPT = Path(__file__).with_name("serve_page.mjs")
 PHONE, DESKTOP = {"width": 360, "height": 800}, {"width": 1280, "height": 900}
-ENDLESS = 1_000_000  # steps of a run that nobody waits for
+ENDLESS = 10_000  # steps of a run that nobody waits for
 PROMPT = "a large red circle on the left"
 Serve = Callable[..., str]
 
@@ -106,7 +107,7 @@ def test_the_page_makes_pythons_picture_with_progress_and_previews(bundles, tmp_
     wanted = python_picture(folder, PROMPT, Options(seed=7))
     assert np.abs(pixels(file) - wanted).max() <= SAME_SEED_LEVELS
     parameters = read_parameters(file)
-    assert (parameters["prompt"], parameters["seed"]) == (PROMPT, 7)
+    assert (parameters["prompt"], parameters["seed"]) == (PROMPT, [7])
     seen = made[0]["seen"]
     assert len(seen["previews"]) > 1
     assert any(re.fullmatch(r"Composing, Stage C: step \d+ of 29", text) for text in seen["said"])
@@ -146,7 +147,8 @@ def test_history_same_seeds_and_options_used_again(bundles, tmp_path, serve):
     assert made[1]["name"] == f"img-src-x-onerror-alert-1-ünï-seed-{seeds[1]}.png"
     wanted = {"prompt": hostile, "seed": str(seeds[1]), "steps": "3", "negative_prompt": "blue"}
     assert made[3].items() >= (wanted | {"n": "1", "decoder_steps": "2"}).items()
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
+    difference = pixels(tmp_path / "again.png") - pixels(tmp_path / "first.png")
+    assert np.abs(difference).max() <= SAME_SEED_LEVELS  # the first was one of a batch
     assert "was not read" in made[6]["note"] and "preset quick" in made[6]["history"][0]
     assert made[8]["seed"] == made[6]["tiles"][0].split()[1]
     assert made[9]["tiles"] == [f"Seed {seeds[0]}"]
@@ -155,15 +157,15 @@ def test_history_same_seeds_and_options_used_again(bundles, tmp_path, serve):
 @pytest.mark.slow
 def test_stopping_ends_the_servers_work(bundles, tmp_path, serve):
     address = serve(bundles("one_level").folder, "--max-steps", ENDLESS)
-    endless = {"prompt": "a star", "steps": ENDLESS}
+    endless = {"prompt": "a star", "steps": ENDLESS, "decoder_steps": ENDLESS}
+    short = {"steps": 2, "decoder_steps": 2}
     made = browse(
         tmp_path,
         address,
         [
             {"does": "stop", "fields": endless, "by": "Escape"},
             {"does": "stop", "fields": {}, "by": "click"},
-            # The one worker is free again, or this would wait for ever.
-            {"does": "make", "prompt": "a star", "fields": {"steps": 2}},
+            {"does": "make", "prompt": "a star", "fields": short},
         ],
     )
     for stopped in made[:2]:
@@ -171,6 +173,9 @@ def test_stopping_ends_the_servers_work(bundles, tmp_path, serve):
         assert stopped["seen"]["announced"][-1] == "Stopped."
     assert made[1]["focused"] == "make"
     assert made[2]["alert"] == "" and len(made[2]["tiles"]) == 1
+    with urlopen(f"{address}/metrics") as answer:
+        counted = re.search(rb"^wuerstchen_pictures_total\S* (\S+)", answer.read(), re.MULTILINE)
+    assert counted is not None and float(counted[1]) == 1  # what was stopped was not made
 
 
 @pytest.mark.slow
@@ -182,23 +187,24 @@ def test_what_is_wrong_is_one_line_that_is_seen(bundles, tmp_path, serve):
             tmp_path,
             address,
             [
+                {"does": "make", "prompt": "a"},
                 {"does": "make", "prompt": ""},
                 {"does": "make", "prompt": "a", "fields": {"seed": "seven"}},
                 {"does": "make", "prompt": "a", "fields": {"seed": "", "steps": ENDLESS + 1}},
                 {"does": "make", "prompt": "a" * 5000, "fields": {"steps": 2}},
-                {"does": "make", "prompt": "a"},
             ],
         )
-    told = ["Prompt: ", "Seed: a whole number", "Stage C steps: ", "5,000 characters", "Try again"]
+    told = ["Try again", "Prompt: ", "Seed: a whole number", "Stage C steps: ", "5,000 characters"]
     for result, words in zip(made, told, strict=True):
         assert words in result["alert"] and "\n" not in result["alert"]
         assert result["tiles"] == []
-    assert re.search(r"Try again in \d+ s, at \d+:\d\d", made[4]["alert"])
+    assert re.search(r"Try again in \d+ s, at \d+:\d\d", made[0]["alert"])
 
 
 def fill_the_queue(address: str, stack: ExitStack) -> None:
     """Ask for endless runs, and read nothing, until one more is refused."""
-    body = json.dumps({"prompt": "a", "steps": ENDLESS, "n": 4, "stream": True})
+    asked = {"prompt": "a", "steps": ENDLESS, "decoder_steps": ENDLESS, "n": 4, "stream": True}
+    body = json.dumps(asked)
     for _ in range(10):
         connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
         stack.callback(connection.close)
