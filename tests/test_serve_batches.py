@@ -5,6 +5,7 @@ otherwise the smallest thing that can be asked for a batch.
 """
 
 import io
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from runtimes.serve.batcher import UNMEASURED, Batcher, Counts
 from runtimes.serve.limits import Limits
 from runtimes.serve.model import Made, Model
 from runtimes.serve.refusal import NOT_MADE, Refusal
-from runtimes.serve.schema import Order
+from runtimes.serve.schema import Order, parse
 from runtimes.serve.waiting import Failed, Finished, Preview, Progress, Queued, Ticket, Waiting
 
 SHORT = Options(steps=2, decoder_steps=2)
@@ -427,14 +428,27 @@ def test_a_file_says_how_its_picture_was_made(bundles, order):
     assert str(bundle.folder) not in text
 
 
-def test_a_bundle_whose_scales_are_of_a_whole_batch_is_not_batched(bundles):
+@pytest.mark.parametrize(
+    ("precision", "asked", "most"),
+    [
+        ("fp32", None, 8),
+        ("fp32", 3, 3),
+        ("int8", None, 1),
+        ("int8", 3, 3),
+        ("int4-weights", None, 1),
+        ("int8-dynamic", None, 1),
+        ("int8-dynamic", 3, 1),
+    ],
+)
+def test_what_a_batch_would_change_is_made_one_by_one(bundles, monkeypatch, precision, asked, most):
+    monkeypatch.setattr("runtimes.estimate.available_memory", lambda: 1 << 40)
     bundle = bundles("one_level")
     graphs = dict(bundle.manifest.graphs)
-    graphs["stage_b"] = replace(graphs["stage_b"], precision="int8-dynamic")
-    mixing = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
+    graphs["stage_b"] = replace(graphs["stage_b"], precision=precision)
+    rounded = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
     with Pipeline.open(bundle) as pipeline:
-        assert Model("m", mixing, pipeline, {}, 8).most(SHORT) == 1
-        assert Model("m", bundle, pipeline, {}, 8).most(SHORT) > 1
+        model = Model("m", rounded, pipeline, {}, asked)
+        assert model.most(SHORT) == most and bool(model.one_by_one) == (most == 1)
 
 
 def test_what_a_model_says_of_itself(bundles):
@@ -471,6 +485,11 @@ def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
         _, news = submit(line, order(model, "a", seeds=(5, 6, 7)))
         line.work_once()
         line.work_once()
+        for fields, param in (({"size": "96x96"}, "size"), ({"guidance": 1}, "guidance")):
+            body = json.dumps({"prompt": "a", **fields}).encode()
+            with pytest.raises(Refusal) as caught:
+                parse(body, {"m": model}, Limits())
+            assert (caught.value.status, caught.value.param) == (400, param)
         made = [each.made.pixels for each in news if isinstance(each, Finished)]
         alone = pipeline(["a", "a"], options=replace(SHORT, seed=[7, 7])).pictures[0]
     assert len(made) == 3 and np.abs(made[2] - alone.astype(int)).max() <= 1

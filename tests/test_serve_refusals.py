@@ -2,15 +2,18 @@
 
 import json
 import socket
+from dataclasses import replace
 
 import openai
 import pytest
 from served import JSON, PATH, Gated, served, until
 
+from runtimes.errors import UsageError
 from runtimes.pipeline import Pipeline
+from runtimes.plan import Options, make_plan
 from runtimes.serve.limits import Limits
 from runtimes.serve.model import Model
-from runtimes.serve.refusal import NOT_MADE
+from runtimes.serve.refusal import NOT_MADE, of_usage
 
 SHORT = {"steps": 2, "decoder_steps": 2}
 
@@ -85,6 +88,23 @@ def test_the_wrong_field_is_named(server, case):
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["param"] == name and answer["error"]["type"] == "invalid_request_error"
     assert len(json.dumps(answer)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "message"),
+    [
+        ({"height": 30}, "size", "height 30 gives Stage B a latent side of 6, no multiple of 9; "),
+        ({"decoder_guidance": -1.0}, "decoder_guidance", "decoder_guidance is -1.0; it must be"),
+        ({"steps": 0}, "steps", "steps is 0; it must be at least 1"),
+    ],
+)
+def test_what_the_runtimes_refuse_is_told_of_the_request(bundle, options, param, message):
+    sampling = replace(bundle.manifest.sampling, stage_b_multiple=9)
+    with pytest.raises(UsageError) as caught:
+        make_plan(sampling, Options(**options), 1, None)
+    refusal = of_usage(caught.value, "other")
+    assert (refusal.status, refusal.param) == (400, param)
+    assert refusal.message.startswith(message) and "--" not in refusal.message
 
 
 BROKEN = {

@@ -102,8 +102,8 @@ def _add_queue_options(command_line: argparse.ArgumentParser) -> None:
         "--max-batch",
         type=positive,
         metavar="N",
-        help="pictures made at a time (default: what fits into the memory that is free, up to 8; a "
-        "--static bundle's own)",
+        help="pictures made at a time (default: what fits into the memory that is free, up to 8; 1 "
+        "of integer bundles; a --static bundle's own)",
     )
     add(
         "--queue",

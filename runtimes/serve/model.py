@@ -22,8 +22,11 @@ from runtimes.sizes import valid_sides
 
 OWNER = "wuerstchen-export"
 _MOST_SIDES = 64  # that /v1/models lists
-# Their scales are of a whole tensor: what a picture becomes would depend on what is made with it.
+# Its scales are of a whole tensor: what a picture becomes would depend on what is made with it.
 _MIXING = "int8-dynamic"
+# Their activations are rounded to integers, or may be: sums in another order flip some, and a
+# picture is up to 9 of 255 levels off here and there (docs/serving.md has the figures).
+_FLIPPING = ("int8", "int8-weights", "int4-weights")
 
 
 class Wanted(Protocol):
@@ -82,19 +85,23 @@ class Model:
             )
 
     def plan(self, options: Options) -> Plan:
-        """What options mean; UsageError where this bundle cannot make them."""
-        manifest = self._bundle.manifest
-        plan = make_plan(manifest.sampling, options, 1, None)
-        check_static(manifest, plan, self._fixed or 1)
-        return plan
+        """What options mean; UsageError where they mean nothing."""
+        return make_plan(self._bundle.manifest.sampling, options, 1, None)
+
+    def check(self, plan: Plan) -> None:
+        """UsageError where graphs of fixed shape cannot make a plan."""
+        check_static(self._bundle.manifest, plan, self._fixed or 1)
+
+    @property
+    def sizes(self) -> list[str]:
+        """The only sizes that graphs of fixed shape make, as OpenAI writes them."""
+        return [f"{width}x{height}" for height, width in self._bundle.manifest.sizes]
 
     def most(self, options: Options) -> int:
         """How many pictures of these options to make at a time."""
         if self._fixed is not None:
             return self._fixed
-        if not self.batches:
-            return 1
-        asked = self._max_batch
+        asked = 1 if self.one_by_one else self._max_batch
         return self._pipeline.largest_batch(options, asked or MOST) or asked or UNKNOWN
 
     def make(
@@ -132,10 +139,19 @@ class Model:
         self._pipeline.close()
 
     @property
-    def batches(self) -> bool:
-        """Whether pictures are made together: not where a scale is taken of a whole batch."""
-        graphs = self._bundle.manifest.graphs.values()
-        return all(graph.precision != _MIXING for graph in graphs)
+    def one_by_one(self) -> str:
+        """Why no picture is made together with another; '' where that changes nothing.
+
+        Pictures of a batch are those made alone, within 1 of 255 levels, or they are made alone.
+        """
+        stored = {graph.precision for graph in self._bundle.manifest.graphs.values()}
+        if _MIXING in stored:
+            return "the scales of its activations would be of all pictures of a batch"
+        if self._max_batch is None and stored & {*_FLIPPING}:
+            return (
+                "integers round otherwise in a batch; --max-batch N makes N together all the same"
+            )
+        return ""
 
     @cached_property
     def preview_kind(self) -> str | None:
@@ -165,7 +181,7 @@ class Model:
             "default_size": in_words(plan),
             "sides": sides,
             "size_multiple": _multiple(sides),
-            "sizes": [f"{width}x{height}" for height, width in manifest.sizes],
+            "sizes": self.sizes,
             "limits": steps
             | {"n": limits.n, "pixels": most, "prompt_chars": limits.prompt_chars}
             | {"guidance": GUIDANCE, "partial_images": previews},

@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-# What the messages of the command line call a field of a request.
-_FIELDS = {"height": "size", "width": "size", "size": "size"}
+# Flags of the command line that are fields of a request, and those of another name there.
+_FLAG = re.compile(r"--((?:decoder-)?(?:steps|guidance)|height|width)")
+_FIELDS = {"height": "size", "width": "size"}
 _TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
@@ -45,13 +46,13 @@ def bad(field: str, message: str) -> Refusal:
     return Refusal(400, f"{field}: {message}", param=field, code="invalid_value")
 
 
-def of_usage(error: Exception) -> Refusal:
-    """What the runtimes say of a bad option, told of the request's field."""
+def of_usage(error: Exception, otherwise: str) -> Refusal:
+    """What the runtimes say of a bad option, told of the request's field; `otherwise` of none."""
     text = str(error)
-    flags = [flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]*)", text)]
-    param = next((_FIELDS.get(flag, flag) for flag in flags), None)
-    plain = re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), text)
-    return Refusal(400, plain, param=param, code="invalid_value")
+    flags = _FLAG.findall(text)
+    field = flags[0].replace("-", "_") if flags else otherwise
+    plain = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), text)
+    return Refusal(400, plain, param=_FIELDS.get(field, field), code="invalid_value")
 
 
 NOT_MADE = "the pictures could not be made; the server's log says why, under this request's id"

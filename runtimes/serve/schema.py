@@ -12,7 +12,7 @@ from runtimes.errors import UsageError
 from runtimes.plan import Options, Plan
 from runtimes.serve import fields
 from runtimes.serve.limits import PARTIAL_IMAGES, Limits
-from runtimes.serve.model import Model
+from runtimes.serve.model import Model, in_words
 from runtimes.serve.presets import KEYS, Preset
 from runtimes.serve.refusal import Refusal, bad, of_usage
 
@@ -115,9 +115,16 @@ def _sampling(given: Mapping[str, Any], model: Model, limits: Limits) -> tuple[O
         raise bad("size", f"{width}x{height} is more than {most:,} pixels")
     options = Options(**{**preset, **own}, height=height, width=width)
     try:
-        return options, model.plan(options)
+        plan = model.plan(options)
     except UsageError as error:
-        raise of_usage(error) from None
+        raise of_usage(error, "size") from None
+    if model.sizes and in_words(plan) not in model.sizes:
+        raise bad("size", f"this model makes pictures of {' or '.join(model.sizes)} only")
+    try:
+        model.check(plan)
+    except UsageError as error:
+        raise of_usage(error, "guidance") from None
+    return options, plan
 
 
 def _seeds(given: Mapping[str, Any], limits: Limits) -> tuple[int, ...]:

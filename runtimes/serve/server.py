@@ -121,6 +121,9 @@ async def _open(
     models = await asyncio.to_thread(open_models)
     if not signals:
         service.open(models)
+        for model in models:
+            if model.one_by_one:
+                service.log(f"{model.name}: pictures are made one by one: {model.one_by_one}")
         service.log(f"serving {', '.join(service.models)} on {address}")
 
 
