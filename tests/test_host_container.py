@@ -18,6 +18,7 @@ from serve_process import serving
 
 from runtimes import Options, Pipeline
 from runtimes.serve.cli import parser
+from runtimes.serve.page import page
 from runtimes.tolerances import SAME_SEED_LEVELS
 
 
@@ -73,6 +74,8 @@ def test_its_steps_make_a_server_that_makes_pictures(bundles, tmp_path):
         check = replaced(last.all("HEALTHCHECK")[-1].partition("CMD ")[2], {"8000": port})
         healthy = subprocess.run([command[0], *json.loads(check)[1:]], check=False, env=nowhere)
         assert healthy.returncode == 0
+        with urlopen(f"http://127.0.0.1:{port}/") as answer:
+            assert answer.read() == page()[0]  # its files are in the wheel
         picture = made(f"http://127.0.0.1:{port}", prompt="a star", seed=3, steps=3)
     with Pipeline.open(folder) as pipeline:
         wanted = pipeline("a star", options=Options(seed=3, steps=3)).pictures[0]

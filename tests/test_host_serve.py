@@ -202,16 +202,18 @@ def test_what_is_wrong_is_one_line_that_is_seen(bundles, tmp_path, serve):
 
 
 def fill_the_queue(address: str, stack: ExitStack) -> None:
-    """Ask for endless runs, and read nothing, until one more is refused."""
+    """Ask for endless runs, the first of which works, until one more is refused."""
     asked = {"prompt": "a", "steps": ENDLESS, "decoder_steps": ENDLESS, "n": 4, "stream": True}
-    body = json.dumps(asked)
-    for _ in range(10):
+    body, headers = json.dumps(asked), {"Content-Type": "application/json"}
+    for number in range(10):
         connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
         stack.callback(connection.close)
-        headers = {"Content-Type": "application/json"}
         connection.request("POST", "/v1/images/generations", body, headers)
-        if connection.getresponse().status == 429:
+        answer = connection.getresponse()
+        if answer.status == 429:
             return
+        while number == 0 and b"progress" not in answer.readline():
+            pass
     raise AssertionError("ten requests were taken")
 
 
