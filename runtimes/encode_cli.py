@@ -43,7 +43,7 @@ class Quality:
 def quality_of(picture: NDArray[np.uint8], original: NDArray[np.float32]) -> Quality:
     """Of a picture (H,W,3) of 8 bits beside the original (3,H,W), fitted, in 0..1."""
     expected = to_uint8(original[None])[0]
-    return Quality(psnr_db(picture, expected), ssim(picture, expected))
+    return Quality(psnr_db(picture, expected, peak=255), ssim(picture, expected))
 
 
 def parser() -> argparse.ArgumentParser:

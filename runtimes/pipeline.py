@@ -15,13 +15,14 @@ from runtimes.engines.base import Execution, Footprint, Tensors
 from runtimes.engines.table import BundleGraphs, GraphSource, Sessions
 from runtimes.errors import UsageError
 from runtimes.estimate import Need, check_memory, largest_count
+from runtimes.measured_graphs import OnStep, OnTensors
 from runtimes.memory import process_memory
 from runtimes.noise import NoiseSource
 from runtimes.plan import Options, Plan, check_static, make_plan, negatives_for
 from runtimes.previews import GRAPH as PREVIEW
 from runtimes.previews import OnPreview, Previews, preview_kind
 from runtimes.prompts import check_text
-from runtimes.run import Encoded, OnStep, OnTensors, Result, Run
+from runtimes.run import Encoded, Result, Run
 from runtimes.sizes import pixels_for
 from runtimes.start import Start, check_picture_graphs
 from runtimes.tokenizer import PromptTokenizer

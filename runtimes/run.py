@@ -1,30 +1,26 @@
 """One run of a pipeline: text encoders, then Stage C, Stage B and Stage A, NumPy between them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.blank import Blank, blank_output, blank_pictures, blank_step
+from runtimes.blank import Blank, blank_pictures
 from runtimes.bundle.host import PICTURE
 from runtimes.bundle.manifest import Manifest
-from runtimes.engines.base import Engine, Placement, Tensors
+from runtimes.engines.base import Placement, Tensors
 from runtimes.engines.table import Sessions
 from runtimes.images import to_uint8
-from runtimes.memory import Usage, measured
+from runtimes.measured_graphs import MeasuredGraphs, OnStep, OnTensors
+from runtimes.memory import Usage
 from runtimes.pictures import resized
-from runtimes.plan import Plan, Stage, pictures_at_once
-from runtimes.previews import Previewer, Previews
-from runtimes.sampler import Denoise, advice_for, check_finite, place_of, sample
+from runtimes.plan import Plan, Stage
+from runtimes.previews import Previews
 from runtimes.sizes import Sizes
-from runtimes.start import AfterStep, Start, compressor_stride, keeping, noised
+from runtimes.start import Start, compressor_stride, keeping, noised
 from runtimes.tokenizer import PromptTokenizer
 
 Array = NDArray[np.float32]
-OnStep = Callable[[str, int, int], None]  # stage, steps done, steps in all
-OnTensors = Callable[[str, Tensors], None]  # what was computed: 'stage_c/3' -> latents, ...
 
 
 @dataclass(frozen=True)
@@ -69,16 +65,11 @@ class Run:
         on_tensors: OnTensors,
         previews: Previews | None = None,
     ) -> None:
-        self._manifest = manifest
-        self._sampling, self._graphs = manifest.sampling, manifest.graphs
-        self._previewer = None if previews is None else Previewer(manifest, sessions, previews)
+        self._manifest, self._sampling = manifest, manifest.sampling
         self._text_graphs = manifest.text_graphs
-        self._sessions, self._tokenizers = sessions, tokenizers
-        self._plan, self._on_step, self._on_tensors = plan, on_step, on_tensors
-        self._usage: dict[str, Usage] = {}
-        self._placements: dict[str, Placement] = {}
+        self._tokenizers, self._plan = tokenizers, plan
+        self._measured = MeasuredGraphs(manifest, sessions, plan, on_step, on_tensors, previews)
         self._truncated: dict[str, str] = {}
-        self._blanks: dict[str, Blank] = {}
 
     def __call__(self, prompts: list[str], negatives: list[str]) -> Result:
         plan, sampling = self._plan, self._sampling
@@ -97,7 +88,7 @@ class Run:
     def encode(self, pictures: Array) -> Encoded:
         """What the compressor makes of pictures (B,3,H,W), fp32 in 0..1, of the plan's size."""
         embedding = self._embedded(pictures, len(pictures))
-        return Encoded(embedding, self._usage, self._placements)
+        return Encoded(embedding, self._measured.usage, self._measured.placements)
 
     def decode(self, embedding: Array, prompts: list[str], negatives: list[str]) -> Result:
         """Pictures of an image embedding (B,C,h,w), by Stage B and Stage A alone."""
@@ -112,7 +103,7 @@ class Run:
         decoded = self._stage_b(embedding, self._rows(plan.stage_b, hidden, len(embedding)))
         image = self._stage_a(decoded)
         pictures = to_uint8(image)
-        self._note(blank_pictures(pictures))
+        self._measured.note(blank_pictures(pictures))
         return Result(
             pictures,
             image,
@@ -120,9 +111,9 @@ class Run:
             tuple(self._truncated.items()),
             plan.sizes,
             plan,
-            self._usage,
-            self._placements,
-            tuple(self._blanks.values()),
+            self._measured.usage,
+            self._measured.placements,
+            self._measured.blanks,
         )
 
     def _rows(self, stage: Stage, hidden: dict[str, Array], count: int) -> Tensors:
@@ -145,7 +136,8 @@ class Run:
             "input_ids": encoding.input_ids,
             "attention_mask": encoding.attention_mask,
         }
-        return self._once(graph, feeds)["last_hidden_state"].astype(np.float32, copy=False)
+        hidden = self._measured.once(graph, feeds)["last_hidden_state"]
+        return hidden.astype(np.float32, copy=False)
 
     def _stage_c(self, hidden: dict[str, Array], count: int, picture: Array | None) -> Array:
         """Its latents (B,16,h,w); `picture` (1 or B,16,h,w) is what they are without steps."""
@@ -153,15 +145,13 @@ class Run:
         if picture is not None and not stage.rows:
             self._draw(stage, count)  # what comes after has the noise it always has
             return np.repeat(picture, count // len(picture), axis=0)
-        conditions = self._once("stage_c_condition", self._rows(stage, hidden, count))
+        conditions = self._measured.once("stage_c_condition", self._rows(stage, hidden, count))
         # Drawn here and in this order: the same seed is to give the pictures diffusers gives.
         noise = start = self._draw(stage, count)
         if picture is not None:
             start = noised(picture, noise, stage.timesteps[0], stage.denoiser)
         keep = keeping(self._plan.start, picture, noise, stage.timesteps, stage.denoiser)
-        latents = self._denoise(stage, start, conditions, keep)
-        self._count_previews()
-        return latents
+        return self._measured.denoise(stage, start, conditions, keep)
 
     def _stage_b(self, embedding: Array, text: Tensors) -> Array:
         stage = self._plan.stage_b
@@ -171,12 +161,12 @@ class Run:
             embedding = np.concatenate([embedding, np.zeros_like(embedding)])
             batch = np.concatenate([start, start])
         feeds: Tensors = {"image_embedding": embedding, "latents": batch, **text}
-        conditions = self._once("stage_b_condition", feeds)
+        conditions = self._measured.once("stage_b_condition", feeds)
         keep = keeping(self._plan.start, picture, noise, stage.timesteps, stage.denoiser)
-        return self._denoise(stage, start, conditions, keep)
+        return self._measured.denoise(stage, start, conditions, keep)
 
     def _stage_a(self, latents: Array) -> Array:
-        image = self._by_picture("stage_a", "latents", latents, len(latents))["image"]
+        image = self._measured.by_picture("stage_a", "latents", latents, len(latents))["image"]
         # The graph clamps too; what narrow types round may lie a little outside all the same.
         return np.clip(image.astype(np.float32, copy=False), *PICTURE.clamp)
 
@@ -189,7 +179,7 @@ class Run:
         """The image embedding (1 or B,16,h,w) of pictures (1 or B,3,H,W)."""
         stride = compressor_stride(self._manifest)
         pixels = resized(pictures, *(stride * side for side in self._plan.sizes.stage_c))
-        outputs = self._by_picture("compressor", "image", pixels, count)
+        outputs = self._measured.by_picture("compressor", "image", pixels, count)
         return outputs["image_embedding"].astype(np.float32, copy=False)
 
     def _encoded(self, count: int) -> Array | None:
@@ -197,112 +187,8 @@ class Run:
         start = self._plan.start
         if start is None or start.mask is None:
             return None
-        outputs = self._by_picture("stage_a_encoder", "image", start.picture, count)
+        outputs = self._measured.by_picture("stage_a_encoder", "image", start.picture, count)
         return outputs["latents"].astype(np.float32, copy=False)
 
     def _draw(self, stage: Stage, count: int) -> Array:
         return self._plan.noise.draw(stage.latent_shape(count))
-
-    def _by_picture(self, graph: str, name: str, values: Array, count: int) -> Tensors:
-        """Run a graph on (1 or B,...), picture by picture; graphs of fixed shape take B at once."""
-        # None: a source of graphs may bring one that the manifest does not have.
-        size = pictures_at_once(self._graphs.get(graph), count)
-        rows = values if len(values) % size == 0 else np.repeat(values, size, axis=0)
-        parts: list[Tensors] = [{name: part} for part in np.split(rows, len(rows) // size)]
-        return self._once(graph, *parts)
-
-    def _denoise(
-        self, stage: Stage, latents: Array, conditions: Tensors, after_step: AfterStep | None
-    ) -> Array:
-        self._on_tensors(f"{stage.name}/start", {"latents": latents})
-        with self._running(stage.name) as engine:
-            advice = self._advice(stage.name, engine)
-            # The bound graph has no name here: it would hold the engine's memory past its closing.
-            return self._steps(stage, _bound(engine, conditions), latents, advice, after_step)
-
-    def _steps(
-        self,
-        stage: Stage,
-        denoise: Denoise,
-        latents: Array,
-        advice: str,
-        after_step: AfterStep | None,
-    ) -> Array:
-        for step in sample(denoise, stage, latents, self._plan.noise, advice, after_step):
-            before, latents = latents, step.latents
-            where = place_of(stage, step.index)
-            self._note(blank_step(stage.name, where, step.epsilon, len(latents)))
-            self._on_step(stage.name, step.index + 1, len(stage.rows))
-            tensors = {"epsilon": step.epsilon, "noise": step.noise, "latents": latents}
-            self._on_tensors(f"{stage.name}/{step.index}", dict(tensors))
-            if self._previewer is not None and stage.name == "stage_c":
-                self._previewer(stage, step, before)
-        return latents
-
-    def _count_previews(self) -> None:
-        """Count their time as their own: they were made while Stage C ran."""
-        if self._previewer is not None:
-            usage = self._usage["preview"] = self._previewer.usage
-            self._placements["preview"] = self._previewer.placement
-            self._usage["stage_c"].seconds -= usage.seconds
-
-    def _once(self, graph: str, *parts: Tensors) -> Tensors:
-        """Run a graph outside the steps; see to it that its outputs are finite.
-
-        `parts` are rows of one batch that run one after the other; the outputs are of all of them.
-        """
-        with self._running(graph) as engine:
-            outputs = _joined([engine.run(part) for part in parts])
-            advice = self._advice(graph, engine)
-        for name, values in outputs.items():
-            check_finite(values.astype(np.float32, copy=False), f"{graph} ({name})", advice)
-        if graph != "stage_a":  # its pictures are looked at as they will be seen
-            self._note(blank_output(graph, outputs))
-        self._on_step(graph, 1, 1)
-        self._on_tensors(graph, {**_joined(parts), **outputs})
-        return outputs
-
-    def _note(self, blank: Blank | None) -> None:
-        """Keep a graph's first blank output: those behind it say no more."""
-        if blank is not None:
-            self._blanks.setdefault(blank.graph, blank)
-
-    def _advice(self, graph: str, engine: Engine) -> str:
-        """What to do where this graph's values are not finite.
-
-        A guidance scale that is too high shows in every graph after the step it enters, but not in
-        those that run before it.
-        """
-        spec, computed = self._graphs.get(graph), engine.placement.precision
-        scales = {"--guidance": self._plan.guidance}
-        if graph in ("stage_b", "stage_a"):
-            scales["--decoder-guidance"] = self._plan.decoder_guidance
-        reached = {} if "text_encoder" in graph or graph == "stage_c_condition" else scales
-        return advice_for(spec.precision if spec else "fp32", computed, reached)
-
-    @contextmanager
-    def _running(self, graph: str) -> Iterator[Engine]:
-        """A graph, ready to run; its time, memory and placement are kept."""
-        with measured() as usage, self._sessions.using(graph) as engine:
-            yield engine
-            self._placements[graph] = engine.placement  # some engines know it only after a run
-            # Taken over and reset: an engine stays open, and the next run did not load it.
-            usage.load_seconds, engine.load_seconds = engine.load_seconds, 0.0
-        self._usage[graph] = usage
-
-
-def _bound(engine: Engine, conditions: Tensors) -> Denoise:
-    """A graph with its conditions; whoever holds it holds the graph's memory."""
-    run = engine.bind(conditions)
-
-    def denoise(latents: Array, embedding: Array) -> Array:
-        outputs = run({"latents": latents, "timestep_embedding": embedding})
-        return outputs["epsilon"].astype(np.float32, copy=False)
-
-    return denoise
-
-
-def _joined(parts: Sequence[Tensors]) -> Tensors:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

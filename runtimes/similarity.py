@@ -11,10 +11,10 @@ Array = NDArray[np.float64]
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
 
-def psnr_db(actual: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
-    """PSNR in dB of pictures (H,W,3) of 8 bits, over all their values."""
+def psnr_db(actual: NDArray[np.generic], expected: NDArray[np.generic], peak: float) -> float:
+    """PSNR in dB of pictures of any shape, over all values; `peak` is what white is."""
     error = actual.astype(np.float64) - expected.astype(np.float64)
-    return decibels(float(np.sqrt(np.mean(error**2))) / 255)
+    return decibels(float(np.sqrt(np.mean(error**2))) / peak)
 
 
 def ssim(actual: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float | None:

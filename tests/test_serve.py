@@ -4,7 +4,9 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -130,6 +132,16 @@ def test_the_stream_says_how_far_the_work_is(server):
     assert [(each["picture"], each["seed"]) for each in completed] == [(0, 1), (1, 2)]
 
 
+def test_the_example_of_the_documentation(server, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs/serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace(":8000/", f":{server.port}/"), {})
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert json.loads(picture.text[METADATA_KEY])["seed"] == [7]
+    assert capsys.readouterr().out.splitlines()[-1] == "image_generation.completed"
+
+
 def test_openais_client_lists_the_models(client):
     (model,) = client.models.list().data
     assert (model.id, model.default_size, model.presets) == ("tiny", "144x144", PRESETS)
@@ -144,6 +156,29 @@ def test_openais_client_understands_the_errors(client):
     assert (caught.value.param, caught.value.code) == ("steps", "invalid_value")
     with pytest.raises(openai.NotFoundError, match="there are: tiny"):
         client.images.generate(prompt="a", model="dall-e-3")
+
+
+def test_several_models(bundle, pipeline):
+    """The first is meant where none is named."""
+
+    def models():
+        presets = ({}, {"fast": {"steps": 1}})
+        names = zip(("first", "second"), presets, strict=True)
+        return [Model(name, bundle, Pipeline.open(bundle), preset) for name, preset in names]
+
+    with served(models) as running:
+        address = f"http://127.0.0.1:{running.port}/v1"
+        with openai.OpenAI(base_url=address, api_key="none") as asking:
+            assert [model.id for model in asking.models.list().data] == ["first", "second"]
+            extra = {"seed": 5, **SHORT}
+            made = [
+                asking.images.generate(prompt="a", extra_body=extra, **named).data[0].b64_json
+                for named in ({}, {"model": "second"})
+            ]
+        assert made[0] == made[1]
+        assert np.abs(pixels(made[0])[0] - alone(pipeline, "a", 5)).max() <= 1
+        assert running.make(prompt="a", preset="fast")[2]["error"]["param"] == "preset"
+        assert running.make(prompt="a", model="second", preset="fast", **SHORT)[0] == 200
 
 
 def test_a_preset_gives_way_to_what_is_written(server):

@@ -1,11 +1,16 @@
 """What the server refuses, and what it says and does not say of it."""
 
 import json
+import math
+import re
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from served import JSON, PATH, Gated, served, until
 
 from runtimes.errors import UsageError
@@ -13,7 +18,8 @@ from runtimes.pipeline import Pipeline
 from runtimes.plan import Options, make_plan
 from runtimes.serve.limits import Limits
 from runtimes.serve.model import Model
-from runtimes.serve.refusal import NOT_MADE, of_usage
+from runtimes.serve.refusal import NOT_MADE, Refusal, of_usage
+from runtimes.serve.schema import FIELDS, parse
 
 SHORT = {"steps": 2, "decoder_steps": 2}
 
@@ -127,6 +133,37 @@ def test_what_is_no_json(server, case):
     assert status == 400 and json.loads(body)["error"]["code"] == "invalid_json"
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(fields=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=9), JSON_VALUES))
+def test_whatever_a_body_holds_is_an_order_or_a_refusal(server, fields):
+    """Within the limits, or with the name of a field; NaN and the like are none of JSON's."""
+    limits = server.service.limits
+    try:
+        order = parse(json.dumps({"prompt": "a", **fields}).encode(), server.service.models, limits)
+    except Refusal as refusal:
+        assert refusal.status in (400, 404) and len(json.dumps(refusal.body())) < 1000
+    else:
+        assert 1 <= len(order.seeds) <= limits.n and len(order.prompt) <= limits.prompt_chars
+        assert len(order.plan.stage_c.rows) <= limits.steps
+        assert math.prod(order.plan.sizes.picture) <= 4 * server.service.models["tiny"].most_pixels(
+            limits
+        )
+
+
+@given(data=st.binary(max_size=60))
+@settings(deadline=None, derandomize=True, max_examples=200)
+def test_whatever_bytes_come_are_refused(server, data):
+    with pytest.raises(Refusal):
+        parse(data, server.service.models, server.service.limits)
+
+
 def test_a_number_that_is_infinite_only_when_read(server):
     status, _, body = server.request("POST", PATH, b'{"prompt": "a", "guidance": 1e999}')
     assert status == 400 and json.loads(body)["error"]["param"] == "guidance"
@@ -136,6 +173,17 @@ def test_ten_million_characters(server):
     status, _, body = server.request("POST", PATH, {"prompt": "a" * 10_000_000})
     assert status == 413 and json.loads(body)["error"]["code"] == "body_too_large"
     assert server.make(prompt="a", **SHORT)[0] == 200
+
+
+def test_a_body_without_a_length_is_bounded_all_the_same(server):
+    """In chunks, as of a client that does not say how much will come."""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(200):
+            connection.sendall(b"400\r\n" + b"a" * 1024 + b"\r\n")
+        connection.sendall(b"0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 413"
 
 
 @pytest.mark.parametrize(
@@ -232,3 +280,18 @@ def test_a_bug_in_a_route_is_a_line_and_an_answer(server, monkeypatch, capsys):
     status, headers, body = server.request("POST", PATH, {"prompt": "a"})
     assert status == 500 and json.loads(body)["error"]["message"] == NOT_MADE
     until(lambda: headers["x-request-id"] in capsys.readouterr().err)
+
+
+# The documentation
+
+
+def test_the_documentation_has_every_field_and_the_limits_that_hold():
+    text = (Path(__file__).parents[1] / "docs/serving.md").read_text(encoding="utf-8")
+    table = text[text.index("| field |") : text.index("The answer is")]
+    rows = [line.split("|")[1:] for line in table.splitlines()[2:] if line]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(FIELDS)
+    limits = Limits()
+    for flag, value in (("n", limits.n), ("steps", limits.steps), ("prompt-chars", 4000)):
+        assert f"`--max-{flag}`, {value}" in table
+    assert limits.prompt_chars == 4000 and limits.body == 1_000_000 and limits.timeout == 60

@@ -40,10 +40,10 @@ def test_as_scikit_image_has_them(name):
     )
     assert abs(ssim(actual, expected) - similarity) < SSIM
     if name == "equal":
-        assert psnr_db(actual, expected) == EXACT_DB
+        assert psnr_db(actual, expected, peak=255) == EXACT_DB
     else:
         wanted = peak_signal_noise_ratio(expected, actual, data_range=255)
-        assert psnr_db(actual, expected) == pytest.approx(wanted)
+        assert psnr_db(actual, expected, peak=255) == pytest.approx(wanted)
 
 
 def test_a_picture_below_the_window_has_no_similarity():

@@ -28,6 +28,7 @@ from runtimes.errors import RunError
 PATH = "/v1/images/generations"
 MOST_REQUESTS = 100_000
 EVERY = 1.0  # seconds between two looks at the memory
+SPOILED = 5.0  # seconds between two requests that nobody will read
 LONGEST = 600.0  # seconds for one answer
 COLOURS, SHAPES = ("red", "green", "blue", "yellow"), ("circle", "star", "ring", "square")
 
@@ -135,7 +136,7 @@ def under_load(
     ]
     threads += [threading.Thread(target=_memory, args=(port, ends, load))]
     for spoil in (_goes_away, _reads_nothing) if spoilers else ():
-        threads.append(threading.Thread(target=spoil, args=(port, ends)))
+        threads.append(threading.Thread(target=spoil, args=(port, ends, fields)))
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -183,29 +184,30 @@ def _memory(port: int, ends: float, load: Load) -> None:
         time.sleep(EVERY)
 
 
-def _opened(port: int) -> socket.socket:
+def _opened(port: int, fields: dict[str, object]) -> socket.socket:
     """A connection on which a stream was asked for."""
-    body = json.dumps({"prompt": "a spoiler", "stream": True, "partial_images": 3})
+    about = {"prompt": "a spoiler", "stream": True, "partial_images": 3}
+    body = json.dumps(about | fields)
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     connection = socket.create_connection(("127.0.0.1", port), timeout=LONGEST)
     connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
     return connection
 
 
-def _goes_away(port: int, ends: float) -> None:
+def _goes_away(port: int, ends: float, fields: dict[str, object]) -> None:
     while time.monotonic() < ends:
-        with _opened(port) as connection:
+        with _opened(port, fields) as connection:
             connection.recv(1)
-        time.sleep(EVERY)
+        time.sleep(SPOILED)
 
 
-def _reads_nothing(port: int, ends: float) -> None:
+def _reads_nothing(port: int, ends: float, fields: dict[str, object]) -> None:
     kept: list[socket.socket] = []
     while time.monotonic() < ends:
-        kept.append(_opened(port))
+        kept.append(_opened(port, fields))
         if len(kept) > 8:
             kept.pop(0).close()
-        time.sleep(EVERY)
+        time.sleep(SPOILED)
     for connection in kept:
         connection.close()
 

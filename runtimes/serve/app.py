@@ -25,7 +25,7 @@ def make_app(service: Service) -> ASGIApp:
     # No pages of documentation: they take scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     routes: dict[str, tuple[Route, str]] = {
-        "/": (_page, "GET"),
+        "/": (_document(), "GET"),
         "/healthz": (_alive, "GET"),
         "/readyz": (_of(service, _ready), "GET"),
         "/metrics": (_of(service, _metrics), "GET"),
@@ -48,10 +48,15 @@ def _of(service: Service, route: Callable[[Service, Request], Awaitable[Response
     return call
 
 
-async def _page(request: Request) -> Response:
+def _document() -> Route:
+    """The page, read once."""
     body, policy = page()
     headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
-    return Response(body, headers=headers, media_type="text/html; charset=utf-8")
+
+    async def call(request: Request) -> Response:
+        return Response(body, headers=headers, media_type="text/html; charset=utf-8")
+
+    return call
 
 
 async def _alive(request: Request) -> Response:

@@ -17,7 +17,7 @@ from runtimes.serve.service import Service
 
 BACKLOG = 128
 CONNECTIONS = 512  # at a time; more are answered 503
-_LAST_WORDS = 5  # seconds for answers that are on their way when the server stops
+_LAST_WORDS = 15  # seconds for answers that are on their way when the server stops
 _POLL = 0.05
 
 
@@ -95,6 +95,9 @@ async def _serve(
             server_header=False,
             lifespan="off",
             ws="none",
+            loop="asyncio",
+            http="h11",  # whatever else is installed: it bounds headers at 64 KB
+            proxy_headers=False,
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=_LAST_WORDS,
         )

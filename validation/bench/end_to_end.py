@@ -15,10 +15,10 @@ from runtimes.engines.base import Engine, Execution, Feeds, Placement, Tensors
 from runtimes.engines.table import ENGINES, BundleGraphs, GraphSource
 from runtimes.pipeline import Pipeline, Result, load_tokenizers
 from runtimes.recording import Recording
+from runtimes.similarity import psnr_db
 from validation.bench.contenders import ENGINE_COPIES
 from validation.bench.measure import Spread, in_groups, interleaved, spread
 from validation.bench.settings import Settings
-from validation.parity.metrics import psnr_db
 
 
 @dataclass(frozen=True)
@@ -184,5 +184,5 @@ class _Run:
                 for stage in stages
             },
             outside=statistics.median(self._outside),
-            picture_db=psnr_db(self._results[-1].image, expected),
+            picture_db=psnr_db(self._results[-1].image, expected, peak=1),
         )

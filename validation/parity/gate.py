@@ -15,9 +15,10 @@ from runtimes.plan import timesteps_for
 from runtimes.progress import SILENT, Progress
 from runtimes.recording import RECONSTRUCTION, Recording
 from runtimes.schedule import schedule, timestep_embedding
+from runtimes.similarity import psnr_db
 from runtimes.start import Start
 from runtimes.tolerances import Limits, loosest
-from validation.parity.metrics import Difference, difference, psnr_db
+from validation.parity.metrics import Difference, difference
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _trajectory(
             on_step=progress.runs("whole run", 0, 1),
             on_tensors=compare,
         )
-    return checks, psnr_db(result.image, recording.tensors["stage_a.image"])
+    return checks, psnr_db(result.image, recording.tensors["stage_a.image"], peak=1)
 
 
 def _reconstruction(
@@ -219,7 +220,7 @@ def _reconstruction(
             start=Start(picture, strength=0),
             on_step=progress.runs("reconstruction", 0, 1),
         )
-    return psnr_db(result.image, recording.tensors[name])
+    return psnr_db(result.image, recording.tensors[name], peak=1)
 
 
 def _latents_check(name: str, tensors: Tensors, recording: Recording, limits: Limits) -> Check:

@@ -33,9 +33,3 @@ def difference(actual: Array, expected: Array) -> Difference:
     # Nothing is relative to an expected output of zeros only: equal or infinitely far off.
     relative = error / scale if scale > 0 else (0.0 if error == 0 else math.inf)
     return Difference(float(np.abs(delta).max(initial=0)), relative)
-
-
-def psnr_db(actual: Array, expected: Array) -> float:
-    """Peak signal-to-noise ratio of pictures in 0..1, whose peak is 1."""
-    mean_square = np.square(actual.astype(np.float64) - expected.astype(np.float64)).mean()
-    return decibels(math.sqrt(float(mean_square)))

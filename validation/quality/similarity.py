@@ -15,8 +15,9 @@ from runtimes.errors import RunError
 from runtimes.noise import RecordedNoise
 from runtimes.pipeline import Pipeline, load_tokenizers
 from runtimes.recording import Recording, read_golden
+from runtimes.similarity import psnr_db
 from validation.parity.graphs import graphs_for
-from validation.parity.metrics import difference, psnr_db
+from validation.parity.metrics import difference
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
 from validation.quality.pictures import Picture
@@ -62,7 +63,7 @@ def closeness(
     """Compare pictures (H,W,3) in 0..1 and the last latents of each denoiser."""
     sqnr = {name: difference(latents[name], expected_latents[name]).sqnr_db for name in DENOISERS}
     ssim = ssim_of(actual, expected) if installed("skimage") else None
-    return Closeness(psnr_db(actual, expected), ssim, sqnr)
+    return Closeness(psnr_db(actual, expected, peak=1), ssim, sqnr)
 
 
 def pair_metrics(
@@ -83,7 +84,7 @@ def start_metrics(pictures: Sequence[Picture], starts: Starts) -> list[Metric]:
         pixels = picture.pixels()
         pairs.append((pixels / 255, starts.pixels(index, (pixels.shape[0], pixels.shape[1]))))
     note = f"against {starts.source}, strength {starts.strength:g}, {len(pairs)} pictures"
-    psnrs = [psnr_db(*pair) for pair in pairs]
+    psnrs = [psnr_db(*pair, peak=1) for pair in pairs]
     metrics = [_metric(f"{PSNR}, start", psnrs, np.median, "dB", f"median; {note}")]
     if installed("skimage"):
         ssims = [ssim_of(*pair) for pair in pairs]
