@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from js_hosts import browsed, pixels
+from js_hosts import browsed, node, pixels
 from serve_process import serving
 
 from runtimes import Options, Pipeline
@@ -24,6 +24,7 @@ from runtimes.serve.page import SCRIPTS, STYLES, WEB, page
 from runtimes.tolerances import SAME_SEED_LEVELS
 
 SCRIPT = Path(__file__).with_name("serve_page.mjs")
+EVENTS = Path(__file__).with_name("serve_events.mjs")
 PHONE, DESKTOP = {"width": 360, "height": 800}, {"width": 1280, "height": 900}
 ENDLESS = 10_000  # steps of a run that nobody waits for
 PROMPT = "a large red circle on the left"
@@ -88,6 +89,16 @@ def test_every_file_of_the_page_is_in_the_document():
     assert {path.name for path in WEB.iterdir()} == {"page.html", *STYLES, *SCRIPTS}
     for name in (*STYLES, *SCRIPTS):
         assert (WEB / name).read_text(encoding="utf-8") in document
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_events_are_read_wherever_their_stream_is_cut(size, end):
+    wanted = [{"type": "x", "text": "größer 星 🌟"}, {"type": "y", "text": "a\n\nb"}]
+    texts = [json.dumps(event, ensure_ascii=False) for event in wanted]
+    lines = [": alive", "", "event: x", f"data: {texts[0]}", "", f"data:{texts[1]}", "", "data: {"]
+    done = node(EVENTS, WEB / "events.js", end.join(lines), size)
+    assert json.loads(done.stdout) == wanted  # the last one never ended
 
 
 @pytest.mark.slow
