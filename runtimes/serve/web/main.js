@@ -84,6 +84,7 @@ async function useKey(event) {
   event.preventDefault();
   const key = at("key").value.trim();
   at("key").dataset.tried = "yes";
+  alarm("");
   if (!/^[\x21-\x7e]+$/.test(key)) return alarm("A key has letters, digits and signs, and no spaces.");
   sessionStorage.setItem(KEY, key);
   await open();
