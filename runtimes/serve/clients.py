@@ -96,7 +96,9 @@ class EventStream(Response):
 
     async def _within(self, send: Send, message: dict[str, object]) -> None:
         try:
-            await asyncio.wait_for(send(message), self._stalled)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with the result.
+            async with asyncio.timeout(self._stalled):
+                await send(message)
         except TimeoutError:
             raise ClientGone from None
 

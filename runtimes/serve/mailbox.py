@@ -31,7 +31,9 @@ class Mailbox:
     async def take(self) -> list[News]:
         """All there is, once there is anything; [] after QUIET seconds without."""
         try:
-            await asyncio.wait_for(self._came.wait(), QUIET)
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with news.
+            async with asyncio.timeout(QUIET):
+                await self._came.wait()
         except TimeoutError:
             return []
         self._came.clear()
