@@ -42,7 +42,7 @@ test-slow: $(BIN)/.installed  ## what `make test` leaves out; tests/README.md sa
 	$(PYTEST) -m slow --ignore-glob='tests/test_host_*'
 
 # Compilers, headers, Chromium and npm packages come by the first scripts, which need root or sudo.
-test-hosts: $(BIN)/.installed  ## hosts in C++, Node, a page and Kotlin, and Triton, with what they are built and run with
+test-hosts: $(BIN)/.installed  ## hosts in C++, Node, a page and Kotlin, Triton, the server's page and container, with what they take
 	examples/cpp/install_tools.sh examples/cpp/build/tools
 	bash examples/web/install_tools.sh
 	PYTHON=$(BIN)/python examples/android/install_tools.sh examples/android/build/tools

@@ -23,6 +23,7 @@ from runtimes.command_line import parser
 from runtimes.console import run_cli, subcommand
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
+from runtimes.parameters import parameters_of, parameters_of_picture
 from runtimes.picture_arguments import (
     NO_PICTURE,
     Given,
@@ -43,6 +44,7 @@ from runtimes.start import Start
 COMMANDS = {
     "encode": "runtimes.encode_cli:main",
     "decode": "runtimes.decode_cli:main",
+    "serve": "runtimes.serve.cli:main",
 }
 
 
@@ -114,8 +116,10 @@ def _asked(args: argparse.Namespace) -> _Asked:
     keep_the_originals(given, [job.path for job in every])
     start = None if given is None else given.start
     plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
-    common = _parameters(bundle, plan) | ({} if given is None else given.parameters())
-    parameters = {job: _job_parameters(job) | common for job in jobs}
+    common = parameters_of(bundle, plan) | ({} if given is None else given.parameters())
+    parameters = {
+        job: parameters_of_picture(job.prompt, job.negative, job.seed) | common for job in jobs
+    }
     missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
     previews = preview_files(args, bundle.manifest, len(every))
     return _Asked(spread, bundle, options, given, plan, every, jobs, missing, parameters, previews)
@@ -282,27 +286,6 @@ def _options(args: argparse.Namespace) -> Options:
         height=args.height,
         width=args.width,
     )
-
-
-def _job_parameters(job: Job) -> dict[str, Any]:
-    return {"prompt": job.prompt, "negative_prompt": job.negative, "seed": [job.seed]}
-
-
-def _parameters(bundle: Bundle, plan: Plan) -> dict[str, Any]:
-    """What all pictures of a run have in common, and decides how they look."""
-    manifest, model = bundle.manifest, bundle.manifest.model
-    return {
-        "bundle": sha256(bundle.folder / MANIFEST_NAME),
-        "model": f"{model.id}@{model.revision}",
-        "prior": f"{model.prior_id}@{model.prior_revision}",
-        "precision": manifest.precision,
-        "guidance": plan.guidance,
-        "decoder_guidance": plan.decoder_guidance,
-        "timesteps": plan.timesteps,
-        "decoder_timesteps": plan.decoder_timesteps,
-        "height": plan.sizes.picture[0],
-        "width": plan.sizes.picture[1],
-    }
 
 
 def _warn(text: str) -> None:

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m runtimes",
         description="Make pictures from prompts with a bundle; needs NumPy and one engine only. "
         "'python -m runtimes encode' makes small codes of pictures, 'python -m runtimes decode' "
-        "pictures of codes.",
+        "pictures of codes, 'python -m runtimes serve' pictures over HTTP.",
         meant=MEANT,
     )
     add = command_line.add_argument

@@ -26,6 +26,7 @@ _DISTRIBUTIONS = {
     "ai_edge_quantizer": "ai-edge-quantizer",
     "litert_torch": "litert-torch",
     "onnx_ir": "onnx-ir",
+    "prometheus_client": "prometheus-client",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "torch_fidelity": "torch-fidelity",

@@ -1,9 +1,10 @@
 """Pictures to PNG files: their names, and the parameters that made them inside."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +29,22 @@ def save_png(picture: NDArray[np.uint8], path: Path, parameters: dict[str, Any])
 
     All or nothing: an older picture stays where this one cannot be written (RunError).
     """
-    info = PngInfo()
-    info.add_itxt(METADATA_KEY, json.dumps(parameters, ensure_ascii=False))
     with atomic_file(path) as file:
-        Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
+        _write(picture, file, parameters)
+
+
+def png_bytes(picture: NDArray[np.uint8], parameters: dict[str, Any] | None = None) -> bytes:
+    """(H,W,3) as a PNG file's bytes, with `parameters` as `save_png` has them, or without any."""
+    file = io.BytesIO()
+    _write(picture, file, parameters)
+    return file.getvalue()
+
+
+def _write(picture: NDArray[np.uint8], file: BinaryIO, parameters: dict[str, Any] | None) -> None:
+    info = PngInfo()
+    if parameters is not None:
+        info.add_itxt(METADATA_KEY, json.dumps(parameters, ensure_ascii=False))
+    Image.fromarray(picture).save(file, format="PNG", pnginfo=info)
 
 
 def read_parameters(path: Path) -> dict[str, Any]:

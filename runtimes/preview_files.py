@@ -40,7 +40,7 @@ class PreviewFiles:
             for (index, about), pixels in zip(pictures, shown, strict=False):
                 name = f"{index:0{self.digits}}-{step:0{len(str(total))}}.png"
                 said = about | {"preview": self.kind, "step": step, "steps": total}
-                save_png(self._enlarged(pixels), self.folder / name, said)
+                save_png(enlarged(pixels, self.kind), self.folder / name, said)
 
         return save
 
@@ -53,12 +53,14 @@ class PreviewFiles:
         """The same for machines."""
         return {"folder": str(self.folder), "every": self.every, "kind": self.kind}
 
-    def _enlarged(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.kind == "graph":
-            return pixels
-        height, width = (_CELL * side for side in pixels.shape[:2])
-        bicubic = Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(pixels).resize((width, height), bicubic))
+
+def enlarged(pixels: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
+    """A preview (h,w,3) as it is shown: a linear map's cells are as large as the graph's."""
+    if kind == "graph":
+        return pixels
+    height, width = (_CELL * side for side in pixels.shape[:2])
+    bicubic = Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(pixels).resize((width, height), bicubic))
 
 
 def add_preview_options(command_line: argparse.ArgumentParser) -> None:

@@ -45,9 +45,9 @@ class Progress:
         """
 
         def step(stage: str, done: int, of: int) -> None:
-            if stage in _HALVES:
-                start, share = _HALVES[stage]
-                part = before + count * (start + share * done / of)
+            share = share_done(stage, done, of)
+            if share is not None:
+                part = before + count * share
                 self._show(what, part, total, f"{int(part)} of {total}", last=True)
 
         return step
@@ -113,6 +113,14 @@ class Progress:
 # Where in a run a graph's steps begin, and their share of it.
 _HALVES = {"stage_c": (0.0, 0.5), "stage_b": (0.5, 0.5)}
 SILENT = Progress(quiet=True)
+
+
+def share_done(stage: str, done: int, of: int) -> float | None:
+    """The share, 0..1, of a run that is done after so many steps of a denoiser; None of others."""
+    if stage not in _HALVES:
+        return None
+    start, share = _HALVES[stage]
+    return start + share * done / of
 
 
 def time_of(seconds: float) -> str:

@@ -25,13 +25,16 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 _BYTE_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
-def read_prompts(path: Path, option: str, *, distinct: bool = False) -> list[str]:
+def read_prompts(
+    path: Path, option: str, *, distinct: bool = False, what: str = "prompts"
+) -> list[str]:
     r"""The prompts of a text file, in order, without the blanks around them.
 
     One prompt a line (ended by \n, \r\n or \r) in UTF-8, with or without a byte-order mark. Blank
     lines and lines that start with '#' are skipped; '\#...' is the prompt '#...', '\\#...' is
-    '\#...'. `option` is what messages call the file. Raises UsageError naming the line that is
-    wrong, for a file without prompts, and with `distinct` for a prompt that is there twice.
+    '\#...'. `option` is what messages call the file, `what` its lines. Raises UsageError
+    naming the line that is wrong, for a file without prompts, and with `distinct` for a prompt that
+    is there twice.
     """
     prompts, first = [], dict[str, int]()
     for number, prompt in _numbered(path, option):
@@ -43,10 +46,10 @@ def read_prompts(path: Path, option: str, *, distinct: bool = False) -> list[str
         prompts.append(prompt)
         if len(prompts) > _MOST_PROMPTS:
             raise UsageError(
-                f"{option} {path} has more than {_MOST_PROMPTS:,} prompts; give it in parts"
+                f"{option} {path} has more than {_MOST_PROMPTS:,} {what}; give it in parts"
             )
     if not prompts:
-        raise UsageError(f"{option} {path} holds no prompts; give one a line")
+        raise UsageError(f"{option} {path} holds no {what}; give one a line")
     return prompts
 
 

@@ -1,12 +1,13 @@
 """From picture size to latent sizes, and which sizes the stages can make."""
 
 import math
+from collections.abc import Iterator
 
 from runtimes.bundle.host import Sizes
 from runtimes.bundle.manifest import Sampling
 from runtimes.errors import UsageError
 
-__all__ = ["Sizes", "nearest_valid", "sizes"]
+__all__ = ["Sizes", "nearest_valid", "sizes", "valid_sides"]
 
 
 def sizes(height: int, width: int, sampling: Sampling) -> Sizes:
@@ -51,6 +52,21 @@ def pixels_for(cells: int, sampling: Sampling) -> int:
     pixels = math.floor(cells * sampling.resolution_multiple)
     # The product of two floats may be a hair above the whole number that it stands for.
     return pixels - (math.ceil(pixels / sampling.resolution_multiple) > cells)
+
+
+def valid_sides(sampling: Sampling, most: int) -> Iterator[int]:
+    """The picture sides up to `most` pixels that come out as they were asked for, ascending."""
+    for cells in range(1, math.ceil(most / sampling.resolution_multiple) + 1):
+        latent = int(cells * sampling.latent_dim_scale)
+        made = latent * sampling.stage_a_scale
+        asked_as = math.ceil(made / sampling.resolution_multiple)
+        if (
+            latent
+            and latent % sampling.stage_b_multiple == 0
+            and asked_as == cells
+            and made <= most
+        ):
+            yield made
 
 
 def nearest_valid(cells: int, sampling: Sampling) -> list[int]:

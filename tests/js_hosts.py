@@ -39,6 +39,29 @@ def node_host(*words: object) -> subprocess.CompletedProcess[str]:
     return node(EXAMPLES / "node/main.js", *words)
 
 
+def browsed(
+    script: Path, tmp_path: Path, steps: list[dict[str, Any]], **options: Any
+) -> list[dict[str, Any]]:
+    """What each step of a script on browser.mjs gave; fails where its page threw an error."""
+    has(EXAMPLES / "web", "playwright-core")
+    asked = {
+        "steps": steps,
+        "profile": str(tmp_path / "profile"),
+        "chromium": command("chromium", INSTALL),
+        **options,
+    }
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps(asked), encoding="utf-8")
+    done = node(script, file)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    # The browser's own word for what the page puts into a line.
+    errors = [text for text in said["errors"] if "Failed to load resource" not in text]
+    assert errors == []
+    results: list[dict[str, Any]] = said["results"]
+    return results
+
+
 def has(folder: Path, package: str) -> None:
     """Skip without a package of npm's in a folder."""
     required((folder / "node_modules" / package).is_dir(), package, INSTALL)

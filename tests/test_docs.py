@@ -17,6 +17,7 @@ from quantization.sensitivity_cli import parser as sensitivity_parser
 from runtimes.cli import parser as runtimes_parser
 from runtimes.decode_cli import parser as decode_parser
 from runtimes.encode_cli import parser as encode_parser
+from runtimes.serve.cli import parser as serve_parser
 from validation.cli import COMMANDS, JUDGE
 from validation.cli import parser as validation_parser
 
@@ -31,6 +32,7 @@ PARSERS = {
     "runtimes": runtimes_parser,
     "runtimes decode": decode_parser,
     "runtimes encode": encode_parser,
+    "runtimes serve": serve_parser,
     "quantization": quantization_parser,
     "quantization ranges": ranges_parser,
     "quantization sensitivity": sensitivity_parser,
@@ -73,6 +75,7 @@ def test_every_option_has_help(name):
         "docs/quality.md",
         "docs/quantization.md",
         "docs/scale.md",
+        "docs/serving.md",
         "docs/triton.md",
         "examples/android/README.md",
         "examples/cpp/README.md",

@@ -1,6 +1,5 @@
 """The page in headless Chromium: Python's pictures, offline too; errors; WebGPU's graphs."""
 
-import json
 import os
 import re
 import shutil
@@ -12,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from host_tools import EXAMPLES, command, required
-from js_hosts import INSTALL, copied, has, node, pixels
+from host_tools import EXAMPLES, required
+from js_hosts import INSTALL, browsed, copied, pixels
 
 from runtimes.cli import main as runtimes
 from runtimes.tolerances import SAME_SEED_LEVELS
@@ -55,24 +54,8 @@ def serve() -> Iterator[Serve]:
 
 def browse(tmp_path: Path, steps: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """What each step gave; fails where the page threw an error of its own."""
-    has(WEB, "playwright-core")
     required((WEB / "vendor").is_dir(), "examples/web/vendor", INSTALL)
-    asked = {
-        "steps": steps,
-        "profile": str(tmp_path / "profile"),
-        "chromium": command("chromium", INSTALL),
-        **options,
-    }
-    file = tmp_path / "steps.json"
-    file.write_text(json.dumps(asked), encoding="utf-8")
-    done = node(PAGE, file)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    # The browser's own word for what the page puts into a line.
-    errors = [text for text in said["errors"] if "Failed to load resource" not in text]
-    assert errors == []
-    results: list[dict[str, Any]] = said["results"]
-    return results
+    return browsed(PAGE, tmp_path, steps, **options)
 
 
 def python_picture(folder: Path, prompt: str, path: Path, *flags: object) -> np.ndarray:

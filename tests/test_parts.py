@@ -57,6 +57,18 @@ def test_running(bundles, tmp_path, extras, backend, engine):
 
 
 @pytest.mark.slow
+def test_serving(bundles):
+    """With the engine and `serve` alone it says that it serves, and stops at a signal."""
+    words = ["cpu,serve", "runtimes", "serve", bundles("one_level").folder, "--port", "0"]
+    command = [sys.executable, str(ROOT / "tests/parts.py"), *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    line = process.stderr.readline()
+    process.terminate()
+    _, rest = process.communicate(timeout=60)
+    assert line.startswith("serving ") and process.returncode == 0, line + rest
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extras", "backend", "precision"),
     [
@@ -118,3 +130,11 @@ def test_a_missing_part_is_named(bundles, tmp_path, module, extra):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert extra in done.stderr
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("extras", "missing"), [("cpu", "serve"), ("serve", "cpu")])
+def test_a_missing_part_of_serving_is_named(bundles, extras, missing):
+    words = ["serve", bundles("one_level").folder, "--port", "0"]
+    done = run_with(extras, "runtimes", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"wuerstchen-export[{missing}]" in done.stderr

@@ -3,24 +3,10 @@
  * from test_host_web.py; what they gave is printed as one JSON object.
  */
 
-import { readFileSync, writeFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { writeFileSync } from "node:fs";
+import { browser, outline } from "./browser.mjs";
 
-const steps = JSON.parse(readFileSync(process.argv[2], "utf-8"));
-const { chromium } = createRequire(new URL("../examples/web/", import.meta.url))("playwright-core");
-const WAIT = { timeout: steps.timeout ?? 300_000 };
-
-const context = await chromium.launchPersistentContext(steps.profile, {
-  executablePath: steps.chromium,
-  headless: true,
-  args: ["--no-sandbox", ...(steps.flags ?? [])],
-  viewport: steps.viewport ?? { width: 1280, height: 900 },
-  colorScheme: steps.scheme ?? "light",
-});
-const page = context.pages()[0] ?? (await context.newPage());
-const errors = [];
-page.on("pageerror", (error) => errors.push(error.message));
-page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+const { page, context, WAIT, carryOut } = await browser();
 
 const status = () => page.locator("#status").textContent();
 const alert = async () =>
@@ -135,12 +121,7 @@ const DO = {
     if (viewport) await page.setViewportSize(viewport);
     if (scheme) await page.emulateMedia({ colorScheme: scheme });
     await page.screenshot({ path: file, fullPage: true });
-    return page.evaluate(() => ({
-      sideways: document.documentElement.scrollWidth - window.innerWidth,
-      unlabelled: [...document.querySelectorAll("input, select, textarea, progress")]
-        .filter((one) => one.labels.length === 0)
-        .map((one) => one.id),
-    }));
+    return outline(page);
   },
 };
 
@@ -167,13 +148,8 @@ async function savePixels(file) {
   return { height, width };
 }
 
-const results = [];
-try {
-  for (const { does, ...values } of steps.steps) results.push((await DO[does](values)) ?? {});
-} catch (error) {
-  errors.push(
-    `${error.message} (status: ${await status().catch(() => "none")}, alert: ${await alert().catch(() => "none")})`,
-  );
-}
-await context.close();
-console.log(JSON.stringify({ results, errors }));
+await carryOut(
+  DO,
+  async () =>
+    `status: ${await status().catch(() => "none")}, alert: ${await alert().catch(() => "none")}`,
+);
