@@ -138,10 +138,14 @@ def numbers(text: str) -> tuple[float, ...]:
     return tuple(number(part) for part in text.split(","))
 
 
+class Drawn(tuple[int, ...]):
+    """Seeds that nobody gave: another run draws others."""
+
+
 def seeds(text: str) -> tuple[int, ...]:
     """Whole numbers between commas, or one drawn now."""
     if text.lower() == "random":
-        return (secrets.randbelow(SEEDS),)
+        return Drawn((secrets.randbelow(SEEDS),))
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

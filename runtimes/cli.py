@@ -3,27 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtimes.arguments import (
-    Parser,
-    a_path,
-    add_execution_options,
-    add_size_options,
-    execution_of,
-    integer,
-    number,
-    numbers,
-    positive,
-    seeds,
-    settle_size,
-)
+from runtimes.arguments import execution_of, settle_size
 from runtimes.batches import (
-    MOST,
-    UNKNOWN,
     Job,
     Summary,
     as_json,
@@ -32,165 +17,35 @@ from runtimes.batches import (
     print_summary,
     run_batches,
 )
-from runtimes.bundle.read import Bundle, Hashes, open_bundle
+from runtimes.bundle.manifest import MANIFEST_NAME
+from runtimes.bundle.read import Bundle, Hashes, open_bundle, sha256
+from runtimes.command_line import parser
 from runtimes.console import run_cli, subcommand
 from runtimes.errors import RunError, UsageError
 from runtimes.images import is_there, picture_paths, save_png
 from runtimes.parameters import parameters_of, parameters_of_picture
 from runtimes.picture_arguments import (
     NO_PICTURE,
-    add_picture_side_options,
+    Given,
     given_picture,
     keep_the_originals,
     settle_picture_options,
 )
 from runtimes.pipeline import Pipeline, Result
-from runtimes.plan import Options, make_plan
-from runtimes.preview_files import add_preview_options, preview_files
+from runtimes.plan import Options, Plan, fixed_batch, make_plan
+from runtimes.preview_files import PreviewFiles, preview_files
 from runtimes.progress import Progress
-from runtimes.prompts import RULE, argument_text, read_prompts
+from runtimes.prompts import argument_text, read_prompts
+from runtimes.ray_batches import Opener, check_for_ray, pipeline_of, run_on_ray
 from runtimes.replay import replay
+from runtimes.spread import Spread, settle_threads, spread_of
+from runtimes.start import Start
 
 COMMANDS = {
     "encode": "runtimes.encode_cli:main",
     "decode": "runtimes.decode_cli:main",
     "serve": "runtimes.serve.cli:main",
 }
-# What people write for the options of other tools.
-MEANT = {
-    "--prompt": "write the prompt without a flag, or a file of prompts after --prompts-file",
-    "--num-inference-steps": "did you mean --steps?",
-    "--num-images-per-prompt": "did you mean --num-images?",
-    "--prior-steps": "did you mean --steps?",
-    "--prior-num-inference-steps": "did you mean --steps?",
-    "--init-image": "did you mean --image?",
-    "--mask-image": "did you mean --mask?",
-    "--denoising-strength": "did you mean --strength?",
-    "--cfg": "did you mean --guidance?",
-    "--cfg-scale": "did you mean --guidance?",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line of `python -m runtimes`."""
-    command_line = Parser(
-        prog="python -m runtimes",
-        description="Make pictures from prompts with a bundle; needs NumPy and one engine only. "
-        "'python -m runtimes encode' makes small codes of pictures, 'python -m runtimes decode' "
-        "pictures of codes, 'python -m runtimes serve' pictures over HTTP.",
-        meant=MEANT,
-    )
-    add = command_line.add_argument
-    add("bundle", type=a_path, help="bundle folder, from 'python -m exporter'")
-    add("prompts", nargs="*", metavar="PROMPT", help="pictures are made of each prompt")
-    add("--prompts-file", type=Path, metavar="FILE", help=f"text file, after PROMPT: {RULE}")
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("out.png"),
-        metavar="FILE",
-        help="PNG file; several pictures get -000, -001, ... before the suffix, in as many digits "
-        "as the last one needs (default: out.png)",
-    )
-    _picture_options(command_line)
-    add_picture_side_options(command_line)
-    _batch_options(command_line)
-    add_preview_options(command_line)
-    add_execution_options(command_line)
-    _run_options(command_line)
-    return command_line
-
-
-def _run_options(command_line: argparse.ArgumentParser) -> None:
-    add = command_line.add_argument
-    add(
-        "--low-memory",
-        action="store_true",
-        help="hold one graph in memory at a time (default: as a bundle for phones says)",
-    )
-    add(
-        "--no-memory-check",
-        action="store_true",
-        help="start even where the run is estimated not to fit into the memory that is free",
-    )
-    verify = command_line.add_mutually_exclusive_group()
-    verify.add_argument(
-        "--verify",
-        action="store_true",
-        help="check the SHA-256 of every file of the bundle first; without a prompt, nothing else "
-        "(default: of what is read of it, once, and again after a change)",
-    )
-    verify.add_argument(
-        "--no-verify",
-        action="store_true",
-        help="check sizes only: a weight that was changed makes another picture",
-    )
-    add(
-        "--replay",
-        action="store_true",
-        help="check tokens, noise, schedules, guidance, wiring and sizes by the bundle's golden "
-        "run; takes no engine and no prompt",
-    )
-    add("--quiet", action="store_true", help="print errors only")
-    add("--json", action="store_true", help="print the result as JSON")
-    add("--debug", action="store_true", help="show the traceback of an error")
-
-
-def _picture_options(command_line: argparse.ArgumentParser) -> None:
-    add = command_line.add_argument
-    add(
-        "--negative-prompt",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="what the pictures should not show; once for all prompts, or once per prompt in order",
-    )
-    add(
-        "--seed",
-        type=seeds,
-        default=(0,),
-        metavar="SEED",
-        help="whole number; of several pictures number i, from 0, has SEED + i, whatever the batch "
-        "size. Or comma-separated, one a prompt (its pictures count on from it) or one a picture. "
-        "Or 'random': one is drawn and printed. Each PNG holds its own (default: 0)",
-    )
-    add("--steps", type=integer, help="even Stage C steps (default: the bundle's schedule)")
-    add(
-        "--timesteps",
-        type=numbers,
-        help="Stage C timesteps, comma-separated, descending from 1 to 0",
-    )
-    add("--guidance", type=number, help="Stage C guidance scale; up to 1 is off (default: 4)")
-    add("--decoder-steps", type=integer, help="even Stage B steps (default: 12)")
-    add("--decoder-timesteps", type=numbers, help="Stage B timesteps, comma-separated")
-    add("--decoder-guidance", type=number, help="Stage B guidance scale (default: 0, off)")
-    add_size_options(command_line)
-
-
-def _batch_options(command_line: argparse.ArgumentParser) -> None:
-    add = command_line.add_argument
-    add(
-        "--num-images",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="pictures of each prompt, one after the other (default: 1)",
-    )
-    add(
-        "--batch-size",
-        type=positive,
-        metavar="N",
-        help="pictures at a time; those of a finished batch are on disk (default: what fits into "
-        f"the memory that is free, up to {MOST}; {UNKNOWN} on a GPU or where that is not known; a "
-        "--static bundle's own)",
-    )
-    add(
-        "--skip-existing",
-        action="store_true",
-        help="make only the pictures that are not there yet: goes on with a run that was stopped. "
-        "A file there that other options made is an error",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,44 +71,132 @@ def _run(args: argparse.Namespace) -> None:
         if not args.quiet:
             print(f"{bundle.folder}: all {len(bundle.manifest.files)} files are as they were made")
         return
-    jobs = jobs_of(args)
+    _make(args)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run before it makes anything: all its pictures, those made here, those of them missing.
+
+    `parameters` are what each PNG will say of itself; a picture that is there already is compared
+    with it.
+    """
+
+    spread: Spread
+    bundle: Bundle
+    options: Options
+    given: Given | None
+    plan: Plan
+    every: list[Job]
+    jobs: list[Job]
+    missing: list[Job]
+    parameters: dict[Job, dict[str, Any]]
+    previews: PreviewFiles | None
+
+    @property
+    def start(self) -> Start | None:
+        return None if self.given is None else self.given.start
+
+    @property
+    def skipped(self) -> list[Job]:
+        return sorted({*self.jobs} - {*self.missing}, key=lambda job: job.index)
+
+
+def _asked(args: argparse.Namespace) -> _Asked:
+    """Everything checked; UsageError before any work."""
+    spread = spread_of(args)
+    every = jobs_of(args)
+    jobs = spread.part_of(every)
     options = _options(args)
     bundle = _open_bundle(args)
+    settle_threads(args, bundle.manifest.backend)
+    if spread.cluster is not None:
+        check_for_ray(bundle, args.previews)
     given = given_picture(args, bundle.manifest, options)
-    keep_the_originals(given, [job.path for job in jobs])
+    keep_the_originals(given, [job.path for job in every])
     start = None if given is None else given.start
     plan = make_plan(bundle.manifest.sampling, options, 1, None, start)
     common = parameters_of(bundle, plan) | ({} if given is None else given.parameters())
-    # What each PNG will say of itself; a picture that is there already is compared with it.
     parameters = {
         job: parameters_of_picture(job.prompt, job.negative, job.seed) | common for job in jobs
     }
     missing = [job for job in jobs if not (args.skip_existing and _is_there(job, parameters))]
-    previews = preview_files(args, bundle.manifest, len(jobs))
-    summary = Summary()
+    previews = preview_files(args, bundle.manifest, len(every))
+    return _Asked(spread, bundle, options, given, plan, every, jobs, missing, parameters, previews)
+
+
+def _make(args: argparse.Namespace) -> None:
+    """Make the pictures that are missing, and say what came of it."""
+    asked, summary = _asked(args), Summary()
     progress = Progress(quiet=args.quiet or args.json)
-    with open_pipeline(bundle, args) as pipeline:
-        summary.low_memory = pipeline.low_memory
-        size = batch_size(pipeline, options, args.batch_size, start)
-        made = run_batches(pipeline, missing, size, options, progress, start, previews)
-        for batch, result in made:
-            _save(batch, result, parameters)
-            summary.add(batch, result, _warn)
-    skipped = sorted({*jobs} - {*missing}, key=lambda job: job.index)
+    make = _made_here if asked.spread.cluster is None else _made_on_ray
+    for batch, result in make(args, asked, summary, progress):
+        _save(batch, result, asked.parameters)
+        summary.add(batch, result, _warn)
     if args.json:
-        more = {} if given is None else {"start": given.as_json(plan)}
-        more |= {} if previews is None else {"previews": previews.as_json()}
-        print(json.dumps(as_json(summary, missing, skipped, plan) | more, indent=1))
+        _print_json(asked, summary)
     elif not args.quiet:
-        if given is not None:
-            print(given.in_words(plan))
-        print_summary(summary, missing, plan, (options.height, options.width))
-        if previews is not None:
-            print(previews)
-        if summary.low_memory and not args.low_memory:
-            print("held one graph in memory at a time, as the bundle's mobile.keep says")
-        if skipped:
-            print(f"skipped {len(skipped)} of {len(jobs)} pictures, which are there already")
+        _print(asked, summary, asked_low=args.low_memory)
+
+
+def _made_here(
+    args: argparse.Namespace, asked: _Asked, summary: Summary, progress: Progress
+) -> Iterator[tuple[Sequence[Job], Result]]:
+    size = args.batch_size
+    if size is None and asked.spread.shard is not None:
+        size = fixed_batch(asked.bundle.manifest) or 1  # the same whatever the number of shards
+    with open_pipeline(asked.bundle, args) as pipeline:
+        summary.low_memory = pipeline.low_memory
+        size = batch_size(pipeline, asked.options, size, asked.start)
+        yield from run_batches(
+            pipeline, asked.missing, size, asked.options, progress, asked.start, asked.previews
+        )
+
+
+def _made_on_ray(
+    args: argparse.Namespace, asked: _Asked, summary: Summary, progress: Progress
+) -> Iterator[tuple[Sequence[Job], Result]]:
+    opener = Opener(
+        asked.bundle.folder,
+        sha256(asked.bundle.folder / MANIFEST_NAME),
+        execution_of(args),
+        asked.options,
+        asked.start,
+        args.low_memory or None,
+        not args.no_memory_check,
+    )
+    with opener.pipeline() as pipeline:  # an engine that is not there is said before Ray starts
+        summary.low_memory = pipeline.low_memory
+    cluster = asked.spread.cluster
+    assert cluster is not None
+    yield from run_on_ray(opener, asked.missing, args.batch_size or 1, cluster, progress)
+
+
+def _print_json(asked: _Asked, summary: Summary) -> None:
+    given, previews, spread = asked.given, asked.previews, asked.spread
+    more: dict[str, Any] = {} if given is None else {"start": given.as_json(asked.plan)}
+    more |= {} if previews is None else {"previews": previews.as_json()}
+    more |= {} if spread.shard is None else {"shard": str(spread.shard)}
+    about = as_json(summary, asked.missing, asked.skipped, asked.plan)
+    print(json.dumps(about | more, indent=1))
+
+
+def _print(asked: _Asked, summary: Summary, *, asked_low: bool) -> None:
+    if asked.given is not None:
+        print(asked.given.in_words(asked.plan))
+    size = asked.options.height, asked.options.width
+    print_summary(summary, asked.missing, asked.plan, size)
+    if asked.previews is not None:
+        print(asked.previews)
+    if summary.low_memory and not asked_low:
+        print("held one graph in memory at a time, as the bundle's mobile.keep says")
+    if asked.skipped:
+        count = len(asked.jobs)
+        print(f"skipped {len(asked.skipped)} of {count} pictures, which are there already")
+    if asked.spread.shard is not None:
+        there = sum(job.path.exists() for job in asked.every)
+        of = len(asked.every)
+        print(f"shard {asked.spread.shard}: {there} of the run's {of} pictures are there")
 
 
 def _replay(args: argparse.Namespace) -> None:
@@ -285,14 +228,9 @@ def _open_bundle(args: argparse.Namespace) -> Bundle:
 
 def open_pipeline(bundle: Bundle, args: argparse.Namespace) -> Pipeline:
     """The bundle on the engine, device and terms that the options ask for."""
-    execution = execution_of(args)
-    return Pipeline.open(
+    return pipeline_of(
         bundle,
-        device=execution.device,
-        engine=execution.engine,
-        precision=execution.precision,
-        cache_dir=execution.cache,
-        threads=execution.threads,
+        execution_of(args),
         low_memory=args.low_memory or None,  # as the bundle says
         memory_check=not args.no_memory_check,
     )

@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = "wuerstchen-export"
+# Modules that a distribution has a copy of inside, which it uses where nobody else brings one.
+COPIES = {"psutil": "ray"}
 
 
 def installed_by(extras: Iterable[str]) -> set[str]:
@@ -47,7 +49,10 @@ class Only:
         self._finder, self._names, self._owners = finder, names, owners
 
     def hides(self, module: str) -> bool:
-        owners = self._owners.get(module.partition(".")[0])
+        name = module.partition(".")[0]
+        owners = self._owners.get(name)
+        if COPIES.get(name) in self._names:
+            return False
         return bool(owners) and not self._names & set(map(canonicalize_name, owners or ()))
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:

@@ -74,6 +74,7 @@ def test_every_option_has_help(name):
         "docs/performance.md",
         "docs/quality.md",
         "docs/quantization.md",
+        "docs/scale.md",
         "docs/serving.md",
         "docs/triton.md",
         "examples/android/README.md",

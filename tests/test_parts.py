@@ -1,7 +1,9 @@
 """Each extra installs what its part imports: README's table of parts, command by command."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,17 @@ def test_validating(bundles, tmp_path):
     words = [bundles("demo").folder, "--steps", "1", "--decoder-steps", "1", "--repeats", "1"]
     words += ["--pictures", "0", "--quiet"]
     assert_runs("validation,cpu", "validation", *words, "--report", tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_making_pictures_on_ray(bundles, tmp_path, monkeypatch):
+    sessions = tempfile.mkdtemp(prefix="ray-")  # short, for Ray's sockets
+    monkeypatch.setenv("RAY_TMPDIR", sessions)
+    words = [bundles("one_level").folder, *PICTURE, tmp_path / "p.png", "--ray", "--workers", "1"]
+    assert_runs("ray,cpu", "runtimes", *words)
+    done = run_with("cpu", "runtimes", *words)
+    assert done.returncode == 2 and "pip install 'wuerstchen-export[ray]'" in done.stderr
+    shutil.rmtree(sessions, ignore_errors=True)
 
 
 @pytest.mark.slow

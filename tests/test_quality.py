@@ -26,10 +26,11 @@ from runtimes.tolerances import LIMITS
 from validation.cli import main
 from validation.demo.scenes import caption, held_out_scenes
 from validation.quality import published
+from validation.quality.filling import pictures_of
 from validation.quality.folder import claimed
 from validation.quality.measure import Request
-from validation.quality.pictures import pictures_of
 from validation.quality.prompts import prompts_for
+from validation.quality.series import Album
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
@@ -147,7 +148,7 @@ def test_the_demo_is_scored_by_the_judge_and_kept(capsys, bundles, tmp_path, cal
 def test_a_picture_is_that_of_its_seed(bundles, tmp_path):
     bundle = bundles("demo")
     prompts = prompts_for(bundle.manifest.model, None, 2)
-    kept = pictures_of(Request(tmp_path, prompts, seed=8).series(bundle), tmp_path)[1]
+    kept = pictures_of(Album(Request(tmp_path, prompts, seed=8).series(bundle), tmp_path))[1]
     with Pipeline.open(bundle) as pipeline:
         expected = pipeline(prompts.texts[1], options=Options(seed=9))
     assert (kept.path, kept.prompt, kept.seed) == (tmp_path / "00001.png", prompts.texts[1], 9)

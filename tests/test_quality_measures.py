@@ -18,7 +18,7 @@ from validation.quality import frechet, judged, published
 from validation.quality.bootstrap import interval_of
 from validation.quality.measure import main_metric
 from validation.quality.metric import Metric
-from validation.quality.pictures import Picture
+from validation.quality.series import Picture
 from validation.quality.similarity import ssim_of
 
 

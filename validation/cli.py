@@ -16,6 +16,7 @@ import validation.sweep.cli as sweep
 import validation.trust.cli as trust
 from runtimes.arguments import Parser, add_execution_options, integer
 from runtimes.console import run_cli
+from runtimes.spread import add_spread_options
 from validation import judge
 
 JUDGE = "judge"  # no word of the command line: what is run where none names a command
@@ -35,11 +36,19 @@ def _running() -> argparse.ArgumentParser:
     return parent
 
 
+def _spread() -> argparse.ArgumentParser:
+    """Of the commands that make many pictures."""
+    parent = argparse.ArgumentParser(add_help=False)
+    add_spread_options(parent)
+    return parent
+
+
 # What commands share, each said once. argparse copies a parent's options into its children.
 QUIET = _flag("--quiet", "print errors and failures only")
 JSON = _flag("--json", "print every measurement as JSON, nothing else")
 DEBUG = _flag("--debug", "show the traceback of an error")
 EXECUTION = _running()
+SPREAD = _spread()
 MEASURES = quality.measuring()
 
 
@@ -103,7 +112,7 @@ COMMANDS = {
         "Make a picture per prompt and measure how good they are: PSNR, SSIM and "
         "latent SQNR; on the demo what its judge reads in them; CLIP score, FID and Inception "
         "score where their weights are given. Run it again to go on after a stop.",
-        (MEASURES, EXECUTION, QUIET, JSON, DEBUG),
+        (MEASURES, EXECUTION, SPREAD, QUIET, JSON, DEBUG),
         quality.add_options,
         quality.run,
         "finished pictures are kept: run it again",
@@ -111,7 +120,7 @@ COMMANDS = {
     "sweep": Command(
         "Measure quality and time of every combination of guidance and steps, and "
         "write a table, sweep.json and the plot sweep.svg. Run it again to go on after a stop.",
-        (MEASURES, EXECUTION, QUIET, JSON, DEBUG),
+        (MEASURES, EXECUTION, SPREAD, QUIET, JSON, DEBUG),
         sweep.add_options,
         sweep.run,
         "finished pictures are kept: run it again",

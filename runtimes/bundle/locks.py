@@ -15,23 +15,37 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
     """Say, until the block or its process ends, that somebody writes `path`, whatever its name.
 
-    BlockingIOError when somebody does already; gives False where it cannot be locked. OSError when
-    it is not there, or a link.
+    `shared`: with others that say so, too, and with nobody that is alone. BlockingIOError when
+    somebody is in the way; gives False where it cannot be locked. OSError when it is not there, or
+    a link.
     """
     if os.name == "nt":  # which opens no folders
         yield False
         return
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     try:
-        yield hold(handle, path)
+        yield hold(handle, path, shared=shared)
     finally:
         os.close(handle)
 
 
-def hold(handle: int, path: Path) -> bool:
+@contextmanager
+def locked_file(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """The same by a file made for it, which network file systems lock where they lock no folder.
+
+    `wait` for who has it. The file stays.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        yield hold(handle, path, wait=wait)
+    finally:
+        os.close(handle)
+
+
+def hold(handle: int, path: Path, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock what is open as `handle` until that is closed; False where it cannot be locked.
 
     BlockingIOError when another process has it, or has removed it from its place at `path`.
@@ -41,7 +55,8 @@ def hold(handle: int, path: Path) -> bool:
     except ImportError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:  # a file system without locks

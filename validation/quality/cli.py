@@ -8,13 +8,16 @@ from typing import Any
 from runtimes.arguments import a_path, execution_of, integer, number
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.progress import Progress
+from runtimes.spread import settle_threads, spread_of
 from validation.machine import machine
+from validation.quality.filling import fill
 from validation.quality.folder import claimed, write_json
 from validation.quality.measure import Measures, Quality, Request, check_request, measure
 from validation.quality.metric import print_metrics
-from validation.quality.pictures import digest_of
+from validation.quality.parted import make_part
 from validation.quality.prompts import DEMO_COUNT, prompts_for
 from validation.quality.published import CLIP_MODEL, INCEPTION_FILE
+from validation.quality.series import digest_of
 from validation.quality.starts import starts_for
 
 FORMAT, FORMAT_VERSION = "wuerstchen-quality", 1
@@ -93,8 +96,10 @@ def measures_of(args: argparse.Namespace) -> Measures:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make the pictures, measure them, and write quality.json."""
+    """Make the pictures, measure them, and write quality.json; of a shard, make its pictures."""
+    spread = spread_of(args)
     bundle = open_bundle(args.bundle)
+    settle_threads(args, bundle.manifest.backend)
     against = None if args.against is None else open_bundle(args.against)
     prompts = prompts_for(bundle.manifest.model, args.prompts, args.count)
     request = Request(
@@ -108,8 +113,14 @@ def run(args: argparse.Namespace) -> None:
         low_memory=args.low_memory,
     )
     check_request(bundle, request)
+    identity = _identity(bundle, request)
+    if spread.shard is not None:
+        make_part(args, identity, request.albums(bundle), spread, spread.shard)
+        return
     progress = Progress(quiet=args.quiet or args.json)
-    with claimed(args.output, _identity(bundle, request)):
+    with claimed(args.output, identity):
+        if spread.cluster is not None:
+            fill(request.albums(bundle), spread, progress.step)
         quality = measure(bundle, request, progress.step)
         write_json(args.output / QUALITY_FILE, summary(bundle, request, quality))
     if args.json:

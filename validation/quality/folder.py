@@ -11,6 +11,7 @@ from runtimes.bundle.locks import locked
 from runtimes.bundle.part import busy
 from runtimes.bundle.write import with_parents
 from runtimes.errors import RunError, UsageError, reason_of
+from validation.quality.parts import PARTS, Part, claiming, end_parts, taken
 
 RUN_FILE = "run.json"
 
@@ -18,31 +19,49 @@ Json = dict[str, Any]
 
 
 @contextmanager
-def claimed(folder: Path, identity: Json, flag: str = "--output") -> Iterator[None]:
+def claimed(
+    folder: Path, identity: Json, part: Part | None = None, flag: str = "--output"
+) -> Iterator[None]:
     """Make `folder` this run's, or find that it is already, and have it alone until the block ends.
 
-    UsageError when it holds something else, naming what differs; RunError when it cannot be
-    written, or another process writes to it. Nothing in it is touched then.
+    A shard's `part` has it beside the others' parts, and no run that is whole. UsageError when it
+    holds something else, naming what differs; RunError when it cannot be written, or another
+    process writes to it. Nothing in it is touched then.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{flag} {folder} is no folder; choose another")
     with ExitStack() as last:
         try:
             last.enter_context(with_parents(folder))
-            last.enter_context(locked(folder.resolve()))
+            last.enter_context(locked(folder.resolve(), shared=part is not None))
+            if part is None:
+                remove_dead(folder)
+                _claim(folder, identity, flag)
+                end_parts(folder)
+            else:
+                _check_ours(folder, flag)
+                with claiming(folder):
+                    remove_dead(folder)
+                    _claim(folder, identity, flag)
+                    last.enter_context(taken(folder, part))
         except BlockingIOError:
             raise busy(folder) from None
         except OSError as error:
             raise RunError(f"cannot write {folder}: {reason_of(error)}") from error
-        remove_dead(folder)
-        _claim(folder, identity, flag)
         yield
+
+
+def _check_ours(folder: Path, flag: str) -> None:
+    """Before anything is made in it: that the folder is empty, or a run's."""
+    ours = (folder / PARTS).is_dir() or (folder / RUN_FILE).is_file()
+    if not ours and any(folder.iterdir()):
+        raise UsageError(f"{flag} {folder} holds something else (no {RUN_FILE}); choose another")
 
 
 def _claim(folder: Path, identity: Json, flag: str) -> None:
     path = folder / RUN_FILE
     if not path.is_file():
-        if any(folder.iterdir()):
+        if any(path.name != PARTS for path in folder.iterdir()):
             raise UsageError(
                 f"{flag} {folder} holds something else (no {RUN_FILE}); choose another"
             )

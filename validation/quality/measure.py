@@ -11,9 +11,9 @@ from runtimes.errors import UsageError
 from runtimes.plan import Options, make_plan
 from validation.demo.drawing import SIDE
 from validation.quality import judged
+from validation.quality.filling import OnPicture, pictures_of
 from validation.quality.images import check_images, image_size, pixels_of
 from validation.quality.metric import Metric
-from validation.quality.pictures import OnPicture, Picture, Series, check, digest_of, pictures_of
 from validation.quality.prompts import Prompts
 from validation.quality.published import (
     CLIP_MODEL,
@@ -22,6 +22,7 @@ from validation.quality.published import (
     clip_score,
     inception_metrics,
 )
+from validation.quality.series import Album, Picture, Series, check, digest_of
 from validation.quality.similarity import golden_metrics, pair_metrics, start_metrics
 from validation.quality.starts import Starts
 
@@ -55,6 +56,13 @@ class Request:
     against: Bundle | None = None
     low_memory: bool = False
     starts: Starts | None = None
+
+    def albums(self, bundle: Bundle) -> tuple[Album, ...]:
+        """Where this run keeps its pictures: those of `bundle`, then those of `against`."""
+        own = Album(self.series(bundle), self.folder / "pictures")
+        if self.against is None:
+            return (own,)
+        return own, Album(self.series(self.against), self.folder / "against")
 
     def series(self, bundle: Bundle) -> Series:
         """The pictures of `bundle` for this run."""
@@ -92,14 +100,11 @@ def measure(
     Metrics that cannot be had have no value and say why. Raises UsageError before any work.
     """
     check_request(bundle, request)
-    pictures = pictures_of(request.series(bundle), request.folder / "pictures", on_picture)
-    others: list[Picture] = []
+    pictures, *more = (pictures_of(album, on_picture) for album in request.albums(bundle))
+    others = more[0] if more else []
     if request.against is None:
         close = golden_metrics(bundle, request.execution)
     else:
-        others = pictures_of(
-            request.series(request.against), request.folder / "against", on_picture
-        )
         close = pair_metrics(pictures, others, request.against.folder.name)
     from_start = [] if request.starts is None else start_metrics(pictures, request.starts)
     by_itself = picture_metrics(bundle.manifest.model, pictures, request.prompts, request.measures)

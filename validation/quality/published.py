@@ -18,7 +18,7 @@ from runtimes.errors import UsageError, one_line
 from validation.quality.bootstrap import interval_of
 from validation.quality.images import image_paths
 from validation.quality.metric import Metric
-from validation.quality.pictures import Picture
+from validation.quality.series import Picture
 
 CLIP_SCORE, FID, INCEPTION_SCORE = "CLIP score", "FID", "Inception score"
 CLIP_MODEL = "openai/clip-vit-base-patch16"

@@ -20,7 +20,7 @@ from validation.parity.graphs import graphs_for
 from validation.parity.metrics import difference
 from validation.quality.bootstrap import interval_of
 from validation.quality.metric import Metric
-from validation.quality.pictures import Picture
+from validation.quality.series import Picture
 from validation.quality.starts import Starts
 
 Array = NDArray[np.generic]

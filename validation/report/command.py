@@ -15,10 +15,11 @@ from runtimes.errors import UsageError
 from runtimes.progress import Progress
 from runtimes.recording import Recording
 from validation.parity.graphs import graphs_for
+from validation.quality.filling import pictures_of
 from validation.quality.measure import Measures, picture_metrics
 from validation.quality.metric import Metric
-from validation.quality.pictures import Series, pictures_of
 from validation.quality.prompts import Prompts
+from validation.quality.series import Album, Series
 from validation.report.collect import Comparison, Entry, compare, naming
 from validation.report.data import to_json
 from validation.report.page import page
@@ -132,7 +133,7 @@ def _scores(
         progress.line(f"scoring pictures of {entry.name}")
         with tempfile.TemporaryDirectory() as folder, naming(entry.name):
             series = Series(entry.bundle, prompts.texts, execution=execution)
-            pictures = pictures_of(series, Path(folder) / "pictures", progress.step)
+            pictures = pictures_of(Album(series, Path(folder) / "pictures"), progress.step)
             scored = picture_metrics(entry.bundle.manifest.model, pictures, prompts, Measures())
             scores[entry.name] = tuple(scored)
     return scores

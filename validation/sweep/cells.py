@@ -12,11 +12,12 @@ from runtimes.bundle.typed_json import decode
 from validation.machine import machine
 from validation.quality import judged
 from validation.quality.bootstrap import interval_of
+from validation.quality.filling import OnPicture, pictures_of
 from validation.quality.folder import read_json, write_json
 from validation.quality.measure import Measures, Request, picture_metrics
 from validation.quality.metric import Metric
-from validation.quality.pictures import OnPicture, Picture, pictures_of
 from validation.quality.prompts import Prompts
+from validation.quality.series import Album, Picture
 from validation.quality.similarity import pair_metrics
 from validation.sweep.grid import Cell, evaluations
 
@@ -53,28 +54,42 @@ def run_cell(
     Its folder in `request.folder` keeps pictures one by one, and the figures once they are all
     there; the same settings find them again.
     """
-    folder = request.folder / "cells" / cell.name
-    in_folder = replace(request, folder=folder, options=cell.options)
-    settings = _settings(bundle, in_folder)
-    there = read_json(folder / CELL_FILE)
-    if there is not None and there.get("settings") == settings:
-        return decode(Finished, there.get("found"), f"{folder / CELL_FILE}"), True
+    in_folder = _in_folder(cell, request)
+    path = in_folder.folder / CELL_FILE
+    found = _found(bundle, in_folder)
+    if found is not None:
+        return decode(Finished, found, f"{path}"), True
     finished = _measure(cell, bundle, in_folder, on_picture)
-    write_json(folder / CELL_FILE, {"settings": settings, "found": asdict(finished)})
+    write_json(path, {"settings": _settings(bundle, in_folder), "found": asdict(finished)})
     return finished, False
 
 
+def albums_of(cells: Sequence[Cell], bundle: Bundle, request: Request) -> list[Album]:
+    """Where the pictures of cells are kept that have no figures yet."""
+    places = [_in_folder(cell, request) for cell in cells]
+    return [
+        album for place in places if _found(bundle, place) is None for album in place.albums(bundle)
+    ]
+
+
+def _in_folder(cell: Cell, request: Request) -> Request:
+    return replace(request, folder=request.folder / "cells" / cell.name, options=cell.options)
+
+
+def _found(bundle: Bundle, request: Request) -> Any:
+    """The figures of a cell in its folder, of the same settings; None where there are none."""
+    there = read_json(request.folder / CELL_FILE) or {}
+    return there.get("found") if there.get("settings") == _settings(bundle, request) else None
+
+
 def _measure(cell: Cell, bundle: Bundle, request: Request, on_picture: OnPicture) -> Finished:
-    pictures = pictures_of(request.series(bundle), request.folder / "pictures", on_picture)
+    pictures, *more = (pictures_of(album, on_picture) for album in request.albums(bundle))
     names = variant_names(bundle, request.against)
     variants = [_variant(names[0], bundle, pictures, request)]
     change: list[Metric] = []
     if request.against is not None:
-        others = pictures_of(
-            request.series(request.against), request.folder / "against", on_picture
-        )
-        variants.append(_variant(names[1], request.against, others, request))
-        change = _change(pictures, others, request.prompts, names[0])
+        variants.append(_variant(names[1], request.against, more[0], request))
+        change = _change(pictures, more[0], request.prompts, names[0])
     steps, decoder_steps = evaluations(cell, bundle.manifest.sampling)
     return Finished(
         cell.name, cell.guidance, steps, decoder_steps, machine(), tuple(variants), tuple(change)

@@ -10,15 +10,18 @@ from runtimes.arguments import a_path, execution_of, integer
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.errors import UsageError
 from runtimes.progress import Progress
+from runtimes.spread import settle_threads, spread_of
 from validation.machine import machine
 from validation.quality.cli import measures_of
+from validation.quality.filling import fill
 from validation.quality.folder import claimed, write_json, write_text
 from validation.quality.measure import Request, check_against, check_request
-from validation.quality.pictures import digest_of
+from validation.quality.parted import make_part
 from validation.quality.prompts import prompts_for
 from validation.quality.published import CLIP_MODEL, load_clip
+from validation.quality.series import digest_of
 from validation.sweep import text_free
-from validation.sweep.cells import Finished, run_cell, variant_names
+from validation.sweep.cells import Finished, albums_of, run_cell, variant_names
 from validation.sweep.grid import Cell, grid
 from validation.sweep.report import as_json, as_svg, print_table, rows_of
 
@@ -60,20 +63,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure every cell that is not there yet, and write the table and the plot."""
+    """Measure every cell that is not there yet, and write the table and the plot.
+
+    Of a shard, make its pictures of all cells.
+    """
+    spread = spread_of(args)
     bundle = open_bundle(args.bundle)
+    settle_threads(args, bundle.manifest.backend)
     cells = _cells(args, bundle)
     folder = args.output / text_free.FOLDER
     pair = text_free.sources(bundle, folder, args.reference, args.prior) if args.preset else None
     against = None if args.against is None else open_bundle(args.against)
     request = _request(args, bundle, against)
     _check(bundle, request, cells, compared=bool(args.preset or args.against))
+    identity = _identity(args, bundle, request)
+    if spread.shard is not None:
+        make_part(args, identity, albums_of(cells, bundle, request), spread, spread.shard)
+        return
     progress = Progress(quiet=args.quiet or args.json)
-    with claimed(args.output, _identity(args, bundle, request)):
+    with claimed(args.output, identity):
         if args.preset:
             free = text_free.text_free(bundle, folder, pair, progress)
             check_against(bundle, free)
             request = dataclasses.replace(request, against=free)
+        if spread.cluster is not None:  # all cells together, so that no worker waits for a cell
+            fill(albums_of(cells, bundle, request), spread, progress.step)
         finished = [
             _finish(cell, bundle, request, progress, f"cell {number} of {len(cells)}, ")
             for number, cell in enumerate(cells, 1)
@@ -97,6 +111,11 @@ def _cells(args: argparse.Namespace, bundle: Bundle) -> list[Cell]:
         raise UsageError("give --guidance, --steps, --decoder-steps, --against or --preset")
     if args.preset and args.against:
         raise UsageError(f"--preset {args.preset} makes the second bundle: leave out --against")
+    if args.preset and args.shard:
+        raise UsageError(
+            f"--preset {args.preset} exports a bundle, which no shard does: export it first (with "
+            "--stage-b-text drop) and give it as --against"
+        )
     if not args.preset and (args.reference or args.prior):
         raise UsageError("--reference and --prior are for --preset")
     return grid(*axes, bundle.manifest.sampling)
