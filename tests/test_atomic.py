@@ -366,11 +366,11 @@ def test_what_is_taken_for_a_dead_ones_before_it_is_locked_is_made_again(tmp_pat
     """Another process removes the file, or the folder, in the moment between."""
     hold, swept = locks.hold, []
 
-    def late(handle, path):
+    def late(handle, path, **how):
         if not swept:
             swept.append(path)
             path.rmdir() if path.is_dir() else path.unlink()
-        return hold(handle, path)
+        return hold(handle, path, **how)
 
     for module in (locks, atomic_files):
         monkeypatch.setattr(module, "hold", late)
