@@ -136,7 +136,7 @@ async def _until_signal(
     """Return when everything is done that has to be done before the server stops."""
     while not signals:
         await asyncio.sleep(_POLL)
-        if answering.done():
+        if answering.done() or not service.working:
             raise RunError("the server stopped by itself")
     service.leave()
     service.log("stopping: nothing new is taken, what is there is finished")
