@@ -93,7 +93,7 @@ def batcher(clock, *, window=0.0, capacity=64, most=4, counts=None) -> Batcher:
 
 def submit(line, order) -> tuple[Ticket, list]:
     news = []
-    ticket = Ticket(order, news.append)
+    ticket = Ticket(order, news.append, f"id of {order.prompt}")
     line.submit(ticket)
     return ticket, news
 
@@ -278,14 +278,31 @@ def test_what_fails_in_company_fails_alone(clock, order):
             raise RunError("stage_c: NaN of 'bad' in /home/someone/bundle")
 
     failures = []
-    line = batcher(clock, counts=Counts(failed=failures.append))
+    line = batcher(clock, counts=Counts(failed=lambda *why: failures.append(why)))
     model = Recorder(fault=fault)
     heard = {prompt: submit(line, order(model, prompt))[1] for prompt in ("a", "bad", "b")}
     line.work_once()
     assert [type(heard[prompt][-1]) for prompt in heard] == [Finished, Failed, Finished]
     refusal = heard["bad"][-1].refusal
     assert (refusal.status, refusal.message) == (500, NOT_MADE)
-    assert len(failures) == 1 and line.load == (0, 0)
+    ((error, request),) = failures  # once, under the request's own id
+    assert "NaN" in str(error) and request == "id of bad" and line.load == (0, 0)
+
+
+def test_how_many_fit_may_fail(clock, order):
+    """It asks the system how much memory is free: that ends a request, not the worker."""
+
+    def most(order):
+        if order.prompt == "bad":
+            raise OSError("too many open files")
+        return 4
+
+    line = Batcher(window=0.0, capacity=9, most=most, counts=Counts(), clock=clock)
+    model = Recorder()
+    _, bad = submit(line, order(model, "bad", seeds=(1, 2)))
+    _, good = submit(line, order(model, "good", options=replace(SHORT, steps=3)))
+    line.work_once()
+    assert kinds(bad) == [Queued, Failed] and kinds(good)[-1] is Finished
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError(), KeyError("x")])
@@ -326,6 +343,14 @@ def test_after_leaving_nobody_is_let_in_and_what_waits_is_made(clock, order):
         submit(line, order(model, "b"))
     assert caught.value.status == 503
     line.work_once()
+    assert isinstance(news[-1], Finished)
+
+
+def test_who_leaves_waits_for_no_company(clock, order):
+    line = batcher(clock, window=3600.0)
+    _, news = submit(line, order(Recorder(), "a"))
+    line.leave()
+    line.work_once()  # at once: time does not go by here
     assert isinstance(news[-1], Finished)
 
 
@@ -465,6 +490,25 @@ def test_what_a_model_says_of_itself(bundles):
     assert about["defaults"]["steps"] == 29 and about["defaults"]["decoder_steps"] == 12
 
 
+@pytest.mark.parametrize(
+    ("limits", "presets", "message"),
+    [
+        (Limits(steps=28), {}, "--max-steps is 28, and m makes pictures of 29 steps where"),
+        (Limits(pixels=20_735), {}, "--max-pixels is 20,735, and m makes pictures of 20,736 pix"),
+        (Limits(steps=29, pixels=20_736), {"fast": {"steps": 29}}, ""),
+    ],
+)
+def test_what_is_offered_is_within_the_limits(bundles, limits, presets, message):
+    bundle = bundles("one_level")
+    with Pipeline.open(bundle) as pipeline:
+        model = Model("m", bundle, pipeline, presets)
+        if not message:
+            model.check_offer(limits)
+            return
+        with pytest.raises(UsageError, match=message):
+            model.check_offer(limits)
+
+
 @pytest.mark.slow
 def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
     from exporter.options import ExportOptions
@@ -474,6 +518,8 @@ def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
     with Pipeline.open(bundle) as pipeline:
         with pytest.raises(UsageError, match=r"--max-batch 3: .* batch of 2; leave it out"):
             Model("m", bundle, pipeline, {}, 3)
+        with pytest.raises(UsageError, match="--presets: m cannot make 'plain': stage_c was exp"):
+            Model("m", bundle, pipeline, {"plain": {"guidance": 1.0}}).check_offer(Limits())
         model = Model("m", bundle, pipeline, {})
         line = Batcher(
             window=0.0,

@@ -57,6 +57,7 @@ def written(tmp_path):
         (["--window", "-1"], "--window: '-1' is no number of seconds"),
         (["--window", "nan"], "--window: 'nan' is no number of seconds"),
         (["--grace", "inf"], "--grace: 'inf' is no number of seconds"),
+        (["--timeout", "0"], "--timeout: it is 0; it must be more"),
         (["--max-body", "0"], "--max-body: '0' is no whole number from 1"),
         (["--max-n", "0"], "--max-n: 0 is too small"),
         (["--queue", "3", "--max-n", "4"], "--queue is 3 and --max-n 4"),
@@ -110,6 +111,17 @@ def test_two_bundles_of_one_name(capsys, tmp_path):
     assert_refused(capsys, folders, "two models are called 'model': give --name once a bundle")
     twice = [*folders, "--name", "x", "--name", "x"]
     assert_refused(capsys, twice, "two models are called 'x'")
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J", "\udcff"])
+def test_names_that_no_client_could_say(capsys, name):
+    message = f"{name!a} cannot be a model's name: give --name once a bundle"
+    assert_refused(capsys, ["bundle", f"--name={name}"], message)
+
+
+def test_limits_below_what_a_bundle_makes(capsys, bundles):
+    words = [bundles("one_level").folder, "--port", "0", "--max-steps", "9"]
+    assert_refused(capsys, words, "--max-steps is 9, and one_level")
 
 
 def test_limits_are_what_the_options_say():

@@ -99,7 +99,3 @@ class EventStream(Response):
             await asyncio.wait_for(send(message), self._stalled)
         except TimeoutError:
             raise ClientGone from None
-
-
-def _part(body: bytes, *, more: bool) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": more}
