@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(message: str) -> str:
-    """The message, cut where it is long, with what would end a line, or move a terminal's cursor, as its escape."""
+    """A message, cut where it is long; what would end a line or move a cursor is its escape."""
     if len(message) > _MOST:
         message = f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"
     if message.isprintable():

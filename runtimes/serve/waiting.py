@@ -62,7 +62,8 @@ News = Queued | Progress | Preview | Finished | Failed
 class Ticket:
     """A request that was let in. `tell` is called from any thread, and has to return at once.
 
-    `id`: what the log calls it. `left`: pictures that are not made yet. `gone`: nobody waits for them any more.
+    `id`: what the log calls it. `left`: pictures that are not made yet. `gone`: nobody waits for
+    them any more.
     """
 
     order: Order
