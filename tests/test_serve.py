@@ -415,7 +415,7 @@ def test_stopping_finishes_what_was_asked_for(gated):
     for thread in threads:
         thread.join()
     gated.thread.join(60)
-    assert found == [200, 200] and not gated.thread.is_alive()
+    assert found == [200, 200] and gated.ended == [True]
 
 
 def test_what_is_not_made_in_time_is_refused(bundle):
@@ -436,6 +436,36 @@ def test_what_is_not_made_in_time_is_refused(bundle):
         running.thread.join(60)
     assert [status for status, _, _ in found] == [503, 503]
     assert {answer["error"]["code"] for _, _, answer in found} == {"shutting_down"}
+
+
+@pytest.mark.parametrize("signals", [[15], [15, 15]])
+def test_nobody_waits_for_a_step_that_nobody_waits_for(bundle, signals):
+    """The thread is inside a graph and cannot be stopped: the process has to end under it."""
+    model = Gated("tiny", bundle, Pipeline.open(bundle), {}, 1)
+    grace = 3600.0 if len(signals) == 2 else 0.0
+    with served(lambda: [model], queueing=Queueing(grace=grace)) as running:
+        asking = running.asking(prompt="a", **SHORT)
+        model.arrived.acquire()
+        running.signals += signals
+        running.thread.join(60)
+        assert running.ended == [False] and asking.recv(12) == b"HTTP/1.1 503"
+        asking.close()
+        model.let_through()
+
+
+def test_a_signal_ends_what_is_still_being_opened(bundle):
+    opening = threading.Event()
+
+    def models():
+        opening.wait(60)
+        return [Model("tiny", bundle, Pipeline.open(bundle), {})]
+
+    with served(models, ready=False) as running:
+        assert running.request("GET", "/healthz", headers={})[0] == 200
+        running.signals.append(15)
+        running.thread.join(30)
+        assert running.ended == [False]
+        opening.set()
 
 
 def test_before_the_models_are_open(bundle):

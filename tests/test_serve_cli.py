@@ -222,9 +222,10 @@ def test_addresses_of_this_machine_alone(host, loopback):
 # Real processes
 
 
-def started(*words) -> tuple[subprocess.Popen, str]:
-    """The command in a process of its own, and where it serves."""
-    command = [sys.executable, "-m", "runtimes", "serve", *map(str, words), "--port", "0"]
+def started(*words, script=None) -> tuple[subprocess.Popen, str]:
+    """The command, or a script that runs it, in a process of its own, and where it serves."""
+    run = ["-m", "runtimes", "serve"] if script is None else ["-c", script]
+    command = [sys.executable, *run, *map(str, words), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     line = process.stderr.readline()
     found = re.search(r"^serving .* on (http://\S+)$", line)
@@ -248,6 +249,34 @@ def test_a_signal_ends_it_with_exit_code_0(bundles, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err
     assert err.splitlines()[-1] == "stopping: nothing new is taken, what is there is finished"
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_in_the_middle_of_a_step(bundles):
+    """Python's own end, which runs what `atexit` has, would abort under a running graph."""
+    script = (
+        "import atexit, sys, time\n"
+        "from runtimes.serve import cli\n"
+        "from runtimes.serve.model import Model\n"
+        "atexit.register(print, 'an end of its own', file=sys.stderr)\n"
+        "Model.warm_up = lambda self: None\n"
+        "Model.make = lambda *_: time.sleep(600)\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    process, address = started(bundles("one_level").folder, "--grace", "0", script=script)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as asking:
+        body = json.dumps(BODY)
+        head = "POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        asking.sendall(f"{head}{body}".encode())
+        ends = time.monotonic() + 60
+        while loads(address)["running"] != 1.0:
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert asking.recv(12) == b"HTTP/1.1 503"
+    assert process.returncode == 0 and "an end of its own" not in err and "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """python -m runtimes serve: pictures over HTTP."""
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runtimes.arguments import Parser, a_path, add_execution_options, integer
@@ -106,7 +109,13 @@ def _run(args: argparse.Namespace) -> None:
                 for name, bundle in zip(names, bundles, strict=True)
             ]
 
-        serve(service, listening, models)
+        ended = serve(service, listening, models)
+    if not ended:
+        # Python's own end would abort under a thread that comes back from a graph meanwhile.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(0)
 
 
 def _model(

@@ -64,7 +64,7 @@ class Service:
     def close(self, seconds: float) -> None:
         """Refuse what is left, and release the models once a batch under way has stopped.
 
-        A batch stops at its next step; where that takes longer, the process ends with it.
+        A batch stops at its next step; where that takes longer, it is still `working`.
         """
         self.leave()
         self.batcher.refuse_rest()
