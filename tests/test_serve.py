@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from runtimes.serve.clients import ClientGone, EventStream, unless_gone
 from runtimes.serve.limits import Limits, Queueing
 from runtimes.serve.mailbox import Mailbox
 from runtimes.serve.model import Model
+from runtimes.serve.server import lines_of_asyncio
+from runtimes.serve.service import Service
 from runtimes.serve.waiting import Failed, Finished, Progress, Queued
 
 SHORT = {"steps": 2, "decoder_steps": 2}
@@ -269,6 +272,19 @@ def test_the_log_has_a_line_a_request_and_no_prompt(bundle, capsys):
         ["POST", PATH, "400"],
         ["GET", "other", "404"],
     ]
+
+
+def test_what_asyncio_says_is_a_line_and_not_said_again_and_again(capsys):
+    say = lines_of_asyncio(Service(Limits(), Queueing()))
+    with closing(asyncio.new_event_loop()) as loop:
+        for what in ("socket.accept() out of system resource", "another"):
+            for _ in range(3):
+                say(loop, {"message": what, "exception": OSError(24, "Too many open files")})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        "error: socket.accept() out of system resource: OSError: [Errno 24] Too many open files"
+    )
+    assert len(lines) == 2 and lines[1].startswith("error: another: ")
 
 
 # Many at once

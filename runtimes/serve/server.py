@@ -6,9 +6,10 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -22,6 +23,8 @@ CONNECTIONS = 512  # at a time; more are answered 503
 _LAST_WORDS = 15  # seconds for answers that are on their way when the server stops
 _LAST_STEP = 2.0  # seconds for a step that nobody waits for any more
 _POLL = 0.05
+_SAME_AGAIN = 60.0  # seconds
+Context = Mapping[str, Any]  # of asyncio's: a message, and an exception or none
 
 
 def bind(host: str, port: int, timeout: float) -> socket.socket:
@@ -119,6 +122,7 @@ async def _serve(
             timeout_graceful_shutdown=_LAST_WORDS,
         )
     )
+    asyncio.get_running_loop().set_exception_handler(lines_of_asyncio(service))
     with _heard(signals):
         answering = asyncio.create_task(server.serve([listening]))
         try:
@@ -165,6 +169,24 @@ async def _until_signal(
             service.log("stopping: what is left is refused")
             break
         await asyncio.sleep(_POLL)
+
+
+def lines_of_asyncio(service: Service) -> Callable[[asyncio.AbstractEventLoop, Context], None]:
+    """What asyncio has to say, in a line; the same again once a minute only.
+
+    Where too many connections are open it says so, with a traceback, a hundred times a second.
+    """
+    said: dict[str, float] = {}
+
+    def say(loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        what, now = str(context["message"]), loop.time()
+        if now < said.get(what, now):
+            return
+        said.clear()
+        said[what] = now + _SAME_AGAIN
+        service.internal(context.get("exception") or RunError("it says no more"), what)
+
+    return say
 
 
 class _Server(uvicorn.Server):
