@@ -105,6 +105,26 @@ def kinds(news) -> list[type]:
 # Who is made with whom
 
 
+def test_whatever_changes_the_shape_of_a_run_keeps_requests_apart(order):
+    """And nothing else does: prompts, seeds, and how an option is written."""
+    model, other = Recorder("m"), Recorder("n")
+    apart = [
+        order(model, "a"),
+        order(other, "a"),
+        *[
+            order(model, "a", options=replace(SHORT, **{name: value}))
+            for name, value in (
+                ("height", 96), ("width", 96), ("steps", 3), ("decoder_steps", 3),
+                ("guidance", 2.0), ("decoder_guidance", 2.0), ("guidance", 3.0),
+            )
+        ],
+    ]  # fmt: skip
+    assert len({each.likeness for each in apart}) == len(apart)
+    written = replace(SHORT, height=144, width=144, guidance=apart[0].plan.guidance)
+    alike = [order(model, "b", seeds=(1, 2)), order(model, "a", options=written)]
+    assert {each.likeness for each in alike} == {apart[0].likeness}
+
+
 def test_requests_of_equal_options_are_one_batch(clock, order):
     model, line = Recorder(), batcher(clock)
     for prompt, options in (
