@@ -118,6 +118,7 @@ def test_whatever_changes_the_shape_of_a_run_keeps_requests_apart(order):
                 ("guidance", 2.0), ("decoder_guidance", 2.0), ("guidance", 3.0),
             )
         ],
+        order(other, "a", options=replace(SHORT, steps=None, timesteps=(1.0, 0.25, 0.0))),
     ]  # fmt: skip
     assert len({each.likeness for each in apart}) == len(apart)
     written = replace(SHORT, height=144, width=144, guidance=apart[0].plan.guidance)
@@ -457,6 +458,24 @@ def test_a_picture_of_a_batch_is_the_one_made_alone(bundles, clock, order):
                 options = replace(SHORT, seed=picture.seed)
                 alone = pipeline(prompt, options=options).pictures[0].astype(int)
                 assert np.abs(picture.pixels - alone).max() <= 1  # products round by their shape
+
+
+def test_each_picture_of_a_batch_has_its_own_negative_prompt(bundles, clock, order):
+    bundle, options = bundles("one_level"), replace(SHORT, guidance=8.0)
+    with Pipeline.open(bundle) as pipeline:
+        model, line = Model("m", bundle, pipeline, {}), batcher(clock)
+        orders = [
+            replace(order(model, "a ring", options=options), negative=negative)
+            for negative in ("", "a blue star on a white ground")
+        ]
+        made = [submit(line, each)[1] for each in orders]
+        line.work_once()
+        pixels = [news[-1].made.pixels.astype(int) for news in made]
+        for each, found in zip(orders, pixels, strict=True):
+            run = replace(options, seed=[0])
+            alone = pipeline(each.prompt, each.negative, options=run).pictures[0]
+            assert np.abs(found - alone).max() <= 1
+    assert np.abs(pixels[0] - pixels[1]).max() > 1
 
 
 def test_a_file_says_how_its_picture_was_made(bundles, order):
