@@ -9,7 +9,7 @@ class _Shown(Exception):
     """An error whose message is one line, whoever chose the names and values in it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_shown(message))
+        super().__init__(printable(message))
 
 
 class UsageError(_Shown):
@@ -29,8 +29,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _shown(message: str) -> str:
-    """The message with what would end a line, or move a terminal's cursor, as its escape."""
+def printable(message: str) -> str:
+    """A message, cut where it is long; what would end a line or move a cursor is its escape."""
     if len(message) > _MOST:
         message = f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"
     if message.isprintable():

@@ -49,12 +49,13 @@ class Gated(Model):
 
 @dataclass
 class Served:
-    """A server that runs; `signals` takes what a process would hear."""
+    """A server that runs; `signals` takes what a process would hear, `ended` what comes of it."""
 
     service: Service
     port: int
     signals: list[int]
     thread: threading.Thread
+    ended: list[bool]
 
     def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -100,10 +101,14 @@ def served(
     signals: list[int] = []
     listening = bind("127.0.0.1", 0, bounds.timeout)
     port = listening.getsockname()[1]
-    arguments = (service, listening, models, signals)
-    thread = threading.Thread(target=serve, args=arguments, daemon=True)
+    ended: list[bool] = []
+
+    def run() -> None:
+        ended.append(serve(service, listening, models, signals))
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    found = Served(service, port, signals, thread)
+    found = Served(service, port, signals, thread, ended)
     try:
         until(lambda: bool(service.models) or not ready)
         yield found

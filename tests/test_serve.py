@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from runtimes.serve.clients import ClientGone, EventStream, unless_gone
 from runtimes.serve.limits import Limits, Queueing
 from runtimes.serve.mailbox import Mailbox
 from runtimes.serve.model import Model
+from runtimes.serve.server import lines_of_asyncio
+from runtimes.serve.service import Service
 from runtimes.serve.waiting import Failed, Finished, Progress, Queued
 
 SHORT = {"steps": 2, "decoder_steps": 2}
@@ -271,6 +274,19 @@ def test_the_log_has_a_line_a_request_and_no_prompt(bundle, capsys):
     ]
 
 
+def test_what_asyncio_says_is_a_line_and_not_said_again_and_again(capsys):
+    say = lines_of_asyncio(Service(Limits(), Queueing()))
+    with closing(asyncio.new_event_loop()) as loop:
+        for what in ("socket.accept() out of system resource", "another"):
+            for _ in range(3):
+                say(loop, {"message": what, "exception": OSError(24, "Too many open files")})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        "error: socket.accept() out of system resource: OSError: [Errno 24] Too many open files"
+    )
+    assert len(lines) == 2 and lines[1].startswith("error: another: ")
+
+
 # Many at once
 
 
@@ -415,7 +431,7 @@ def test_stopping_finishes_what_was_asked_for(gated):
     for thread in threads:
         thread.join()
     gated.thread.join(60)
-    assert found == [200, 200] and not gated.thread.is_alive()
+    assert found == [200, 200] and gated.ended == [True]
 
 
 def test_what_is_not_made_in_time_is_refused(bundle):
@@ -436,6 +452,36 @@ def test_what_is_not_made_in_time_is_refused(bundle):
         running.thread.join(60)
     assert [status for status, _, _ in found] == [503, 503]
     assert {answer["error"]["code"] for _, _, answer in found} == {"shutting_down"}
+
+
+@pytest.mark.parametrize("signals", [[15], [15, 15]])
+def test_nobody_waits_for_a_step_that_nobody_waits_for(bundle, signals):
+    """The thread is inside a graph and cannot be stopped: the process has to end under it."""
+    model = Gated("tiny", bundle, Pipeline.open(bundle), {}, 1)
+    grace = 3600.0 if len(signals) == 2 else 0.0
+    with served(lambda: [model], queueing=Queueing(grace=grace)) as running:
+        asking = running.asking(prompt="a", **SHORT)
+        model.arrived.acquire()
+        running.signals += signals
+        running.thread.join(60)
+        assert running.ended == [False] and asking.recv(12) == b"HTTP/1.1 503"
+        asking.close()
+        model.let_through()
+
+
+def test_a_signal_ends_what_is_still_being_opened(bundle):
+    opening = threading.Event()
+
+    def models():
+        opening.wait(60)
+        return [Model("tiny", bundle, Pipeline.open(bundle), {})]
+
+    with served(models, ready=False) as running:
+        assert running.request("GET", "/healthz", headers={})[0] == 200
+        running.signals.append(15)
+        running.thread.join(30)
+        assert running.ended == [False]
+        opening.set()
 
 
 def test_before_the_models_are_open(bundle):

@@ -93,7 +93,7 @@ def batcher(clock, *, window=0.0, capacity=64, most=4, counts=None) -> Batcher:
 
 def submit(line, order) -> tuple[Ticket, list]:
     news = []
-    ticket = Ticket(order, news.append)
+    ticket = Ticket(order, news.append, f"id of {order.prompt}")
     line.submit(ticket)
     return ticket, news
 
@@ -103,6 +103,27 @@ def kinds(news) -> list[type]:
 
 
 # Who is made with whom
+
+
+def test_whatever_changes_the_shape_of_a_run_keeps_requests_apart(order):
+    """And nothing else does: prompts, seeds, and how an option is written."""
+    model, other = Recorder("m"), Recorder("n")
+    apart = [
+        order(model, "a"),
+        order(other, "a"),
+        *[
+            order(model, "a", options=replace(SHORT, **{name: value}))
+            for name, value in (
+                ("height", 96), ("width", 96), ("steps", 3), ("decoder_steps", 3),
+                ("guidance", 2.0), ("decoder_guidance", 2.0), ("guidance", 3.0),
+            )
+        ],
+        order(other, "a", options=replace(SHORT, steps=None, timesteps=(1.0, 0.25, 0.0))),
+    ]  # fmt: skip
+    assert len({each.likeness for each in apart}) == len(apart)
+    written = replace(SHORT, height=144, width=144, guidance=apart[0].plan.guidance)
+    alike = [order(model, "b", seeds=(1, 2)), order(model, "a", options=written)]
+    assert {each.likeness for each in alike} == {apart[0].likeness}
 
 
 def test_requests_of_equal_options_are_one_batch(clock, order):
@@ -278,14 +299,31 @@ def test_what_fails_in_company_fails_alone(clock, order):
             raise RunError("stage_c: NaN of 'bad' in /home/someone/bundle")
 
     failures = []
-    line = batcher(clock, counts=Counts(failed=failures.append))
+    line = batcher(clock, counts=Counts(failed=lambda *why: failures.append(why)))
     model = Recorder(fault=fault)
     heard = {prompt: submit(line, order(model, prompt))[1] for prompt in ("a", "bad", "b")}
     line.work_once()
     assert [type(heard[prompt][-1]) for prompt in heard] == [Finished, Failed, Finished]
     refusal = heard["bad"][-1].refusal
     assert (refusal.status, refusal.message) == (500, NOT_MADE)
-    assert len(failures) == 1 and line.load == (0, 0)
+    ((error, request),) = failures  # once, under the request's own id
+    assert "NaN" in str(error) and request == "id of bad" and line.load == (0, 0)
+
+
+def test_how_many_fit_may_fail(clock, order):
+    """It asks the system how much memory is free: that ends a request, not the worker."""
+
+    def most(order):
+        if order.prompt == "bad":
+            raise OSError("too many open files")
+        return 4
+
+    line = Batcher(window=0.0, capacity=9, most=most, counts=Counts(), clock=clock)
+    model = Recorder()
+    _, bad = submit(line, order(model, "bad", seeds=(1, 2)))
+    _, good = submit(line, order(model, "good", options=replace(SHORT, steps=3)))
+    line.work_once()
+    assert kinds(bad) == [Queued, Failed] and kinds(good)[-1] is Finished
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError(), KeyError("x")])
@@ -326,6 +364,14 @@ def test_after_leaving_nobody_is_let_in_and_what_waits_is_made(clock, order):
         submit(line, order(model, "b"))
     assert caught.value.status == 503
     line.work_once()
+    assert isinstance(news[-1], Finished)
+
+
+def test_who_leaves_waits_for_no_company(clock, order):
+    line = batcher(clock, window=3600.0)
+    _, news = submit(line, order(Recorder(), "a"))
+    line.leave()
+    line.work_once()  # at once: time does not go by here
     assert isinstance(news[-1], Finished)
 
 
@@ -414,6 +460,24 @@ def test_a_picture_of_a_batch_is_the_one_made_alone(bundles, clock, order):
                 assert np.abs(picture.pixels - alone).max() <= 1  # products round by their shape
 
 
+def test_each_picture_of_a_batch_has_its_own_negative_prompt(bundles, clock, order):
+    bundle, options = bundles("one_level"), replace(SHORT, guidance=8.0)
+    with Pipeline.open(bundle) as pipeline:
+        model, line = Model("m", bundle, pipeline, {}), batcher(clock)
+        orders = [
+            replace(order(model, "a ring", options=options), negative=negative)
+            for negative in ("", "a blue star on a white ground")
+        ]
+        made = [submit(line, each)[1] for each in orders]
+        line.work_once()
+        pixels = [news[-1].made.pixels.astype(int) for news in made]
+        for each, found in zip(orders, pixels, strict=True):
+            run = replace(options, seed=[0])
+            alone = pipeline(each.prompt, each.negative, options=run).pictures[0]
+            assert np.abs(found - alone).max() <= 1
+    assert np.abs(pixels[0] - pixels[1]).max() > 1
+
+
 def test_a_file_says_how_its_picture_was_made(bundles, order):
     bundle = bundles("one_level")
     with Pipeline.open(bundle) as pipeline:
@@ -465,6 +529,25 @@ def test_what_a_model_says_of_itself(bundles):
     assert about["defaults"]["steps"] == 29 and about["defaults"]["decoder_steps"] == 12
 
 
+@pytest.mark.parametrize(
+    ("limits", "presets", "message"),
+    [
+        (Limits(steps=28), {}, "--max-steps is 28, and m makes pictures of 29 steps where"),
+        (Limits(pixels=20_735), {}, "--max-pixels is 20,735, and m makes pictures of 20,736 pix"),
+        (Limits(steps=29, pixels=20_736), {"fast": {"steps": 29}}, ""),
+    ],
+)
+def test_what_is_offered_is_within_the_limits(bundles, limits, presets, message):
+    bundle = bundles("one_level")
+    with Pipeline.open(bundle) as pipeline:
+        model = Model("m", bundle, pipeline, presets)
+        if not message:
+            model.check_offer(limits)
+            return
+        with pytest.raises(UsageError, match=message):
+            model.check_offer(limits)
+
+
 @pytest.mark.slow
 def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
     from exporter.options import ExportOptions
@@ -474,6 +557,8 @@ def test_a_batch_of_fixed_size_is_filled_up(bundles, order, clock):
     with Pipeline.open(bundle) as pipeline:
         with pytest.raises(UsageError, match=r"--max-batch 3: .* batch of 2; leave it out"):
             Model("m", bundle, pipeline, {}, 3)
+        with pytest.raises(UsageError, match="--presets: m cannot make 'plain': stage_c was exp"):
+            Model("m", bundle, pipeline, {"plain": {"guidance": 1.0}}).check_offer(Limits())
         model = Model("m", bundle, pipeline, {})
         line = Batcher(
             window=0.0,

@@ -57,6 +57,7 @@ def written(tmp_path):
         (["--window", "-1"], "--window: '-1' is no number of seconds"),
         (["--window", "nan"], "--window: 'nan' is no number of seconds"),
         (["--grace", "inf"], "--grace: 'inf' is no number of seconds"),
+        (["--timeout", "0"], "--timeout: it is 0; it must be more"),
         (["--max-body", "0"], "--max-body: '0' is no whole number from 1"),
         (["--max-n", "0"], "--max-n: 0 is too small"),
         (["--queue", "3", "--max-n", "4"], "--queue is 3 and --max-n 4"),
@@ -110,6 +111,17 @@ def test_two_bundles_of_one_name(capsys, tmp_path):
     assert_refused(capsys, folders, "two models are called 'model': give --name once a bundle")
     twice = [*folders, "--name", "x", "--name", "x"]
     assert_refused(capsys, twice, "two models are called 'x'")
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J", "\udcff"])
+def test_names_that_no_client_could_say(capsys, name):
+    message = f"{name!a} cannot be a model's name: give --name once a bundle"
+    assert_refused(capsys, ["bundle", f"--name={name}"], message)
+
+
+def test_limits_below_what_a_bundle_makes(capsys, bundles):
+    words = [bundles("one_level").folder, "--port", "0", "--max-steps", "9"]
+    assert_refused(capsys, words, "--max-steps is 9, and one_level")
 
 
 def test_limits_are_what_the_options_say():
@@ -210,9 +222,10 @@ def test_addresses_of_this_machine_alone(host, loopback):
 # Real processes
 
 
-def started(*words) -> tuple[subprocess.Popen, str]:
-    """The command in a process of its own, and where it serves."""
-    command = [sys.executable, "-m", "runtimes", "serve", *map(str, words), "--port", "0"]
+def started(*words, script=None) -> tuple[subprocess.Popen, str]:
+    """The command, or a script that runs it, in a process of its own, and where it serves."""
+    run = ["-m", "runtimes", "serve"] if script is None else ["-c", script]
+    command = [sys.executable, *run, *map(str, words), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     line = process.stderr.readline()
     found = re.search(r"^serving .* on (http://\S+)$", line)
@@ -236,6 +249,34 @@ def test_a_signal_ends_it_with_exit_code_0(bundles, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err
     assert err.splitlines()[-1] == "stopping: nothing new is taken, what is there is finished"
+
+
+@pytest.mark.slow
+def test_a_signal_ends_it_in_the_middle_of_a_step(bundles):
+    """Python's own end, which runs what `atexit` has, would abort under a running graph."""
+    script = (
+        "import atexit, sys, time\n"
+        "from runtimes.serve import cli\n"
+        "from runtimes.serve.model import Model\n"
+        "atexit.register(print, 'an end of its own', file=sys.stderr)\n"
+        "Model.warm_up = lambda self: None\n"
+        "Model.make = lambda *_: time.sleep(600)\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    process, address = started(bundles("one_level").folder, "--grace", "0", script=script)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as asking:
+        body = json.dumps(BODY)
+        head = "POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        asking.sendall(f"{head}{body}".encode())
+        ends = time.monotonic() + 60
+        while loads(address)["running"] != 1.0:
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert asking.recv(12) == b"HTTP/1.1 503"
+    assert process.returncode == 0 and "an end of its own" not in err and "Traceback" not in err
 
 
 @pytest.mark.slow

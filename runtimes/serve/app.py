@@ -99,7 +99,7 @@ async def _generations(service: Service, request: Request) -> Response:
         record.pictures += isinstance(news, Finished)
         mailbox.tell(news)
 
-    ticket = Ticket(order, tell)
+    ticket = Ticket(order, tell, record.id)
     service.batcher.submit(ticket)
 
     def ended() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import RunError, UsageError, one_line
+from runtimes.errors import RunError, UsageError, one_line, printable
 from runtimes.progress import share_done
 from runtimes.serve.refusal import Refusal, leaving, not_made
 from runtimes.serve.schema import Order
@@ -27,10 +27,13 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True)
 class Counts:
-    """What a batcher tells those who measure: called for each batch, from the worker's thread."""
+    """What a batcher tells those who measure: called from the worker's thread.
+
+    For each batch its model, pictures and seconds; for each ticket that failed why, and its id.
+    """
 
     batch: Callable[[str, int, float], None] = lambda model, pictures, seconds: None
-    failed: Callable[[BaseException], None] = lambda error: None
+    failed: Callable[[BaseException, str], None] = lambda error, request: None
 
 
 class Batcher:
@@ -80,6 +83,8 @@ class Batcher:
         """Let nobody in any more."""
         with self._changed:
             self._open = False
+            self._waiting.window = 0  # nobody else will come
+            self._changed.notify_all()
 
     def refuse_rest(self) -> None:
         """Refuse whatever is not made yet, and end the worker's thread."""
@@ -121,11 +126,18 @@ class Batcher:
         with self._changed:
             while not self._stopped:
                 now = self._clock()
-                if batch := self._waiting.take(now):
+                if batch := self._take(now):
                     self._running = batch
                     self._tell_places()
                     return batch
                 self._changed.wait(self._waiting.due_in(now))
+            return []
+
+    def _take(self, now: float) -> list[Picture]:
+        try:
+            return self._waiting.take(now)
+        except Exception as error:  # of how many fit: the worker has to outlive it
+            self._fail(self._waiting.pictures[0].ticket, error)
             return []
 
     def _tell_places(self) -> None:
@@ -158,7 +170,7 @@ class Batcher:
     def _fail(self, ticket: Ticket, error: Exception) -> None:
         with self._changed:
             self._waiting.remove([ticket])
-        self._counts.failed(error)
+        self._counts.failed(error, ticket.id)
         ticket.tell(Failed(refusal_of(error)))
 
     def _measure(self, model: str, pictures: int, seconds: float) -> None:
@@ -186,7 +198,7 @@ def refusal_of(error: Exception) -> Refusal:
 def in_the_log(error: BaseException) -> str:
     """One line for who runs the server."""
     known = isinstance(error, RunError | UsageError)
-    return one_line(error) if known else f"{type(error).__name__}: {one_line(error)}"
+    return printable(one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
 
 
 class _Watch:

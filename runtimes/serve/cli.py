@@ -1,7 +1,10 @@
 """python -m runtimes serve: pictures over HTTP."""
 
 import argparse
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runtimes.arguments import Parser, a_path, add_execution_options, integer
@@ -10,7 +13,7 @@ from runtimes.cli import open_pipeline
 from runtimes.console import require, run_cli
 from runtimes.errors import UsageError
 from runtimes.serve.keys import check_exposed, is_loopback, read_keys
-from runtimes.serve.limits import add_limit_options, limits_of, queueing_of
+from runtimes.serve.limits import Limits, add_limit_options, limits_of, queueing_of
 from runtimes.serve.model import Model
 from runtimes.serve.presets import Preset, read_presets
 
@@ -102,19 +105,30 @@ def _run(args: argparse.Namespace) -> None:
 
         def models() -> list[Model]:
             return [
-                _model(name, bundle, presets, args)
+                _model(name, bundle, presets, limits, args)
                 for name, bundle in zip(names, bundles, strict=True)
             ]
 
-        serve(service, listening, models)
+        ended = serve(service, listening, models)
+    if not ended:
+        # Python's own end would abort under a thread that comes back from a graph meanwhile.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(0)
 
 
 def _model(
-    name: str, bundle: Bundle, presets: Mapping[str, Preset], args: argparse.Namespace
+    name: str,
+    bundle: Bundle,
+    presets: Mapping[str, Preset],
+    limits: Limits,
+    args: argparse.Namespace,
 ) -> Model:
     """A bundle, hashed, its graphs loaded."""
     verified = open_bundle(bundle.folder, hashes="remembered")
     model = Model(name, verified, open_pipeline(verified, args), presets, args.max_batch)
+    model.check_offer(limits)
     model.warm_up()
     return model
 
@@ -127,6 +141,8 @@ def _names(args: argparse.Namespace) -> list[str]:
         )
     names = args.name or [path.resolve().name for path in args.bundles]
     for name in names:
+        if not (name and name.isprintable()):
+            raise UsageError(f"{name!a} cannot be a model's name: give --name once a bundle")
         if names.count(name) > 1:
             raise UsageError(f"two models are called {name!r}: give --name once a bundle")
     return names

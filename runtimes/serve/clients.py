@@ -101,7 +101,3 @@ class EventStream(Response):
                 await send(message)
         except TimeoutError:
             raise ClientGone from None
-
-
-def _part(body: bytes, *, more: bool) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": more}

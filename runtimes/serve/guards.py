@@ -1,5 +1,6 @@
 """Around every request: its id, who may ask, a line in the log, and no error that says too much."""
 
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from runtimes.serve.service import Service
 OPEN = ("/", "/healthz", "/readyz")  # without a key
 ROUTES = (*OPEN, "/metrics", "/v1/models", "/v1/images/generations")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_HOST = re.compile(r"(\[[^][]*\]|[^][:]*)(?::\d*)?", re.ASCII)
 GONE = 499  # what nginx calls it: nobody was there to be answered
 
 
@@ -99,10 +101,9 @@ def _is_model(path: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """The name of a Host header, without its port."""
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    """The name of a Host header, without its port; '' for what is none."""
+    found = _HOST.fullmatch(host)
+    return found[1] if found else ""
 
 
 def _method(scope: Scope) -> str:

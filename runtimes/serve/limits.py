@@ -22,7 +22,7 @@ class Limits:
     steps: int = 100
     pixels: int | None = None
     prompt_chars: int = 4_000
-    body: int = 1_000_000
+    body: int = 250_000
     timeout: float = 60.0
 
 
@@ -79,7 +79,7 @@ def add_limit_options(command_line: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeout",
-        type=seconds,
+        type=some_seconds,
         default=limits.timeout,
         metavar="SECONDS",
         help="how long a request's body may take to come, and a reader may take nothing "
@@ -150,6 +150,13 @@ def seconds(text: str) -> float:
     value = number(text)
     if not 0 <= value <= _LONGEST:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds from 0 to a day")
+    return value
+
+
+def some_seconds(text: str) -> float:
+    """The same, but not 0, within which nothing ever comes."""
+    if (value := seconds(text)) == 0:
+        raise argparse.ArgumentTypeError("it is 0; it must be more")
     return value
 
 

@@ -40,7 +40,9 @@ class Metrics:
             "wuerstchen_batch_seconds", "Time that a batch took", ["model"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
-        self._failures = Counter("wuerstchen_failures", "Batches that failed", registry=registry)
+        self._failures = Counter(
+            "wuerstchen_failures", "Requests that failed while they were made", registry=registry
+        )
         waiting = Gauge("wuerstchen_waiting_pictures", "Pictures that wait", registry=registry)
         running = Gauge(
             "wuerstchen_running_pictures", "Pictures that are being made", registry=registry

@@ -1,5 +1,6 @@
 """A bundle that makes batches, and what it says of itself."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -92,6 +93,24 @@ class Model:
         """UsageError where graphs of fixed shape cannot make a plan."""
         check_static(self._bundle.manifest, plan, self._fixed or 1)
 
+    def check_offer(self, limits: Limits) -> None:
+        """UsageError where what a request gets that asks for nothing is above the limits, and for
+        a preset that cannot be made."""
+        plan = self.plan(Options())
+        made, most = math.prod(plan.sizes.picture), self.most_pixels(limits)
+        steps = max(len(plan.stage_c.rows), len(plan.stage_b.rows))
+        for flag, own, bound in (("steps", steps, limits.steps), ("pixels", made, most)):
+            if own > bound:
+                raise UsageError(
+                    f"--max-{flag} is {bound:,}, and {self.name} makes pictures of {own:,} {flag} "
+                    "where a request says nothing: give at least that"
+                )
+        for name, preset in self.presets.items():
+            try:
+                self.check(self.plan(Options(**preset)))
+            except UsageError as error:
+                raise UsageError(f"--presets: {self.name} cannot make {name!r}: {error}") from None
+
     @property
     def sizes(self) -> list[str]:
         """The only sizes that graphs of fixed shape make, as OpenAI writes them."""
@@ -163,8 +182,7 @@ class Model:
 
     def most_pixels(self, limits: Limits) -> int:
         """Pixels that a request may ask for."""
-        sampling = self._bundle.manifest.sampling
-        return limits.pixels or 2 * sampling.height * sampling.width
+        return limits.pixels or 2 * math.prod(self.plan(Options()).sizes.picture)
 
     def about(self, limits: Limits) -> dict[str, Any]:
         """The model object of /v1/models."""

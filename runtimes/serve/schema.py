@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,11 +75,19 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:  # a decoding error is a ValueError
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise Refusal(400, f"the body is no JSON: {reason[:200]}", code="invalid_json") from None
+        text = f"the body is no JSON: {_why_not(error)}"
+        raise Refusal(400, text, code="invalid_json") from None
     if not isinstance(found, dict):
         raise Refusal(400, "the body is no JSON object", code="invalid_json")
     return found
+
+
+def _why_not(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Python's own sentence is for who wrote the server.
+    long = str(error).startswith("Exceeds the limit")
+    return "a number has thousands of digits" if long else str(error)[:200]
 
 
 def _no_number(word: str) -> None:
@@ -110,14 +119,14 @@ def _sampling(given: Mapping[str, Any], model: Model, limits: Limits) -> tuple[O
         preset = fields.one_of("preset", given["preset"], model.presets, "preset")
     own = {key: fields.ranged(key, given[key], limits) for key in KEYS if key in given}
     height, width = fields.size("size", given.get("size", "auto")) or (None, None)
-    most = model.most_pixels(limits)
-    if height is not None and width is not None and height * width > most:
-        raise bad("size", f"{width}x{height} is more than {most:,} pixels")
     options = Options(**{**preset, **own}, height=height, width=width)
     try:
         plan = model.plan(options)
     except UsageError as error:
         raise of_usage(error, "size") from None
+    # Of the size that is made: a side of 1 is made as the smallest that there is.
+    if math.prod(plan.sizes.picture) > (most := model.most_pixels(limits)):
+        raise bad("size", f"{in_words(plan)} is more than {most:,} pixels")
     if model.sizes and in_words(plan) not in model.sizes:
         raise bad("size", f"this model makes pictures of {' or '.join(model.sizes)} only")
     try:
@@ -131,7 +140,7 @@ def _seeds(given: Mapping[str, Any], limits: Limits) -> tuple[int, ...]:
     """Picture k has the request's seed + k, or one that is drawn + k."""
     count = fields.whole("n", given.get("n", 1), 1, limits.n)
     if "seed" in given:
-        first = fields.whole("seed", given["seed"], 0, fields.MOST_SEED)
+        first = fields.whole("seed", given["seed"], 0, fields.MOST_SEED - count + 1)
     else:
         first = secrets.randbelow(SEEDS)
     return tuple(range(first, first + count))

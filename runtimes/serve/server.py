@@ -5,8 +5,11 @@ import contextlib
 import errno
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -18,7 +21,10 @@ from runtimes.serve.service import Service
 BACKLOG = 128
 CONNECTIONS = 512  # at a time; more are answered 503
 _LAST_WORDS = 15  # seconds for answers that are on their way when the server stops
+_LAST_STEP = 2.0  # seconds for a step that nobody waits for any more
 _POLL = 0.05
+_SAME_AGAIN = 60.0  # seconds
+Context = Mapping[str, Any]  # of asyncio's: a message, and an exception or none
 
 
 def bind(host: str, port: int, timeout: float) -> socket.socket:
@@ -70,20 +76,34 @@ def serve(
     listening: socket.socket,
     open_models: Callable[[], Sequence[Model]],
     signals: list[int] | None = None,
-) -> None:
+) -> bool:
     """Answer on a socket until SIGINT or SIGTERM; models are opened while it says 'not ready'.
 
     A signal lets nothing new in and gives what is there `grace` seconds; a second one gives none.
-    In a thread, none are heard: whatever is put into `signals` is one. Raises what `open_models`
-    raises.
+    In a thread, none are heard: whatever is put into `signals` is one. False where a graph is
+    still being loaded or run, which nothing can stop. Raises what `open_models` raises.
     """
-    asyncio.run(_serve(service, listening, open_models, [] if signals is None else signals))
+    models: Future[Sequence[Model]] = Future()
+    # None of the event loop's own threads: it would wait for them at its end.
+    opener = threading.Thread(target=_open_into, args=(models, open_models), daemon=True)
+    opener.start()
+    asyncio.run(_serve(service, listening, models, [] if signals is None else signals))
+    return not (opener.is_alive() or service.working)
+
+
+def _open_into(
+    models: "Future[Sequence[Model]]", open_models: Callable[[], Sequence[Model]]
+) -> None:
+    try:
+        models.set_result(open_models())
+    except BaseException as error:
+        models.set_exception(error)
 
 
 async def _serve(
     service: Service,
     listening: socket.socket,
-    open_models: Callable[[], Sequence[Model]],
+    models: "Future[Sequence[Model]]",
     signals: list[int],
 ) -> None:
     server = _Server(
@@ -102,32 +122,35 @@ async def _serve(
             timeout_graceful_shutdown=_LAST_WORDS,
         )
     )
+    asyncio.get_running_loop().set_exception_handler(lines_of_asyncio(service))
     with _heard(signals):
         answering = asyncio.create_task(server.serve([listening]))
         try:
-            await _open(service, open_models, address_of(listening), signals)
+            await _open(service, models, address_of(listening), signals)
             await _until_signal(service, signals, answering)
         finally:
             service.leave()
             service.batcher.refuse_rest()
             server.should_exit = True
             await answering
-            await asyncio.to_thread(service.close, service.queueing.grace)
+            await asyncio.to_thread(service.close, _LAST_STEP)
 
 
 async def _open(
     service: Service,
-    open_models: Callable[[], Sequence[Model]],
+    models: "Future[Sequence[Model]]",
     address: str,
     signals: Sequence[int],
 ) -> None:
-    models = await asyncio.to_thread(open_models)
-    if not signals:
-        service.open(models)
-        for model in models:
-            if model.one_by_one:
-                service.log(f"{model.name}: pictures are made one by one: {model.one_by_one}")
-        service.log(f"serving {', '.join(service.models)} on {address}")
+    while not (models.done() or signals):
+        await asyncio.sleep(_POLL)
+    if signals:
+        return
+    service.open(models.result())
+    for model in service.models.values():
+        if model.one_by_one:
+            service.log(f"{model.name}: pictures are made one by one: {model.one_by_one}")
+    service.log(f"serving {', '.join(service.models)} on {address}")
 
 
 async def _until_signal(
@@ -136,7 +159,7 @@ async def _until_signal(
     """Return when everything is done that has to be done before the server stops."""
     while not signals:
         await asyncio.sleep(_POLL)
-        if answering.done():
+        if answering.done() or not service.working:
             raise RunError("the server stopped by itself")
     service.leave()
     service.log("stopping: nothing new is taken, what is there is finished")
@@ -146,6 +169,24 @@ async def _until_signal(
             service.log("stopping: what is left is refused")
             break
         await asyncio.sleep(_POLL)
+
+
+def lines_of_asyncio(service: Service) -> Callable[[asyncio.AbstractEventLoop, Context], None]:
+    """What asyncio has to say, in a line; the same again once a minute only.
+
+    Where too many connections are open it says so, with a traceback, a hundred times a second.
+    """
+    said: dict[str, float] = {}
+
+    def say(loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        what, now = str(context["message"]), loop.time()
+        if now < said.get(what, now):
+            return
+        said.clear()
+        said[what] = now + _SAME_AGAIN
+        service.internal(context.get("exception") or RunError("it says no more"), what)
+
+    return say
 
 
 class _Server(uvicorn.Server):

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runtimes.errors import one_line
 from runtimes.serve.batcher import Batcher, Counts, in_the_log
 from runtimes.serve.limits import Limits, Queueing
 from runtimes.serve.metrics import Metrics
@@ -52,6 +51,11 @@ class Service:
             raise Refusal(503, text, code="not_ready", retry_after=5)
         return self.models
 
+    @property
+    def working(self) -> bool:
+        """Whether the thread that makes the pictures is there."""
+        return self._worker.is_alive()
+
     def leave(self) -> None:
         """Take nothing new; what is there is still made."""
         self.leaving = True
@@ -60,7 +64,7 @@ class Service:
     def close(self, seconds: float) -> None:
         """Refuse what is left, and release the models once a batch under way has stopped.
 
-        A batch stops at its next step; where that takes longer, the process ends with it.
+        A batch stops at its next step; where that takes longer, it is still `working`.
         """
         self.leave()
         self.batcher.refuse_rest()
@@ -86,11 +90,11 @@ class Service:
 
     def internal(self, error: BaseException, where: str) -> None:
         """An error that a client is told nothing of."""
-        self.say(f"error: {where}: {type(error).__name__}: {one_line(error)}")
+        self.say(f"error: {where}: {in_the_log(error)}")
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException, request: str) -> None:
         self.metrics.failure()
-        self.say(f"error: a batch failed: {in_the_log(error)}")
+        self.internal(error, f"request {request}")
 
 
 def _most(order: Order) -> int:

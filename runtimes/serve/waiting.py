@@ -62,11 +62,13 @@ News = Queued | Progress | Preview | Finished | Failed
 class Ticket:
     """A request that was let in. `tell` is called from any thread, and has to return at once.
 
-    `left`: pictures that are not made yet. `gone`: nobody waits for them any more.
+    `id`: what the log calls it. `left`: pictures that are not made yet. `gone`: nobody waits for
+    them any more.
     """
 
     order: Order
     tell: Callable[[News], None]
+    id: str = ""
     left: int = 0
     gone: bool = False
 
