@@ -116,6 +116,7 @@ def test_prompts(tmp_path, bundles):
 @pytest.mark.slow
 def test_the_demo_is_scored_by_the_judge_and_kept(capsys, bundles, tmp_path, calls):
     folder, out = bundles("demo").folder, tmp_path / "out"
+    calls.clear()  # an export makes its golden run
     code, text, _ = run(capsys, folder, "-o", out, "--count", "3", "--seed", "4")
     assert code == 0 and "judge: pair" in text and "Frechet distance, judge" in text
     value = json.loads((out / "quality.json").read_text())
