@@ -16,9 +16,11 @@ from PIL import Image
 
 from runtimes.bundle.locks import locked_file
 from runtimes.cli import main as runtimes_main
+from runtimes.command_line import parser
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters
 from runtimes.shards import Shard, shard
+from runtimes.spread import settle_threads
 from validation.cli import main
 from validation.quality.folder import claimed
 from validation.quality.parts import Part
@@ -118,6 +120,32 @@ def test_the_run_without_a_shard_makes_what_a_shard_left(capsys, bundles, tmp_pa
     assert run(capsys, *words, out, "--shard", "3/3")[0] == 0
     assert run(capsys, *words, out)[0] == 0
     assert contents(out) == contents(whole)
+
+
+def test_the_number_of_threads_is_part_of_what_a_run_is(capsys, bundles, tmp_path, prompts):
+    """Other numbers round otherwise: what two made is no one run."""
+    words = ["quality", bundles("one_level").folder, "--prompts", prompts, "-o", tmp_path / "out"]
+    assert run(capsys, *words, "--shard", "5/5", "--threads", "1")[0] == 0
+    assert read_parameters(tmp_path / "out/pictures/00004.png")["execution"][3:] == [1]
+    for more in ([], ["--threads", "2"], ["--shard", "4/5"]):
+        code, _, err = run(capsys, *words, *more)
+        assert code == 2 and "holds another run (execution" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "backend", "threads"),
+    [
+        (["--ray"], "onnx", 1),
+        (["--ray", "--threads", "2"], "openvino", 2),
+        (["--ray", "--device", "cuda"], "onnx", None),  # which has none of its own
+        (["--ray"], "coreml", None),
+        ([], "onnx", None),
+    ],
+)
+def test_a_run_on_ray_has_one_thread_unless_told(more, backend, threads):
+    args = parser().parse_args(["bundle", "a ring", *more])
+    settle_threads(args, backend)
+    assert args.threads == threads
 
 
 def test_a_sweep_is_split_by_prompt_and_cell(capsys, bundles, tmp_path, prompts):
