@@ -412,6 +412,31 @@ def test_ray_that_is_not_installed_is_named(capsys, words, tmp_path, monkeypatch
     )
 
 
+# What is Ray's
+
+
+def test_an_own_cluster_has_a_token_of_its_own(monkeypatch):
+    """Ray listens on every interface; what the user says, and other clusters, stay as they are."""
+
+    def settled(address: str, **said: str) -> dict[str, str]:
+        monkeypatch.setattr(os, "environ", dict(said))
+        ray_pool._settle_environment(address)
+        return {name: value for name, value in os.environ.items() if "AUTH" in name}
+
+    first, second = (settled(ray_cluster.OWN) for _ in range(2))
+    assert first["RAY_AUTH_MODE"] == "token" and len(first["RAY_AUTH_TOKEN"]) == 64
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+    assert settled(ray_cluster.OWN, RAY_AUTH_MODE="disabled") == {"RAY_AUTH_MODE": "disabled"}
+    assert settled("head:6379") == settled(ray_cluster.AUTO) == {}
+
+
+def test_a_signal_ends_a_command_as_it_did():
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_pool._own_signals():
+        signal.signal(signal.SIGTERM, lambda *about: None)  # as Ray does
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 # A worker
 
 

@@ -118,6 +118,7 @@ def test_the_run_without_a_shard_makes_what_a_shard_left(capsys, bundles, tmp_pa
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run(capsys, *words, whole)[0] == 0
     assert run(capsys, *words, out, "--shard", "3/3")[0] == 0
+    np.savez(out / "pictures/00002.npz", stage_c=np.zeros(1, np.float32))  # not whole
     assert run(capsys, *words, out)[0] == 0
     assert contents(out) == contents(whole)
 
@@ -169,6 +170,8 @@ def test_a_sweep_is_split_by_prompt_and_cell(capsys, bundles, tmp_path, prompts)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == made
     assert contents(out) == contents(whole)
     assert without_times(out / "sweep.json") == without_times(whole / "sweep.json")
+    code, text, _ = run(capsys, *words, out, "--shard", "1/5")
+    assert code == 0 and text == f"shard 1/5: made 0, all of {out} is measured already\n"
 
 
 def test_a_preset_is_no_shards(capsys, bundles, tmp_path):
