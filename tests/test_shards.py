@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier
 
 import manifests
 import numpy as np
@@ -265,16 +266,19 @@ def test_what_a_killed_shard_left_is_no_other_run(tmp_path):
         assert sorted(path.name for path in out.iterdir()) == [".shards", "run.json"]
 
 
-def test_many_claim_a_folder_at_once_and_one_has_each_part(tmp_path):
-    out = tmp_path / "out"
+def test_many_claim_a_new_folder_at_once_and_one_has_each_part(tmp_path):
+    """As shards do that are started together: what one makes is no stranger's to another."""
+    together = Barrier(8)
 
-    def claim(number: int) -> bool:
-        with claimed(out, IDENTITY, part(f"{number % 4 + 1}/4")):
+    def claim(out: Path, number: int) -> bool:
+        together.wait()
+        with claimed(out, IDENTITY, part(f"{number + 1}/8")):
             return True
 
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(claim, range(4)))
-    with locked_file(out / ".shards/2-of-4.lock") as alone:
+        for attempt in range(20):
+            assert all(threads.map(claim, [tmp_path / f"{attempt}"] * 8, range(8)))
+    with locked_file(tmp_path / "0/.shards/2-of-8.lock") as alone:
         assert alone
 
 
