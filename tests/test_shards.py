@@ -175,16 +175,6 @@ def test_a_sweep_is_split_by_prompt_and_cell(capsys, bundles, tmp_path, prompts)
     assert code == 0 and text == f"shard 1/5: made 0, all of {out} is measured already\n"
 
 
-def test_shards_of_other_cells_or_prompts_do_not_add_up(capsys, bundles, tmp_path, prompts):
-    words = ["sweep", bundles("one_level").folder, *SHORT, "--prompts", prompts]
-    words += ["-o", tmp_path / "out", "--guidance"]
-    assert run(capsys, *words, "1,4", "--count", "2", "--shard", "1/2")[0] == 0
-    for more in (["1,2", "--count", "2"], ["1,4", "--count", "3"]):
-        code, _, err = run(capsys, *words, *more, "--shard", "2/2")
-        assert code == 2 and "make other pictures" in err and err.count("\n") == 1
-    assert len(list(tmp_path.glob("out/cells/*/pictures/*.png"))) == 2
-
-
 def test_a_preset_is_no_shards(capsys, bundles, tmp_path):
     words = ["sweep", bundles("demo").folder, "--preset", "text-free", "-o", tmp_path / "out"]
     code, _, err = run(capsys, *words, "--shard", "1/2")
