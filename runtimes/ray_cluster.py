@@ -60,6 +60,13 @@ def _check_status(address: str) -> None:
         done = subprocess.run(command, capture_output=True, timeout=_STATUS, check=False)
     except subprocess.TimeoutExpired:
         done = None
+    if done is not None and done.returncode and b"AuthenticationError" in done.stderr:
+        # Ray sends no token to an address by itself, though it starts clusters with the one it has.
+        raise UsageError(
+            f"--ray {address}: the cluster asks for another token, or for one at all: set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's where ~/.ray/auth_token is "
+            "not that"
+        )
     if done is None or done.returncode:
         started = "none was started here" if address == AUTO else "what answers there is none"
         raise UsageError(

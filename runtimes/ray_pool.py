@@ -62,7 +62,7 @@ def _connected(cluster: Cluster, items: int) -> Iterator[int | None]:
                 ray.init("local", include_dashboard=False, **room, **quiet)
             else:
                 ray.init(cluster.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise RunError(f"--ray {cluster.address}: {one_line(error)[:300]}") from error
     try:
         _check_room(cluster, ray.cluster_resources())
@@ -75,6 +75,9 @@ def _settle_environment(address: str) -> None:
     """What Ray reads of the environment, where nothing else is said there."""
     said = {"RAY_USAGE_STATS_ENABLED": "0"}
     said["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # or its core prints among our lines
+    # Of a worker that dies it tells on stdout, where --json's answer is to be, whatever is said to
+    # `ray.init`: lines that match are left out. Ray reads this when it is imported.
+    said["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
     if address == OWN and "RAY_AUTH_MODE" not in os.environ:
         # Ray listens on every interface, and runs what it is sent: nobody else knows the token.
         said |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -199,13 +199,17 @@ def test_what_no_run_can_start_from(made, picture, start, message):
 # The command line
 
 
+OF_A_SHARD = ["--image", "out-001.png", "-o", "out.png", "--shard", "1/2"]
+
+
 @pytest.fixture
 def command(made, tmp_path, monkeypatch, capsys):
     """`python -m runtimes` on what was made, in a folder of its own, with files in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / MANIFEST_NAME).write_text("{}")
     ramp = np.linspace(0, 255, 120 * 200 * 3).reshape(120, 200, 3).astype(np.uint8)
-    Image.fromarray(ramp).save("in.png")
+    for name in ("in.png", "out-001.png"):
+        Image.fromarray(ramp).save(name)
     mask = Image.fromarray(np.repeat([[0, 255]], 120, 0).repeat(100, 1).astype(np.uint8))
     mask.save("mask.png")
     bundle = SimpleNamespace(folder=tmp_path, manifest=made.manifest)
@@ -302,6 +306,8 @@ def test_a_picture_from_another_picture_is_not_taken_for_it(command, change, key
         (["a", "--image", "in.png", "--mask", "bundle.json"], "--mask bundle.json is no picture"),
         (["a", "--image", "in.png", "-o", "in.png"], "in.png is a picture that is read; give anot"),
         (["a", "--image", "in.png", "--mask", "mask.png", "-o", "mask.png"], "mask.png is a pict"),
+        # Shard 2 would write over it.
+        (["a", "--num-images", "2", *OF_A_SHARD], "out-001.png is a picture that is read"),
         (["--image", "in.png", "--replay"], "--replay makes no picture"),
     ],
 )

@@ -94,7 +94,8 @@ def started() -> Iterator[Callable[..., subprocess.Popen]]:
         """`sessions` is where its own cluster keeps its logs."""
         command = [sys.executable, "-m", "validation", *map(str, words)]
         env = os.environ | ({} if sessions is None else {"RAY_TMPDIR": sessions})
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes.append(subprocess.Popen(command, **pipes, text=True, env=env))
         return processes[-1]
 
     yield start
@@ -204,13 +205,15 @@ def test_a_worker_that_is_killed_loses_nothing(capsys, words, tmp_path, cluster,
     prompts = Path(words[3])
     prompts.write_text("\n".join(f"{text} {n}" for text in PROMPTS for n in range(8)))
     assert run(capsys, *words, whole)[0] == 0
-    process = started(*words, out, "--ray", cluster, "--workers", "2", "--quiet")
+    process = started(*words, out, "--ray", cluster, "--workers", "2", "--json")
     until(lambda: len(times(out)) >= 4, process)
     there = {path: at for path, at in times(out).items() if path.suffix == ".png"}
     victims = workers(cluster)
     assert victims
     os.kill(victims[0].pid, signal.SIGKILL)
-    assert (process.wait(300), process.stderr.read()) == (0, "")
+    text, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(text)["metrics"]  # no word of Ray's about the worker that died
     assert times(out).items() >= there.items()  # none of them was written again
     assert contents(out) == contents(whole)
     assert without_times(out / "quality.json") == without_times(whole / "quality.json")
@@ -236,10 +239,9 @@ def test_a_node_that_is_added_takes_its_part_and_may_go(capsys, words, tmp_path,
         until(lambda: len(times(out)) >= after + 40, process)  # more than was under way there
         assert len(workers(made.address)) == 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(300) == 130
-        assert process.stderr.read() == (
-            "error: interrupted; finished pictures are kept: run it again\n"
-        )
+        line = "error: interrupted; finished pictures are kept: run it again\n"
+        assert process.communicate(timeout=300) == ("", line)
+        assert process.returncode == 130
     finally:
         end(made)
     there = sorted(out.glob("pictures/[0-9]*.png"))
@@ -274,7 +276,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(capsys, words, tmp_path, s
     assert 2 <= len(there) < 40 and not (out / "quality.json").exists()
     until(lambda: not any(one.is_running() for one in working))
     again = started(*on_ray, sessions=sessions)
-    assert (again.wait(300), again.stderr.read()) == (0, "")
+    assert again.communicate(timeout=300) == ("", "") and again.returncode == 0
     assert times(out).items() >= there.items() and len(times(out)) == 80
     assert not [path.name for path in out.rglob(".*")]
     assert run(capsys, *words, whole)[0] == 0
@@ -353,6 +355,31 @@ def test_something_else_than_ray_that_answers(monkeypatch):
             ray_cluster.check_cluster(ray_cluster.Cluster(address))
 
 
+_OPEN = (
+    "import ray; print(ray.init('local', num_cpus=1, include_dashboard=False, "
+    "object_store_memory=100_000_000).address_info['gcs_address'], flush=True); input()"
+)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_says_how_to_give_it(monkeypatch, sessions):
+    """`ray start` asks for one wherever ~/.ray/auth_token is, and no client sends it by itself."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    env = os.environ | {"RAY_TMPDIR": sessions}
+    with subprocess.Popen([sys.executable, "-c", _OPEN], **pipes, env=env, text=True) as process:
+        cluster = ray_cluster.Cluster(process.stdout.readline().strip())
+        ray_cluster.check_cluster(cluster)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
+        with pytest.raises(UsageError, match=r"asks for another token.*RAY_AUTH_TOKEN to the"):
+            ray_cluster.check_cluster(cluster)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(UsageError, match="for one at all: set RAY_AUTH_MODE=token"):
+            ray_cluster.check_cluster(cluster)
+        process.communicate("\n")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -383,6 +410,31 @@ def test_ray_that_is_not_installed_is_named(capsys, words, tmp_path, monkeypatch
     assert code == 2 and err == (
         "error: ray is not installed, which --ray needs: pip install 'wuerstchen-export[ray]'\n"
     )
+
+
+# What is Ray's
+
+
+def test_an_own_cluster_has_a_token_of_its_own(monkeypatch):
+    """Ray listens on every interface; what the user says, and other clusters, stay as they are."""
+
+    def settled(address: str, **said: str) -> dict[str, str]:
+        monkeypatch.setattr(os, "environ", dict(said))
+        ray_pool._settle_environment(address)
+        return {name: value for name, value in os.environ.items() if "AUTH" in name}
+
+    first, second = (settled(ray_cluster.OWN) for _ in range(2))
+    assert first["RAY_AUTH_MODE"] == "token" and len(first["RAY_AUTH_TOKEN"]) == 64
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+    assert settled(ray_cluster.OWN, RAY_AUTH_MODE="disabled") == {"RAY_AUTH_MODE": "disabled"}
+    assert settled("head:6379") == settled(ray_cluster.AUTO) == {}
+
+
+def test_a_signal_ends_a_command_as_it_did():
+    before = signal.getsignal(signal.SIGTERM)
+    with ray_pool._own_signals():
+        signal.signal(signal.SIGTERM, lambda *about: None)  # as Ray does
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # A worker

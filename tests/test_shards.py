@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier
 
 import manifests
 import numpy as np
@@ -16,9 +17,11 @@ from PIL import Image
 
 from runtimes.bundle.locks import locked_file
 from runtimes.cli import main as runtimes_main
+from runtimes.command_line import parser
 from runtimes.errors import RunError, UsageError
 from runtimes.images import read_parameters
 from runtimes.shards import Shard, shard
+from runtimes.spread import settle_threads
 from validation.cli import main
 from validation.quality.folder import claimed
 from validation.quality.parts import Part
@@ -116,8 +119,35 @@ def test_the_run_without_a_shard_makes_what_a_shard_left(capsys, bundles, tmp_pa
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run(capsys, *words, whole)[0] == 0
     assert run(capsys, *words, out, "--shard", "3/3")[0] == 0
+    np.savez(out / "pictures/00002.npz", stage_c=np.zeros(1, np.float32))  # not whole
     assert run(capsys, *words, out)[0] == 0
     assert contents(out) == contents(whole)
+
+
+def test_the_number_of_threads_is_part_of_what_a_run_is(capsys, bundles, tmp_path, prompts):
+    """Other numbers round otherwise: what two made is no one run."""
+    words = ["quality", bundles("one_level").folder, "--prompts", prompts, "-o", tmp_path / "out"]
+    assert run(capsys, *words, "--shard", "5/5", "--threads", "1")[0] == 0
+    assert read_parameters(tmp_path / "out/pictures/00004.png")["execution"][3:] == [1]
+    for more in ([], ["--threads", "2"], ["--shard", "4/5"]):
+        code, _, err = run(capsys, *words, *more)
+        assert code == 2 and "holds another run (execution" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "backend", "threads"),
+    [
+        (["--ray"], "onnx", 1),
+        (["--ray", "--threads", "2"], "openvino", 2),
+        (["--ray", "--device", "cuda"], "onnx", None),  # which has none of its own
+        (["--ray"], "coreml", None),
+        ([], "onnx", None),
+    ],
+)
+def test_a_run_on_ray_has_one_thread_unless_told(more, backend, threads):
+    args = parser().parse_args(["bundle", "a ring", *more])
+    settle_threads(args, backend)
+    assert args.threads == threads
 
 
 def test_a_sweep_is_split_by_prompt_and_cell(capsys, bundles, tmp_path, prompts):
@@ -141,6 +171,8 @@ def test_a_sweep_is_split_by_prompt_and_cell(capsys, bundles, tmp_path, prompts)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == made
     assert contents(out) == contents(whole)
     assert without_times(out / "sweep.json") == without_times(whole / "sweep.json")
+    code, text, _ = run(capsys, *words, out, "--shard", "1/5")
+    assert code == 0 and text == f"shard 1/5: made 0, all of {out} is measured already\n"
 
 
 def test_a_preset_is_no_shards(capsys, bundles, tmp_path):
@@ -234,16 +266,19 @@ def test_what_a_killed_shard_left_is_no_other_run(tmp_path):
         assert sorted(path.name for path in out.iterdir()) == [".shards", "run.json"]
 
 
-def test_many_claim_a_folder_at_once_and_one_has_each_part(tmp_path):
-    out = tmp_path / "out"
+def test_many_claim_a_new_folder_at_once_and_one_has_each_part(tmp_path):
+    """As shards do that are started together: what one makes is no stranger's to another."""
+    together = Barrier(8)
 
-    def claim(number: int) -> bool:
-        with claimed(out, IDENTITY, part(f"{number % 4 + 1}/4")):
+    def claim(out: Path, number: int) -> bool:
+        together.wait()
+        with claimed(out, IDENTITY, part(f"{number + 1}/8")):
             return True
 
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(claim, range(4)))
-    with locked_file(out / ".shards/2-of-4.lock") as alone:
+        for attempt in range(20):
+            assert all(threads.map(claim, [tmp_path / f"{attempt}"] * 8, range(8)))
+    with locked_file(tmp_path / "0/.shards/2-of-8.lock") as alone:
         assert alone
 
 

@@ -53,8 +53,9 @@ def claimed(
 
 def _check_ours(folder: Path, flag: str) -> None:
     """Before anything is made in it: that the folder is empty, or a run's."""
-    ours = (folder / PARTS).is_dir() or (folder / RUN_FILE).is_file()
-    if not ours and any(folder.iterdir()):
+    # Looked at once: another shard may be making it its run's at this moment, PARTS first.
+    names = {path.name for path in folder.iterdir()}
+    if names and not names & {PARTS, RUN_FILE}:
         raise UsageError(f"{flag} {folder} holds something else (no {RUN_FILE}); choose another")
 
 

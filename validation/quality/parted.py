@@ -27,10 +27,16 @@ def make_part(
     if args.json:
         print(json.dumps({"shard": str(shard), "made": made, "there": there, "pictures": count}))
     elif not args.quiet:
-        print(
-            f"shard {shard}: made {made}, {there} of {count} pictures are in {args.output}; "
-            "when all shards have ended, run the same without --shard to measure them"
-        )
+        print(f"shard {shard}: made {made}, {_state(there, count, args.output)}")
+
+
+def _state(there: int, count: int, folder: Path) -> str:
+    if not count:  # cells that have their figures are none of a shard's
+        return f"all of {folder} is measured already"
+    return (
+        f"{there} of {count} pictures are in {folder}; when all shards have ended, run the same "
+        "without --shard to measure them"
+    )
 
 
 def digest_of_list(albums: Sequence[Album], folder: Path) -> str:
