@@ -202,6 +202,20 @@ def add_execution_options(command_line: argparse.ArgumentParser) -> None:
     _add_compute_options(command_line)
 
 
+def add_memory_options(command_line: argparse.ArgumentParser) -> None:
+    """`--low-memory` and `--no-memory-check`, as `runtimes.cli.open_pipeline` reads them."""
+    command_line.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="hold one graph in memory at a time (default: as a bundle for phones says)",
+    )
+    command_line.add_argument(
+        "--no-memory-check",
+        action="store_true",
+        help="start even where a run is estimated not to fit into the memory that is free",
+    )
+
+
 def _add_compute_options(command_line: argparse.ArgumentParser) -> None:
     command_line.add_argument(
         "--execution-precision",

@@ -7,6 +7,7 @@ from runtimes.arguments import (
     Parser,
     a_path,
     add_execution_options,
+    add_memory_options,
     add_size_options,
     integer,
     number,
@@ -68,17 +69,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_options(command_line: argparse.ArgumentParser) -> None:
+    add_memory_options(command_line)
     add = command_line.add_argument
-    add(
-        "--low-memory",
-        action="store_true",
-        help="hold one graph in memory at a time (default: as a bundle for phones says)",
-    )
-    add(
-        "--no-memory-check",
-        action="store_true",
-        help="start even where the run is estimated not to fit into the memory that is free",
-    )
     verify = command_line.add_mutually_exclusive_group()
     verify.add_argument(
         "--verify",

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.arguments import Parser, a_path, add_execution_options, add_size_options, settle_size
+from runtimes.arguments import (
+    Parser,
+    a_path,
+    add_execution_options,
+    add_memory_options,
+    add_size_options,
+    settle_size,
+)
 from runtimes.batches import Summary, print_stages, stages_as_json
 from runtimes.bundle.atomic_file import check_writable
 from runtimes.bundle.read import Bundle, open_bundle
@@ -82,13 +89,8 @@ def parser() -> argparse.ArgumentParser:
 
 def add_run_options(command_line: argparse.ArgumentParser) -> None:
     """What encoding and decoding take alike, beside where they run."""
+    add_memory_options(command_line)
     add = command_line.add_argument
-    add("--low-memory", action="store_true", help="hold one graph in memory at a time")
-    add(
-        "--no-memory-check",
-        action="store_true",
-        help="start even where the run is estimated not to fit into the memory that is free",
-    )
     add("--no-verify", action="store_true", help="check sizes of the bundle's files only")
     add("--quiet", action="store_true", help="print errors only")
     add("--json", action="store_true", help="print the result as JSON")

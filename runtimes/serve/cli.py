@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runtimes.arguments import Parser, a_path, add_execution_options, integer
+from runtimes.arguments import (
+    Parser,
+    a_path,
+    add_execution_options,
+    add_memory_options,
+    integer,
+)
 from runtimes.bundle.read import Bundle, open_bundle
 from runtimes.cli import open_pipeline
 from runtimes.console import require, run_cli
@@ -66,17 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run_options(command_line: argparse.ArgumentParser) -> None:
+    add_memory_options(command_line)
     add = command_line.add_argument
-    add(
-        "--low-memory",
-        action="store_true",
-        help="hold one graph in memory at a time (default: as a bundle for phones says)",
-    )
-    add(
-        "--no-memory-check",
-        action="store_true",
-        help="start batches even where they are estimated not to fit into the memory that is free",
-    )
     add("--quiet", action="store_true", help="print errors only, no line a request")
     add("--debug", action="store_true", help="show the traceback of an error at the start")
 
