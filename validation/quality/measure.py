@@ -86,11 +86,6 @@ class Quality:
     against: tuple[Picture, ...] = ()
 
 
-def metrics_of(bundle: Bundle, request: Request) -> tuple[Metric, ...]:
-    """The figures of a bundle; see `measure`."""
-    return measure(bundle, request).metrics
-
-
 def measure(
     bundle: Bundle, request: Request, on_picture: OnPicture = lambda what, done, total: None
 ) -> Quality:
